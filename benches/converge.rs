@@ -1,0 +1,2 @@
+//! converge
+fn main() {}

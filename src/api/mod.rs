@@ -1,0 +1,4 @@
+//! Not written yet.
+
+pub mod client;
+pub mod http;

@@ -1,0 +1,514 @@
+//! The words of the project as types. Parsing is validating: a value of one of these types is always well formed.
+//!
+//! Nothing here touches the outside, knows a wire format or reads a clock. Every type is cheap to clone (names are
+//! shared) and is passed on in immutable snapshots: [`Desired`] and [`Local`] come out of `watch/`, [`Catalog`]
+//! out of `registry/`, and `dns/` answers from what it makes of them.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+
+use imbl::{HashMap, OrdMap};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Longest DNS label in octets (RFC 1035 section 2.3.4).
+pub const MAX_LABEL: usize = 63;
+
+/// One DNS label of our zone: a service, a namespace or a part of a tag name.
+///
+/// Lower case, 1 to 63 octets out of `a-z 0-9 - _`. `_` is kept because Compose and Swarm names have it and
+/// resolvers carry it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(Arc<str>);
+
+/// Why a text is no [`Label`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// Nothing is left of it.
+    #[error("a name must not be empty")]
+    Empty,
+    /// More than 63 octets.
+    #[error("a name of {0} octets is longer than a DNS label (63)")]
+    TooLong(usize),
+    /// A character that no label of our zone holds.
+    #[error("a name holds letters, digits, '-' and '_', not {0:?}")]
+    Character(char),
+}
+
+impl Label {
+    /// Takes a name as people write it: letters are lower-cased and `.` becomes `-`; the rest must be a label.
+    pub fn parse(text: &str) -> Result<Self, LabelError> {
+        if text.is_empty() {
+            return Err(LabelError::Empty);
+        }
+        if text.len() > MAX_LABEL {
+            return Err(LabelError::TooLong(text.len()));
+        }
+        let mut label = String::with_capacity(text.len());
+        for character in text.chars() {
+            match character {
+                'a'..='z' | '0'..='9' | '-' | '_' => label.push(character),
+                'A'..='Z' => label.push(character.to_ascii_lowercase()),
+                '.' => label.push('-'),
+                other => return Err(LabelError::Character(other)),
+            }
+        }
+        Ok(Self(label.into()))
+    }
+
+    /// The namespace of names that were given explicitly without one.
+    pub fn global() -> Self {
+        static GLOBAL: std::sync::LazyLock<Label> = std::sync::LazyLock::new(|| Label("global".into()));
+        GLOBAL.clone()
+    }
+
+    /// The namespace of containers without any, of host processes and of strangers.
+    pub fn default_namespace() -> Self {
+        static DEFAULT: std::sync::LazyLock<Label> = std::sync::LazyLock::new(|| Label("default".into()));
+        DEFAULT.clone()
+    }
+
+    /// The label's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Label {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// One machine with one Docker engine and one agent; stable, kept in the state directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct HostId(Arc<str>);
+
+/// A text that is no [`HostId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a host id has 1 to 63 characters out of a-z, A-Z, 0-9, '-', '_' and '.', not {0:?}")]
+pub struct HostIdError(pub String);
+
+impl HostId {
+    /// 1 to 63 characters out of letters, digits, `-`, `_` and `.`; it is one element of an etcd key, so no `/`.
+    pub fn parse(text: &str) -> Result<Self, HostIdError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.is_empty() || text.len() > MAX_LABEL || !text.chars().all(fits) {
+            return Err(HostIdError(text.chars().take(80).collect()));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The first 12 hexadecimal digits of a container's id: what `docker ps` shows, what our keys and names hold.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShortId([u8; 12]);
+
+impl ShortId {
+    /// Takes the first 12 characters of a container id; `None` unless they are lower-case hexadecimal digits.
+    pub fn parse(id: &str) -> Option<Self> {
+        let digits: [u8; 12] = id.as_bytes().get(..12)?.try_into().ok()?;
+        digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(digits))
+    }
+
+    /// The 12 digits.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ShortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for ShortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Docker's id of a network: unique on its host for local networks, in the swarm for overlay networks.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkId(pub Arc<str>);
+
+impl fmt::Debug for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The transport of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proto {
+    /// `80/tcp`
+    Tcp,
+    /// `53/udp`
+    Udp,
+    /// `3868/sctp`
+    Sctp,
+}
+
+impl Proto {
+    /// As Docker and SRV names write it, without the underscore.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// Whether a container takes part in answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Running, and not asked to stop.
+    Serving,
+    /// On its way out; takes no new clients.
+    Draining,
+    /// `docker pause`: alive, but answers nobody.
+    Paused,
+}
+
+/// What the container's own health check says. Published here; the policy on it belongs to a later hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// The check passes.
+    Healthy,
+    /// The check fails.
+    Unhealthy,
+    /// The check has not decided yet.
+    Starting,
+    /// There is no check.
+    None,
+}
+
+/// Where Docker published a container port on its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Published {
+    /// The host address it is bound to; unspecified (`0.0.0.0`, `::`) means all of that family.
+    pub ip: IpAddr,
+    /// The number on the host.
+    pub port: u16,
+    /// Chosen by the operator (`-p 8080:80`) rather than by Docker (`-p 80`).
+    pub chosen: bool,
+}
+
+/// One port of one service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    /// What `_name._tcp` SRV questions call it.
+    pub name: Option<Label>,
+    /// The number inside the container.
+    pub port: u16,
+    /// The transport.
+    pub proto: Proto,
+    /// Where the host publishes it, possibly nowhere.
+    pub published: Box<[Published]>,
+}
+
+/// One service offered by one container. With its [`Publication`] it is an *instance*.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Offer {
+    /// The service's name.
+    pub service: Label,
+    /// The service's namespace.
+    pub namespace: Label,
+    /// Free words for the application's own use.
+    pub tags: Box<[Arc<str>]>,
+    /// Relative share among the instances, 1 by default.
+    pub weight: u16,
+    /// The port that A answers stand for, where a label chose one; else the lowest container port.
+    pub port: Option<u16>,
+    /// All ports, ordered by number and transport; empty for a portless service.
+    pub ports: Box<[Port]>,
+}
+
+impl Offer {
+    /// The port an A answer stands for: `portolan.port`, else the lowest container port.
+    pub fn main_port(&self) -> Option<u16> {
+        self.port.or_else(|| self.ports.iter().map(|port| port.port).min())
+    }
+}
+
+/// How a network of Docker connects: decides who reaches an address on it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Driver {
+    /// A bridge of one host.
+    Bridge,
+    /// The host's own network.
+    Host,
+    /// Swarm's VXLAN.
+    Overlay,
+    /// Containers with link-layer addresses of their own.
+    Macvlan,
+    /// Containers with network-layer addresses of their own.
+    Ipvlan,
+    /// A plugin we know nothing about.
+    Other(Arc<str>),
+}
+
+impl Driver {
+    /// Takes Docker's word for it.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "bridge" => Self::Bridge,
+            "host" => Self::Host,
+            "overlay" => Self::Overlay,
+            "macvlan" => Self::Macvlan,
+            "ipvlan" => Self::Ipvlan,
+            other => Self::Other(other.into()),
+        }
+    }
+
+    /// Docker's word for it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Host => "host",
+            Self::Overlay => "overlay",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// Whether a network's id means anything beyond its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// One host only.
+    Local,
+    /// The whole swarm.
+    Swarm,
+    /// A plugin's cluster.
+    Global,
+}
+
+/// A container's place in one network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attachment {
+    /// The network.
+    pub id: NetworkId,
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// How it connects.
+    pub driver: Driver,
+    /// How far its id carries.
+    pub scope: Scope,
+    /// Cut off from everything outside.
+    pub internal: bool,
+    /// The container's addresses there: none on the host's network.
+    pub ips: Box<[IpAddr]>,
+}
+
+/// What one host publishes for one container: its services, and what is needed to know who reaches them.
+/// The decoded form of one etcd record. One publication with one of its [`Offer`]s is an *instance*.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Publication {
+    /// The container.
+    pub container: ShortId,
+    /// The container's name, without the leading slash.
+    pub name: Arc<str>,
+    /// The image it was started from, for people.
+    pub image: Arc<str>,
+    /// Whether it takes part in answers.
+    pub phase: Phase,
+    /// What its health check says.
+    pub health: Health,
+    /// At least one.
+    pub services: Box<[Offer]>,
+    /// Ordered by network id; empty for a container without a network.
+    pub networks: Box<[Attachment]>,
+}
+
+impl Publication {
+    /// Whether answers hold it. Until health has its policy: everything that serves.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// Whether it shares its host's network, so that its ports are the host's own.
+    pub fn is_on_host_network(&self) -> bool {
+        self.networks.iter().any(|network| network.driver == Driver::Host)
+    }
+}
+
+/// Broken input as data: where it was, what was found, what was expected. Never a value of an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Problem {
+    /// What it is about: `container 0123456789ab (shop-web-1), label portolan.port`, an etcd key, a file.
+    pub place: String,
+    /// What was there, shortened.
+    pub found: String,
+    /// What would have been right, as the fix.
+    pub expected: String,
+}
+
+/// How much of a foreign text a problem quotes, in characters.
+pub const MAX_QUOTED: usize = 80;
+
+impl Problem {
+    /// A problem; `found` is shortened to [`MAX_QUOTED`] characters and control characters are escaped.
+    pub fn new(place: impl Into<String>, found: &str, expected: impl Into<String>) -> Self {
+        let mut quoted: String = found.chars().take(MAX_QUOTED).flat_map(char::escape_debug).collect();
+        if found.chars().nth(MAX_QUOTED).is_some() {
+            quoted.push('…');
+        }
+        Self { place: place.into(), found: quoted, expected: expected.into() }
+    }
+}
+
+/// Everything this host should publish, derived only from Docker's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Docker has been listed since we started. Before that, silence means nothing.
+    pub listed: bool,
+    /// One per container that offers something.
+    pub publications: OrdMap<ShortId, Arc<Publication>>,
+    /// What was broken in labels and environment.
+    pub problems: Arc<[Problem]>,
+}
+
+/// A network of this host, as the asker rules need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Docker's id.
+    pub id: NetworkId,
+    /// Docker's name.
+    pub name: Arc<str>,
+    /// How it connects.
+    pub driver: Driver,
+    /// How far its id carries.
+    pub scope: Scope,
+    /// Cut off from everything outside.
+    pub internal: bool,
+    /// Its containers may talk to each other (`com.docker.network.bridge.enable_icc`).
+    pub icc: bool,
+    /// Its subnets.
+    pub subnets: Vec<IpNet>,
+    /// The host's addresses in them: where `--dns docker` listens on bridges.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// `docker_gwbridge`: gives overlay containers their way out; never a way between containers.
+pub const GWBRIDGE: &str = "docker_gwbridge";
+
+/// A container of this host as one that may ask, also when it publishes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The container.
+    pub container: ShortId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its own namespace: where bare names are looked up first.
+    pub namespace: Label,
+    /// The networks it is on.
+    pub networks: Vec<NetworkId>,
+}
+
+/// What this host alone knows: who may ask from which address, and what the host's networks are.
+#[derive(Clone, Debug, Default)]
+pub struct Local {
+    /// Docker's networks and containers have been listed since we started.
+    pub listed: bool,
+    /// Every container's addresses, on every network, docker_gwbridge among them.
+    pub askers: HashMap<IpAddr, Arc<Asker>>,
+    /// Docker's networks on this host.
+    pub networks: OrdMap<NetworkId, Arc<Network>>,
+    /// Addresses of the host's own interfaces.
+    pub addresses: Arc<BTreeSet<IpAddr>>,
+    /// Published ports held by a process of this host (docker-proxy): other bridges reach those.
+    pub proxied: Arc<BTreeSet<(Proto, u16)>>,
+}
+
+/// What a host says of itself in its session key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Made anew at every start: which of two agents with one host id is meant.
+    pub nonce: Arc<str>,
+    /// The addresses under which other hosts reach published ports, at most one per family.
+    pub advertise: Vec<IpAddr>,
+    /// Free path such as `eu/a`.
+    pub locality: Arc<str>,
+    /// The agent's version.
+    pub version: Arc<str>,
+}
+
+/// One host in the catalog.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Its session, if its key was seen; records of a host without one still answer.
+    pub session: Session,
+    /// What it publishes.
+    pub publications: OrdMap<ShortId, Arc<Publication>>,
+}
+
+/// Which copy of a host is meant: our own truth from Docker, or what the registry says of a host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// This host, straight from Docker.
+    Own,
+    /// A host of the registry: also ourselves before Docker was listed, and a stranger who took our id.
+    Registry(HostId),
+}
+
+/// Everything known: our own Desired over the registry's view. Immutable; made by `registry/catalog.rs`.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    /// All hosts with all they publish.
+    pub hosts: OrdMap<Origin, Arc<Host>>,
+    /// Docker has been listed.
+    pub docker_listed: bool,
+    /// The registry has been listed.
+    pub registry_listed: bool,
+    /// The registry cannot be heard at the moment: remote changes are unseen.
+    pub stale: bool,
+    /// etcd's revision up to which `hosts` is known; 0 before the first list. Never falls within one `cluster`.
+    pub revision: i64,
+    /// etcd's cluster id.
+    pub cluster: u64,
+    /// What was broken in the registry's data.
+    pub problems: Arc<[Problem]>,
+}
+
+impl Catalog {
+    /// Whether a name's absence may be stated: only when both sources have been listed.
+    pub fn is_complete(&self) -> bool {
+        self.docker_listed && self.registry_listed
+    }
+}

@@ -1,0 +1,272 @@
+//! The few calls of etcd that we use, as data: what the state machines ask for, what an etcd (the real one, the
+//! embedded one or the simulation's) answers. Shapes follow etcd's `rpc.proto`; a wire client's types stay in `etcd.rs`.
+
+/// A lease's id as etcd gives it; never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+/// etcd's store revision; grows by one with every changing transaction.
+pub type Revision = i64;
+
+/// What every reply carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Which cluster answered; another one means nothing known holds any more.
+    pub cluster: u64,
+    /// The store's revision when the reply was made.
+    pub revision: Revision,
+}
+
+/// A stored key with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key; foreign ones need not be UTF-8.
+    pub key: Vec<u8>,
+    /// The value; foreign ones may be anything.
+    pub value: Vec<u8>,
+    /// The revision that created the key.
+    pub create_revision: Revision,
+    /// The revision that last wrote it.
+    pub mod_revision: Revision,
+    /// The lease it hangs on, if any.
+    pub lease: Option<LeaseId>,
+}
+
+/// One condition of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// The key was last written at this revision; 0: the key does not exist.
+    ModRevision {
+        /// The key.
+        key: Vec<u8>,
+        /// The revision it must have.
+        equal: Revision,
+    },
+}
+
+/// One operation of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes a key under a lease.
+    Put {
+        /// The key.
+        key: Vec<u8>,
+        /// The value.
+        value: Vec<u8>,
+        /// The lease it hangs on.
+        lease: LeaseId,
+    },
+    /// Deletes a key; not an error when it is absent.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Reads a key.
+    Get {
+        /// The key.
+        key: Vec<u8>,
+    },
+}
+
+/// One call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A new lease.
+    Grant {
+        /// Seconds until it expires unless kept alive.
+        ttl: i64,
+    },
+    /// Renews a lease.
+    KeepAlive {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Ends a lease; its keys go in one revision.
+    Revoke {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Compare, then write; at most 128 operations.
+    Txn {
+        /// All must hold.
+        compare: Vec<Compare>,
+        /// Run when they do.
+        then: Vec<Op>,
+        /// Run when they do not.
+        otherwise: Vec<Op>,
+    },
+    /// Reads the keys in `start..end` in order.
+    Range {
+        /// First key.
+        start: Vec<u8>,
+        /// First key beyond.
+        end: Vec<u8>,
+        /// Most keys per reply.
+        limit: i64,
+        /// Read as of this revision; `None`: now.
+        revision: Option<Revision>,
+    },
+}
+
+/// What became of an operation of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpReply {
+    /// Written.
+    Put,
+    /// How many keys were deleted (0 or 1).
+    Deleted(i64),
+    /// The key, if it exists.
+    Got(Option<KeyValue>),
+}
+
+/// The answer to a [`Request`] of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To `Grant`.
+    Granted {
+        /// Cluster and revision.
+        header: Header,
+        /// The new lease.
+        lease: LeaseId,
+        /// Seconds granted, at least those asked for.
+        ttl: i64,
+    },
+    /// To `KeepAlive`. A lease that is gone is answered with `ttl` 0, not with an error.
+    Alive {
+        /// Cluster and revision.
+        header: Header,
+        /// Seconds left; 0 or less: gone.
+        ttl: i64,
+    },
+    /// To `Revoke`.
+    Revoked {
+        /// Cluster and revision.
+        header: Header,
+    },
+    /// To `Txn`.
+    Txn {
+        /// Cluster and revision (of the write, when it wrote).
+        header: Header,
+        /// Whether `compare` held.
+        succeeded: bool,
+        /// One per operation that ran.
+        replies: Vec<OpReply>,
+    },
+    /// To `Range`.
+    Range {
+        /// Cluster and the revision *now*, also when an older one was read.
+        header: Header,
+        /// The keys in order.
+        kvs: Vec<KeyValue>,
+        /// There are more after these.
+        more: bool,
+    },
+}
+
+/// Why a call failed; each variant is a decision of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Not carried out, for sure: no endpoint took it.
+    #[error("etcd is unreachable: {0}")]
+    Unreachable(String),
+    /// No reply in time: it may have been carried out, or may yet be.
+    #[error("no reply from etcd: {0}")]
+    Unknown(String),
+    /// The lease does not exist (any more).
+    #[error("the lease does not exist")]
+    LeaseNotFound,
+    /// The revision asked for has been compacted away.
+    #[error("the revision has been compacted")]
+    Compacted,
+    /// User, password, certificate or role do not allow it.
+    #[error("etcd denied the call: {0}")]
+    Denied(String),
+    /// The NOSPACE alarm is up: puts and grants fail until an operator acts.
+    #[error("etcd is out of space: compact, defragment and disarm the alarm")]
+    NoSpace,
+    /// etcd will never take this request: too large, malformed.
+    #[error("etcd refused the call: {0}")]
+    Invalid(String),
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Written.
+    Put(KeyValue),
+    /// Deleted, by hand or with its lease.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+        /// The revision that deleted it.
+        mod_revision: Revision,
+    },
+}
+
+impl Change {
+    /// The key changed.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Put(kv) => &kv.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision that changed it.
+    pub fn mod_revision(&self) -> Revision {
+        match self {
+            Self::Put(kv) => kv.mod_revision,
+            Self::Delete { mod_revision, .. } => *mod_revision,
+        }
+    }
+}
+
+/// What to watch: the keys in `start..end` from a revision on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchRange {
+    /// First key.
+    pub start: Vec<u8>,
+    /// First key beyond.
+    pub end: Vec<u8>,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// All ranges are being watched.
+    Created {
+        /// Cluster and revision.
+        header: Header,
+    },
+    /// Changes, whole revisions only, in order.
+    Changes {
+        /// Cluster and revision.
+        header: Header,
+        /// In order of revision.
+        changes: Vec<Change>,
+    },
+    /// Everything up to this revision has been delivered.
+    Progress {
+        /// Cluster and revision.
+        header: Header,
+    },
+    /// The revision asked for has been compacted away: list anew. The watch is over.
+    Compacted {
+        /// First revision that can still be read.
+        revision: Revision,
+    },
+    /// The watch is over; nothing is known of why changes may be missing.
+    Broken(String),
+}
+
+/// The first key after all keys that begin with `prefix` (etcd's `clientv3.GetPrefixRangeEnd`).
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
