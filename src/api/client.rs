@@ -56,7 +56,7 @@ impl fmt::Display for Client {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens there, or nobody answers in time.
+    /// Nobody listens there, nobody answers in time, or the agent ended in the middle.
     #[error("no agent answers at {place}: {reason}; {}", remedy(.place))]
     Unreachable {
         /// The URL or the socket.
@@ -78,7 +78,7 @@ pub enum ClientError {
         /// Its reason.
         message: String,
     },
-    /// What answers there is no agent, or broke off.
+    /// What answers there is no agent.
     #[error("no proper answer from {place}: {reason}")]
     Broken {
         /// The URL or the socket.
@@ -181,15 +181,16 @@ impl Client {
         tokio::spawn(connection);
         match timeout(HEAD_DEADLINE, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.broken(error.to_string())),
+            Ok(Err(error)) if error.is_parse() => Err(self.broken(error.to_string())),
+            Ok(Err(error)) => Err(self.unreachable(error.to_string())),
             Err(_) => Err(self.unreachable(format!("no answer within {} s", HEAD_DEADLINE.as_secs()))),
         }
     }
 
     async fn collect(&self, mut body: Incoming) -> Result<Bytes, ClientError> {
-        let mut answer = Vec::with_capacity(body.size_hint().exact().map_or(0, |size| {
-            usize::try_from(size).unwrap_or(MAX_ANSWER).min(MAX_ANSWER)
-        }));
+        let mut answer = Vec::with_capacity(
+            body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(MAX_ANSWER).min(MAX_ANSWER)),
+        );
         while let Some(piece) = self.piece(&mut body).await? {
             answer.extend_from_slice(&piece);
             if answer.len() > MAX_ANSWER {
@@ -208,7 +209,8 @@ impl Client {
                         return Ok(Some(piece));
                     }
                 }
-                Ok(Some(Err(error))) => return Err(self.broken(error.to_string())),
+                // Whoever breaks off in the middle has gone.
+                Ok(Some(Err(error))) => return Err(self.unreachable(error.to_string())),
                 Err(_) => return Err(self.unreachable(format!("silent for {} s", PIECE_DEADLINE.as_secs()))),
             }
         }

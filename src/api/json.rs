@@ -179,7 +179,9 @@ pub(super) fn services(
         problems: usize,
         services: [(); 0],
     }
-    let mut index: BTreeMap<(Label, Label), Vec<(HostId, Arc<Publication>, usize)>> = BTreeMap::new();
+    /// One offer of one publication, by its place there.
+    type Instance = (HostId, Arc<Publication>, usize);
+    let mut index: BTreeMap<(Label, Label), Vec<Instance>> = BTreeMap::new();
     for (origin, host) in &catalog.hosts {
         for publication in host.publications.values() {
             for (place, offer) in publication.services.iter().enumerate().filter(|(_, offer)| filter.takes(offer)) {

@@ -36,7 +36,7 @@ use std::{collections::HashSet, fmt};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::Registry,
 };
@@ -74,6 +74,15 @@ enum Value {
     Counter(u64),
 }
 
+impl Value {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Gauge(value) => ConstGauge::new(*value).encode(encoder),
+            Self::Counter(value) => ConstCounter::new(*value).encode(encoder),
+        }
+    }
+}
+
 fn gauge(name: &'static str, help: &'static str, value: f64) -> Row {
     Row { name, help, label: "", samples: vec![("", Value::Gauge(value))] }
 }
@@ -97,7 +106,10 @@ fn rows(catalog: &Catalog, local: &Local, facts: &Facts, problems: usize) -> Vec
     let Facts { docker, registry, dns, listeners, .. } = facts;
     let failed = listeners.iter().filter(|listener| listener.error.is_some()).count();
     let unsigned = |number: u64| count(usize::try_from(number).unwrap_or(usize::MAX));
-    #[expect(clippy::cast_precision_loss, reason = "etcd's revision passes 2^53 after 285 years at a million writes a second")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "etcd's revision passes 2^53 after 285 years at a million writes a second"
+    )]
     let revision = catalog.revision as f64;
     vec![
         gauge("catalog_hosts", "Hosts known, this one included", count(hosts)),
@@ -171,13 +183,12 @@ impl Collector for Moment {
             };
             let name = format!("portolan_{name}");
             let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
+            if label.is_empty() {
+                first.encode(metric)?;
+                continue;
+            }
             for (text, value) in samples {
-                let labels: Vec<(&str, &str)> = if label.is_empty() { Vec::new() } else { vec![(label, text)] };
-                let sample = metric.encode_family(&labels)?;
-                match value {
-                    Value::Gauge(value) => ConstGauge::new(*value).encode(sample)?,
-                    Value::Counter(value) => ConstCounter::new(*value).encode(sample)?,
-                }
+                value.encode(metric.encode_family(&[(*label, *text)])?)?;
             }
         }
         Ok(())
