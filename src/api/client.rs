@@ -176,13 +176,17 @@ impl Client {
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, ClientError> {
         let handshake = http1::handshake(TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.map_err(|error| self.broken(error.to_string()))?;
-        // It ends with the connection, at the latest with the process; its error is also the request's.
-        tokio::spawn(connection);
+        let (mut sender, connection) = handshake.await.map_err(|error| self.failure(error))?;
+        // It ends with the connection, at the latest with the process.
+        let connection = tokio::spawn(connection);
         match timeout(HEAD_DEADLINE, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_parse() => Err(self.broken(error.to_string())),
-            Ok(Err(error)) => Err(self.unreachable(error.to_string())),
+            // The connection knows why.
+            Ok(Err(error)) if error.is_canceled() => match connection.await {
+                Ok(Err(error)) => Err(self.failure(error)),
+                _ => Err(self.failure(error)),
+            },
+            Ok(Err(error)) => Err(self.failure(error)),
             Err(_) => Err(self.unreachable(format!("no answer within {} s", HEAD_DEADLINE.as_secs()))),
         }
     }
@@ -209,8 +213,7 @@ impl Client {
                         return Ok(Some(piece));
                     }
                 }
-                // Whoever breaks off in the middle has gone.
-                Ok(Some(Err(error))) => return Err(self.unreachable(error.to_string())),
+                Ok(Some(Err(error))) => return Err(self.failure(error)),
                 Err(_) => return Err(self.unreachable(format!("silent for {} s", PIECE_DEADLINE.as_secs()))),
             }
         }
@@ -228,6 +231,13 @@ impl Client {
             Err(_) => None,
         };
         ClientError::Refused { status, message: words.unwrap_or_else(|| format!("{self} answered {status}")) }
+    }
+
+    /// Whoever breaks off has gone; whoever speaks otherwise is no agent.
+    fn failure(&self, error: hyper::Error) -> ClientError {
+        let is_foreign = error.is_parse();
+        let reason = format!("{:#}", anyhow::Error::from(error));
+        if is_foreign { self.broken(reason) } else { self.unreachable(reason) }
     }
 
     fn unreachable(&self, reason: String) -> ClientError {
