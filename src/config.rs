@@ -265,8 +265,14 @@ impl<'a> Reader<'a> {
         flag.or_else(from_env).or_else(from_file)
     }
 
+    /// Notes what is wrong with a value, without the password it may hold.
     fn wrong(&mut self, name: &str, value: &str, source: &Source, message: &str) {
-        let value = if name == "etcd-user" { value.split(':').next().unwrap_or_default() } else { value };
+        let value = match (name, value.split_once("://"), value.rsplit_once('@')) {
+            ("etcd-user", ..) => value.split(':').next().unwrap_or_default().to_owned(),
+            (_, Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+            (_, None, Some((_, host))) => format!("***@{host}"),
+            _ => value.to_owned(),
+        };
         self.errors.push(format!("--{name} {value:?} ({source}): {message}"));
     }
 

@@ -14,7 +14,7 @@ pub enum Arity {
 }
 
 /// One setting.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Key {
     /// The flag without its dashes, and the key in the file.
     pub name: &'static str,

@@ -1,3 +1,5 @@
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::*;
 
 const FILE: &str = "/etc/portolan.toml";
@@ -164,6 +166,12 @@ fn a_password_is_used_and_never_shown() {
     );
     let errors = load(&[], &["PORTOLAN_ETCD_USER=:secret"], "").unwrap_err();
     assert_eq!(errors.0, ["--etcd-user \"\" (PORTOLAN_ETCD_USER): the user's name is missing"]);
+    for misplaced in
+        ["--etcd-endpoints=http://u:secret@e:1", "--etcd-endpoints=u:secret@e:1", "--docker-host=tcp://u:secret@d:1"]
+    {
+        let errors = load(&[misplaced], &[], "").unwrap_err();
+        assert!(!errors.0.is_empty() && !errors.to_string().contains("secret"), "{errors}");
+    }
     refuses(
         &["--etcd-password-file=/pw"],
         &[],
@@ -362,4 +370,36 @@ fn the_documented_file_shows_every_setting_with_its_default() {
         assert_eq!((default.name, &default.value), (shown.name, &shown.value));
     }
     load(&[], &[], documented).expect("the file as it is delivered");
+}
+
+/// Texts of the alphabet that values and files are made of, so that some get far.
+fn text() -> impl Strategy<Value = String> {
+    "[a-z0-9:/.,@=\"\\[\\]# \n-]{0,40}|\\PC{0,20}"
+}
+
+proptest! {
+    #[test]
+    fn no_value_of_any_setting_makes_it_panic(key in select(KEYS), text in text()) {
+        let _ = load(&[&format!("--{}={text}", key.name)], &[], "");
+        let _ = load(&[], &[&format!("{}={text}", key.env())], "");
+    }
+
+    #[test]
+    fn no_file_makes_it_panic(lines in vec((select(KEYS), text()), 0..5)) {
+        let file: String = lines.iter().map(|(key, text)| format!("{} = {text}\n", key.name)).collect();
+        let _ = load(&[], &[], &format!("\n{file}"));
+    }
+
+    /// What is shown is what was meant: fed back in, it is taken and shows the same.
+    #[test]
+    fn what_is_shown_can_be_given_again(key in select(KEYS), text in text()) {
+        let shown = |config: &Config| config.shown().into_iter().find(|row| row.name == key.name).map(|row| row.value);
+        let secret = text.contains(':') && key.name == "etcd-user";
+        if let Ok(config) = load(&[&format!("--{}={text}", key.name)], &[], "")
+            && let Some(value) = shown(&config).filter(|value| value != "-" && !secret)
+        {
+            let again = load(&[&format!("--{}={value}", key.name)], &[], "").expect("taken before");
+            prop_assert_eq!(shown(&again), Some(value));
+        }
+    }
 }

@@ -224,6 +224,9 @@ pub(super) fn etcd_endpoint(text: &str) -> Result<String, String> {
 
 /// `HOST:PORT`, the host a name or an address.
 pub(super) fn authority(text: &str) -> Result<(), String> {
+    if text.contains('@') {
+        return fail("no user and no password belongs here");
+    }
     let Some((host, port)) = text.rsplit_once(':') else { return fail("the port is missing") };
     if !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return fail(format!("{port:?} is no port"));

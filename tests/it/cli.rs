@@ -8,6 +8,7 @@ use std::{
 
 mod api;
 mod client;
+mod stage;
 
 /// One run of the binary in an empty environment, as it looks in a terminal.
 fn transcript(output: &Output) -> String {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    api::{DEADLINE, Served, catalog, host_id, serve, serve_leave},
+    stage::{DEADLINE, Served, catalog, host_id, serve, serve_leave},
     transcript,
 };
 
@@ -158,7 +158,7 @@ async fn watch_streams_until_the_agent_ends() {
 #[tokio::test]
 async fn a_pipe_that_closes_is_quiet() {
     let served = serve(catalog()).await;
-    let many = |number| super::api::publication(number, Phase::Serving);
+    let many = |number| super::stage::publication(number, Phase::Serving);
     let host = portolan::model::Host {
         publications: (1..5_000).map(many).map(|publication| (publication.container, publication)).collect(),
         ..Default::default()
