@@ -1,4 +1,4 @@
-//! [IO] One HTTP request to an agent, over TCP or its control socket, with a deadline for everything.
+//! \[IO\] One HTTP request to an agent, over TCP or its control socket, with a deadline for everything.
 //!
 //! One connection per request, no pool, no redirects, no retries: a person waits in front of it.
 

@@ -1,4 +1,4 @@
-//! [IO] The HTTP side: read-only routes over TCP, the one that changes state over the control socket, and the accept
+//! \[IO\] The HTTP side: read-only routes over TCP, the one that changes state over the control socket, and the accept
 //! loop with its limits.
 //!
 //! A browser on this host can be made to ask us: DNS rebinding turns an attacker's name into our address. So the TCP

@@ -8,8 +8,8 @@
 //! - `json.rs`: the shapes of the answers; field names are those of the etcd records;
 //! - `changes.rs`: two catalogs → what happened between them;
 //! - `metrics.rs`: snapshots → OpenMetrics text;
-//! - `http.rs` [IO]: routes, the Host check, the bounded accept loop, the control socket;
-//! - `client.rs` [IO]: one request over TCP or the control socket, with deadlines.
+//! - `http.rs` \[IO\]: routes, the Host check, the bounded accept loop, the control socket;
+//! - `client.rs` \[IO\]: one request over TCP or the control socket, with deadlines.
 //!
 //! Deliberately absent: authentication (the TCP side reads only, and listens on loopback unless told otherwise), TLS,
 //! and any route that writes over TCP. A failure here harms only the request that met it; DNS never waits for it.
