@@ -71,7 +71,15 @@ refuse_foreign() {
     fi
 }
 
-load_images() { on "$1" docker load -q <"$work/images.tar" >/dev/null; }
+# There is no registry between the engines: images are carried over.
+load_image() { on "$1" docker load -q <"$work/image.tar" >/dev/null; }
+
+carry() { # IMAGE
+    rm -f "$work/image.tar"
+    docker save "$1" -o "$work/image.tar"
+    everywhere load_image
+    rm -f "$work/image.tar"
+}
 
 start_agent() {
     on "$1" docker rm -fv portolan-agent >/dev/null 2>&1 </dev/null || true
@@ -96,15 +104,13 @@ engines() {
     scripts/image.sh bed
     compose up -d
     for host in "${hosts[@]}"; do wait_for 60 "the engine of host-$host" on "$host" docker info; done
+    carry portolan-test-sample:latest
     wait_for 60 "etcd" docker exec $project-etcd1 etcdctl --endpoints $endpoints endpoint health
 }
 
 agents() {
-    rm -f "$work/images.tar"
     scripts/image.sh agent
-    docker save portolan-test-sample portolan:dev -o "$work/images.tar"
-    everywhere load_images
-    rm -f "$work/images.tar"
+    carry portolan:dev
     everywhere start_agent
     everywhere await_agent
 }

@@ -154,10 +154,13 @@ impl Container {
         }
     }
 
-    /// Opens a TCP connection from inside to `address:port` and says how that went.
+    /// Opens a TCP connection from inside to `address:port` and asks httpd for a page. The connection alone would prove
+    /// little: docker-proxy accepts it before it knows whether anything listens behind.
     pub(crate) fn connect(&self, target: &str) -> Result<(), String> {
         let (address, port) = target.rsplit_once(':').ok_or_else(|| format!("{target} is no address and port"))?;
-        self.host.try_docker(&["exec", &self.name, "nc", "-z", "-w", "3", address, port]).map(drop)
+        let fetch =
+            format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 5 nc -w 3 {address} {port} | grep -q '^HTTP/1'");
+        self.host.try_docker(&["exec", &self.name, "sh", "-c", &fetch]).map(drop)
     }
 }
 

@@ -12,3 +12,4 @@ mod dns;
 mod faults;
 mod lifecycle;
 mod prober;
+mod smoke;
