@@ -89,7 +89,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// PEM files, read anew for every connection: a rotated certificate is used from the next one on.
+/// PEM files, read anew for every connection we make: rotated ones are used once the connection before has failed.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// Whom to trust; `None`: the system's authorities.
