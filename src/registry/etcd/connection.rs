@@ -1,4 +1,4 @@
-//! One connection to one member: made, logged in, and asked. [IO]
+//! One connection to one member: made, logged in, and asked. \[IO\]
 
 use std::{fmt, fs, path::Path, time::Duration};
 
