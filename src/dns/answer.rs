@@ -194,12 +194,7 @@ impl<'a> Question<'a> {
 
     fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         let Some(candidates) = self.find(named) else {
-            // The name may still stand above others, as a namespace; bare names have nothing below them.
-            let above = members == Members::Ready && named.namespace.is_none() && !soa.name.is_root();
-            return match self.snapshot.zone.has_namespace(named.service) && above {
-                true => self.no_data(soa),
-                false => self.nothing(soa),
-            };
+            return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
         };
         let chosen: Vec<&Candidate> =
             candidates.iter().filter(|c| members == Members::All || c.publication.is_ready()).collect();
@@ -209,6 +204,16 @@ impl<'a> Question<'a> {
             RecordType::TXT => self.tags(&chosen, soa),
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
+        }
+    }
+
+    /// Whether a name that is no service has names below it: a namespace its services, the last label of the apex us.
+    fn stands_above(&self, named: Named<'_>, zone: &Name) -> bool {
+        let Snapshot { zone: known, settings, .. } = self.snapshot;
+        match named.namespace {
+            Some(_) => false,
+            None if zone.is_root() => settings.apex.as_str().rsplit('.').next() == Some(named.service),
+            None => known.has_namespace(named.service),
         }
     }
 
