@@ -191,8 +191,8 @@ impl World {
 pub(crate) fn query(name: &str, kind: &str) -> Message {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    let name = Name::from_ascii(name).unwrap();
-    let name = Name::from_labels(name.iter()).unwrap();
+    let labels = name.split('.').filter(|label| !label.is_empty());
+    let name = Name::from_labels(labels.map(str::as_bytes)).unwrap();
     message.add_query(Query::query(name, parse_kind(kind)));
     message
 }

@@ -94,10 +94,10 @@ fn world() -> impl Strategy<Value = String> {
 fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAddr, number: Option<u16>) -> bool {
     let (local, publication, offer) = (&world.local, &candidate.publication, candidate.offer());
     let own = candidate.home.origin == Origin::Own;
-    let itself = number.is_none_or(|number| {
-        offer.port == Some(number) || offer.ports.iter().any(|port| port.port == number)
-    });
-    let has = |test: &dyn Fn(&Attachment) -> bool| publication.networks.iter().any(|n| n.ips.contains(&address) && test(n));
+    let itself =
+        number.is_none_or(|number| offer.port == Some(number) || offer.ports.iter().any(|port| port.port == number));
+    let has =
+        |test: &dyn Fn(&Attachment) -> bool| publication.networks.iter().any(|n| n.ips.contains(&address) && test(n));
     let networks: Vec<&Network> = match source {
         Source::Container(asker) => asker.networks.iter().map(|id| &*local.networks[id]).collect(),
         _ => Vec::new(),
@@ -114,10 +114,12 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
     let on_bridge = networks.iter().any(|n| !n.internal && n.driver != Driver::Macvlan);
     let gateways: Vec<IpAddr> = networks.iter().flat_map(|network| network.gateways.iter().copied()).collect();
     let hosts = candidate.home.advertise.contains(&address)
-        || own && candidate.home.advertise.is_empty() && match source {
-            Source::Host => local.addresses.contains(&address),
-            _ => gateways.contains(&address),
-        };
+        || own
+            && candidate.home.advertise.is_empty()
+            && match source {
+                Source::Host => local.addresses.contains(&address),
+                _ => gateways.contains(&address),
+            };
     let on_host = publication.networks.iter().any(|network| network.driver == Driver::Host);
     let published = offer.ports.iter().any(|port| {
         port.published.iter().any(|published| {

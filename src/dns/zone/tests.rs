@@ -186,7 +186,8 @@ fn large() -> Catalog {
             let (_, publication) = world.catalog.hosts[&Origin::Own].publications.get_min().unwrap().clone();
             publications.insert(container, publication);
         }
-        let advertise = vec![IpAddr::from([10, 9, (host / 250) as u8, (host % 250) as u8])];
+        let [.., high, low] = host.to_be_bytes();
+        let advertise = vec![IpAddr::from([10, 9, high, low])];
         let session = Session { advertise, ..Session::default() };
         let origin = Origin::Registry(HostId::parse(&format!("host-{host}")).unwrap());
         catalog.hosts.insert(origin, Arc::new(Host { session, publications }));
