@@ -43,7 +43,7 @@ impl Candidate {
 }
 
 /// The immutable index DNS answers from. [`Zone::default`] knows nothing and is not complete.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
     /// By `namespace.service`, so that a namespace is a range. Sorted by container; never empty.
     services: OrdMap<Arc<str>, Arc<[Candidate]>>,
