@@ -591,8 +591,11 @@ impl Containers {
     }
 
     fn settle(&mut self, id: ShortId) {
-        if let Some(unsettled) = &mut self.unsettled {
-            unsettled.remove(&id);
+        if let Some(unsettled) = &mut self.unsettled
+            && unsettled.remove(&id)
+        {
+            // The last one makes the set listed.
+            self.changes.askers = true;
         }
     }
 
@@ -832,4 +835,4 @@ impl Containers {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -419,7 +419,7 @@ impl Follower {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
         }
-        if changes.askers || self.local.listed != self.containers.is_listed() {
+        if changes.askers {
             self.publish_local();
         }
         if changes.bindings {
