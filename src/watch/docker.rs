@@ -204,6 +204,9 @@ enum Answer {
     Network(Event),
     List(Event),
     Host(HostFacts),
+    /// The event stream has ended: what was asked may still be answered.
+    StreamEnded(Lost),
+    /// There is nothing more to be had from this connection.
     Lost(Lost),
 }
 
@@ -225,6 +228,9 @@ struct Connection {
     urgent: Lane,
     sweep: Lane,
     listing: bool,
+    /// Why it ends as soon as all that was asked is answered. A stream that ends at once, for an event that cannot be
+    /// decoded, must not keep us from ever following up a list.
+    ending: Option<Lost>,
     /// The host's own facts are being read; `true`: once more after that.
     reading_host: Option<bool>,
 }
@@ -249,6 +255,7 @@ impl Follower {
             urgent: lane(MAX_URGENT),
             sweep: lane(MAX_SWEEP),
             listing: false,
+            ending: None,
             reading_host: None,
         };
         let (sender, mut events) = mpsc::channel(QUEUE);
@@ -273,20 +280,25 @@ impl Follower {
                         Err(lost) => return lost,
                     }
                 }
-                () = &mut again, if !listed_again => {
+                () = &mut again, if !listed_again && connection.ending.is_none() => {
                     listed_again = true;
                     self.list(&mut connection, Depth::Changed);
                     Vec::new()
                 }
-                _ = lists.tick() => {
+                _ = lists.tick(), if connection.ending.is_none() => {
                     self.list(&mut connection, Depth::Changed);
                     self.read_host(&mut connection);
                     Vec::new()
                 }
-                _ = retries.tick() => self.containers.retry(),
+                _ = retries.tick(), if connection.ending.is_none() => self.containers.retry(),
             };
             self.start(&mut connection, wishes);
             if let Some(lost) = self.publish(&mut connection) {
+                return lost;
+            }
+            if connection.tasks.is_empty()
+                && let Some(lost) = connection.ending.take()
+            {
                 return lost;
             }
         }
@@ -342,6 +354,10 @@ impl Follower {
                     self.host = facts;
                     self.publish_local();
                 }
+                Ok(Vec::new())
+            }
+            Answer::StreamEnded(lost) => {
+                connection.ending = Some(lost);
                 Ok(Vec::new())
             }
             Answer::Lost(lost) => Err(lost),
@@ -488,7 +504,7 @@ async fn read(docker: Docker, queue: mpsc::Sender<models::EventMessage>) -> Answ
             }
         }
     };
-    Answer::Lost(Lost(why))
+    Answer::StreamEnded(Lost(why))
 }
 
 async fn list(docker: &Docker) -> Result<(Vec<Summary>, Vec<NetworkFacts>), DockerError> {
