@@ -204,7 +204,7 @@ async fn the_hosts_network_and_anothers_network() {
     bed.sleeper("owner", &["-p", "5000", "--label", "portolan.service=owner"]);
     bed.sleeper("guest", &["--network", &format!("container:{}", bed.name("owner")), "--label", "portolan.port=5000"]);
     bed.sleeper("alone", &["--network", "none"]);
-    follower.publishes(&bed.name("guest"), |guest| has_address(guest)).await;
+    follower.publishes(&bed.name("guest"), has_address).await;
     let (owner, guest) =
         (follower.publication(&bed.name("owner")).unwrap(), follower.publication(&bed.name("guest")).unwrap());
     assert_eq!(owner.networks, guest.networks);

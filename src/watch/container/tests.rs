@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    model::{Desired, Local},
-    watch::{asker, asker::HostFacts, desired},
+    model::{Desired, Local, Proto, Scope},
+    watch::{asker, asker::HostFacts, desired, metadata::Metadata},
 };
 
 pub(crate) const WEB: &str = "aaaaaaaaaaaa0001";

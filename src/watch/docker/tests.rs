@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::{decode, *};
+use super::{decode, request::describe, *};
 use crate::{
     model::{Health, Proto},
-    watch::container::{NetworkMode, State},
+    watch::container::{ContainerId, Inspected, NetworkMode, State},
 };
 
 const ID: &str = "1ad77bcbc6e842cb68c802fe0cdb1ef950c7641688b11e45f2e7416bee22fd24";

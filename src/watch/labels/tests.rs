@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::watch::metadata::ENGINE_KEYS;
 
 const SECRET: &str = "s3cr3t,Wort!";
 

@@ -42,20 +42,17 @@ fn make_image() {
     if !docker(&["image", "ls", "-q", IMAGE]).is_empty() {
         return;
     }
-    let root = tempfile::tempdir().expect("a temporary directory");
-    let bin = root.path().join("bin");
-    std::fs::create_dir(&bin).expect("bin/");
-    std::fs::copy("/bin/busybox", bin.join("busybox")).expect("/bin/busybox of busybox-static (see `make setup`)");
-    for applet in ["sh", "sleep", "true", "trap"] {
-        std::os::unix::fs::symlink("busybox", bin.join(applet)).expect("a link");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (root, archive) = (directory.path().join("root"), directory.path().join("image.tar"));
+    std::fs::create_dir_all(root.join("bin")).expect("bin/");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("/bin/busybox of busybox-static (see `make setup`)");
+    for applet in ["sh", "sleep", "true"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
     }
-    let tar = Command::new("tar").arg("cC").arg(root.path()).arg(".").stdout(Stdio::piped()).spawn().expect("tar");
-    let import = Command::new("docker")
-        .args(["import", "--change", "LABEL portolan-test=watch", "-", IMAGE])
-        .stdin(tar.stdout.expect("the archive"))
-        .output()
-        .expect("docker import");
-    assert!(import.status.success(), "docker import: {}", String::from_utf8_lossy(&import.stderr));
+    let tar = Command::new("tar").arg("cfC").arg(&archive).arg(&root).arg(".").status().expect("tar");
+    assert!(tar.success(), "tar: {tar}");
+    let archive = archive.to_str().expect("a path of plain characters");
+    docker(&["import", "--change", "LABEL portolan-test=watch", archive, IMAGE]);
 }
 
 /// What one test makes on the engine; gone with it, however it ends.
@@ -93,7 +90,7 @@ impl Bed {
     #[track_caller]
     pub(super) fn run(&self, short: &str, options: &[&str], command: &[&str]) -> String {
         let name = self.name(short);
-        self.containers.lock().unwrap().push(name.clone());
+        self.containers.lock().expect("no test panics with the lock held").push(name.clone());
         let mut arguments = vec!["run", "-d", "--init", "--label", "portolan-test=watch", "--name", &name];
         arguments.extend(options);
         arguments.push(IMAGE);
@@ -110,7 +107,7 @@ impl Bed {
     #[track_caller]
     pub(super) fn network(&self, short: &str, options: &[&str]) -> String {
         let name = self.name(short);
-        self.networks.lock().unwrap().push(name.clone());
+        self.networks.lock().expect("no test panics with the lock held").push(name.clone());
         let mut arguments = vec!["network", "create", "--label", "portolan-test=watch"];
         arguments.extend(options);
         arguments.push(&name);
@@ -120,7 +117,7 @@ impl Bed {
 
     /// Removes the container on drop under its new name, too.
     pub(super) fn rename(&self, from: &str, to: &str) {
-        self.containers.lock().unwrap().push(self.name(to));
+        self.containers.lock().expect("no test panics with the lock held").push(self.name(to));
         docker(&["rename", &self.name(from), &self.name(to)]);
     }
 }
@@ -141,13 +138,13 @@ impl Follower {
         follower
     }
 
-    pub(super) fn start(socket: impl AsRef<Path>, options: Options) -> Self {
+    pub(super) fn start(socket: impl AsRef<Path>, mut options: Options) -> Self {
         let (desired, desired_end) = watch::channel(Arc::default());
         let (local, local_end) = watch::channel(Arc::default());
         let (status, status_end) = watch::channel(Status::default());
-        let endpoint = format!("unix://{}", socket.as_ref().display()).parse().expect("an endpoint");
+        options.endpoint = format!("unix://{}", socket.as_ref().display()).parse().expect("an endpoint");
         let mut task = JoinSet::new();
-        task.spawn(docker::follow(Options { endpoint, ..options }, Outputs { desired, local, status }));
+        task.spawn(docker::follow(options, Outputs { desired, local, status }));
         Self { desired: desired_end, local: local_end, status: status_end, _task: task }
     }
 
@@ -227,7 +224,7 @@ impl Between {
     }
 
     pub(super) fn set(&self, faults: &[Fault]) {
-        *self.faults.lock().unwrap() = faults.to_vec();
+        *self.faults.lock().expect("no test panics with the lock held") = faults.to_vec();
     }
 
     /// Ends all connections and removes the socket.
@@ -246,7 +243,7 @@ impl Between {
             let mut connections = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
-                let faults = faults.lock().unwrap().clone();
+                let faults = faults.lock().expect("no test panics with the lock held").clone();
                 connections.spawn(carry(client, faults));
             }
         });
