@@ -273,6 +273,29 @@ async fn an_engine_that_disappears_freezes_everything_and_is_caught_up_with() {
 }
 
 #[tokio::test]
+async fn the_replay_after_a_reconnect_does_not_repeat_a_death() {
+    let bed = Bed::new("replay");
+    let mut between = Between::absent();
+    between.restore();
+    let mut follower = Follower::start(&between.path, Options::default());
+    let name = bed.name("web");
+    bed.sleeper("web", &[]);
+    follower.publishes(&name, has_address).await;
+    docker(&["restart", "-t", "0", &name]);
+    bed.sleeper("after", &[]);
+    follower.publishes(&bed.name("after"), has_address).await;
+    let before = follower.publication(&name).unwrap();
+    // Well within the two seconds that are asked for once more.
+    between.cut();
+    follower.status("the loss is seen", |status| !status.connected).await;
+    between.restore();
+    bed.sleeper("last", &[]);
+    follower.publishes(&bed.name("last"), has_address).await;
+    let after = follower.publication(&name).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&before, &after), "it was withdrawn and published again");
+}
+
+#[tokio::test]
 async fn a_container_that_does_not_answer_holds_nobody_else() {
     let bed = Bed::new("stuck");
     let id = bed.sleeper("stuck", &[]);
