@@ -71,11 +71,20 @@ refuse_foreign() {
     fi
 }
 
-load_images() { on "$1" docker load -q <"$work/images.tar" >/dev/null; }
+# There is no registry between the engines: images are carried over.
+load_image() { on "$1" docker load -q <"$work/image.tar" >/dev/null; }
+
+carry() { # IMAGE
+    rm -f "$work/image.tar"
+    docker save "$1" -o "$work/image.tar"
+    everywhere load_image
+    rm -f "$work/image.tar"
+}
 
 start_agent() {
     on "$1" docker rm -fv portolan-agent >/dev/null 2>&1 </dev/null || true
     on "$1" docker run -d --name portolan-agent --restart unless-stopped --network host \
+        --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
         -v /var/run/docker.sock:/var/run/docker.sock:ro -v portolan:/var/lib/portolan \
         portolan:dev agent --dns docker --dns "$(address "$1"):53" --allow $lan.0/24 \
         --etcd-endpoints $endpoints >/dev/null </dev/null
@@ -95,15 +104,13 @@ engines() {
     scripts/image.sh bed
     compose up -d
     for host in "${hosts[@]}"; do wait_for 60 "the engine of host-$host" on "$host" docker info; done
+    carry portolan-test-sample:latest
     wait_for 60 "etcd" docker exec $project-etcd1 etcdctl --endpoints $endpoints endpoint health
 }
 
 agents() {
-    rm -f "$work/images.tar"
     scripts/image.sh agent
-    docker save portolan-test-sample portolan:dev -o "$work/images.tar"
-    everywhere load_images
-    rm -f "$work/images.tar"
+    carry portolan:dev
     everywhere start_agent
     everywhere await_agent
 }
