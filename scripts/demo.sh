@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # demo.sh: a container's start becomes a DNS answer, and its stop takes the answer away. Needs Docker and no more: the
 # agent runs as a container on the host's network, for root and for a user of the docker group alike. The names of what
-# it makes begin with portolan-demo, and all of it is gone at the end, also after Ctrl-C.
+# it makes begin with portolan-demo, and all of it is gone at the end, also after Ctrl-C. IMAGE=name uses an image that
+# is there instead of building one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 demo=portolan-demo
+image=${IMAGE:-portolan:dev}
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() {
@@ -38,25 +40,27 @@ trap clean EXIT
 trap 'exit 130' INT TERM
 clean
 
-say "Build the agent (the first time takes some minutes) and its image"
-run scripts/image.sh agent
+if [ -z "${IMAGE:-}" ]; then
+    say "Build the agent (the first time takes some minutes) and its image"
+    run scripts/image.sh agent
+fi
 
 say "A network for the demonstration, and the agent: it reads Docker and answers DNS on the network's gateway"
 run docker network create $demo >/dev/null
 gateway=$(docker network inspect -f '{{(index .IPAM.Config 0).Gateway}}' $demo)
 run docker run -d --name $demo-agent --network host -v /var/run/docker.sock:/var/run/docker.sock:ro \
-    portolan:dev agent --dns "$gateway:53" --http 127.0.0.1:7353 >/dev/null
+    "$image" agent --dns "$gateway:53" --http 127.0.0.1:7353 >/dev/null
 
 say "A client, whose resolver is the agent"
-run docker run -d --name $demo-client --network $demo --dns "$gateway" --entrypoint sleep portolan:dev infinity >/dev/null
+run docker run -d --name $demo-client --network $demo --dns "$gateway" --entrypoint sleep "$image" infinity >/dev/null
 ask_until "no answer"
 
 say "Start a service: one label gives it a name"
-run docker run -d --name $demo-web --network $demo --label portolan.service=web --entrypoint sleep portolan:dev infinity >/dev/null
+run docker run -d --name $demo-web --network $demo --label portolan.service=web --entrypoint sleep "$image" infinity >/dev/null
 ask_until "an answer"
 
 say "A second replica, and the first one stops"
-run docker run -d --name $demo-web-2 --network $demo --label portolan.service=web --entrypoint sleep portolan:dev infinity >/dev/null
+run docker run -d --name $demo-web-2 --network $demo --label portolan.service=web --entrypoint sleep "$image" infinity >/dev/null
 run docker rm -f $demo-web >/dev/null
 ask_until "an answer"
 

@@ -49,7 +49,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     if [ "$docker_missing" = 1 ] && ! "${sudo[@]}" docker info >/dev/null 2>&1; then
         echo "setup: starting the Docker engine"
-        "${sudo[@]}" service docker start
+        "${sudo[@]}" service docker start || true
     fi
 fi
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::copy,
     os::unix::{
-        fs::PermissionsExt,
+        fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -149,13 +149,13 @@ fn the_image_runs_the_agent_and_knows_its_volume() {
     );
 }
 
-#[test]
-fn the_demonstration_shows_an_answer_come_and_go_and_cleans_up() {
-    let shown = run(Command::new("bash").arg(repository("scripts/demo.sh"))).expect("the demonstration succeeds");
+/// Runs the demonstration and judges what it showed and what it left.
+fn demonstration(command: &mut Command) {
+    let shown = run(command).expect("the demonstration succeeds");
     let asked: Vec<&str> = shown
         .lines()
         .skip_while(|line| !line.contains("getent"))
-        .filter(|line| line.starts_with("(no such name)") || line.parse::<std::net::IpAddr>().is_ok())
+        .filter(|line| *line == "(no such name)" || line.parse::<std::net::IpAddr>().is_ok())
         .map(|line| if line.starts_with('(') { "none" } else { "address" })
         .collect();
     assert_eq!(asked, ["none", "address", "address", "none"], "{shown}");
@@ -163,6 +163,33 @@ fn the_demonstration_shows_an_answer_come_and_go_and_cleans_up() {
         let left = outer(&[kind[0], kind[1], "--filter", "name=portolan-demo", "--format", "{{.ID}}"]);
         assert_eq!(left, "", "left behind by the demonstration");
     }
+}
+
+#[test]
+fn the_demonstration_shows_an_answer_come_and_go_and_cleans_up() {
+    demonstration(Command::new("bash").arg(repository("scripts/demo.sh")));
+}
+
+#[test]
+fn the_demonstration_needs_the_docker_group_and_no_more() {
+    let socket = fs::metadata("/var/run/docker.sock").expect("the engine's socket");
+    if fs::metadata("/proc/self").expect("proc").uid() != 0 || socket.gid() == 0 {
+        eprintln!("skipped: only root can become somebody else, and the socket must belong to a group");
+        return;
+    }
+    // Somebody else cannot read the clone, nor write into it: the script is all they have, and the image is built.
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("our own directory");
+    fs::create_dir(directory.path().join("scripts")).expect("a directory");
+    let script = directory.path().join("scripts/demo.sh");
+    fs::copy(repository("scripts/demo.sh"), &script).expect("the script");
+    demonstration(
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", &format!("--groups={}", socket.gid()), "bash"])
+            .arg(&script)
+            .env("HOME", directory.path())
+            .env("IMAGE", "portolan:dev"),
+    );
 }
 
 /// The unit's lines as they are.
@@ -173,7 +200,7 @@ fn unit() -> String {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_unit() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        println!("skipped: there is no systemd-analyze on this machine");
+        eprintln!("skipped: there is no systemd-analyze on this machine");
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -113,7 +113,7 @@ impl Log {
             }
         }
         let total = self.samples.len();
-        println!("{total} asked, {} wrong, {} lost, {allowed} within the bounds", wrong.len(), lost.len());
+        eprintln!("{total} asked, {} wrong, {} lost, {allowed} within the bounds", wrong.len(), lost.len());
         assert!(
             wrong.is_empty() && lost.is_empty(),
             "of {total} answers {} were wrong and {} lost; steady is {steady}\nwrong:\n{}lost:\n{}",
