@@ -45,7 +45,9 @@ pub fn merge(previous: &Catalog, own: &Own, desired: &Desired, view: &View) -> C
 
 fn own_host(previous: &Catalog, own: &Own, desired: &Desired) -> Arc<Host> {
     match previous.hosts.get(&Origin::Own) {
-        Some(known) if known.session == own.session && known.publications.ptr_eq(&desired.publications) => Arc::clone(known),
+        Some(known) if known.session == own.session && known.publications.ptr_eq(&desired.publications) => {
+            Arc::clone(known)
+        }
         _ => Arc::new(Host { session: own.session.clone(), publications: desired.publications.clone() }),
     }
 }
@@ -79,7 +81,8 @@ mod tests {
             Arc::new(Host { session, publications: publications(container) })
         };
         let origin = |id| Origin::Registry(HostId::parse(id).unwrap());
-        let hosts = OrdMap::from_iter([(origin("a"), host(nonce, "aaaaaaaaaaaa")), (origin("b"), host("x", "bbbbbbbbbbbb"))]);
+        let hosts =
+            OrdMap::from_iter([(origin("a"), host(nonce, "aaaaaaaaaaaa")), (origin("b"), host("x", "bbbbbbbbbbbb"))]);
         View { listed: true, hosts, revision: 7, ..View::default() }
     }
 

@@ -113,6 +113,8 @@ pub enum Effect {
     Call(Request),
     /// Renew the lease; answered by [`Input::Renewed`]. At most one is in flight.
     Renew(LeaseId),
+    /// Our records or our session were written at this revision: the mirror must see it.
+    Wrote(Revision),
     /// Our echo was written at this revision: the mirror must see it.
     Echoed(Revision),
     /// [`Input::Leave`] is done: our keys are gone, or were never ours.

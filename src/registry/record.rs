@@ -56,7 +56,7 @@ pub struct Keys {
 }
 
 /// What a key means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// A host's session.
     Session(HostId),

@@ -14,7 +14,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -63,11 +62,11 @@ pub enum StateError {
     },
 }
 
-/// The open, locked state directory. Clones share the lock; it is let go with the last one.
-#[derive(Clone, Debug)]
+/// The open state directory; the lock is held as long as this lives.
+#[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
-    _lock: Arc<Flock<File>>,
+    _lock: Flock<File>,
 }
 
 impl StateDirectory {
@@ -84,9 +83,15 @@ impl StateDirectory {
             fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io("close to others"))?;
         }
         let lock = path.join(LOCK);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock).map_err(io("write in"))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock)
+            .map_err(io("write in"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Self { path: path.to_owned(), _lock: Arc::new(held) }),
+            Ok(held) => Ok(Self { path: path.to_owned(), _lock: held }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse(path.to_owned())),
             Err((_, error)) => Err(StateError::Io { act: "lock", path: lock, source: error.into() }),
         }
@@ -100,8 +105,7 @@ impl StateDirectory {
         let path = self.path.join(HOST_ID);
         if let Some(stored) = self.read(HOST_ID)? {
             let text = String::from_utf8_lossy(&stored);
-            return HostId::parse(text.trim())
-                .map_err(|error| StateError::HostId { path, found: error.0 });
+            return HostId::parse(text.trim()).map_err(|error| StateError::HostId { path, found: error.0 });
         }
         let id = format!("{:016x}", rand::rng().random::<u64>());
         self.replace(HOST_ID, format!("{id}\n").as_bytes())?;
@@ -110,15 +114,15 @@ impl StateDirectory {
 
     /// What the last agent knew of its session. A file that cannot be understood is as good as none: at worst we wait
     /// until our old lease ends.
-    pub fn session(&self) -> Result<SessionFile, StateError> {
-        let Some(stored) = self.read(SESSION)? else {
-            return Ok(SessionFile::default());
-        };
-        Ok(serde_json::from_slice(&stored).unwrap_or_else(|error| {
+    pub fn session(&self) -> SessionFile {
+        let parse = |stored: Vec<u8>| serde_json::from_slice(&stored).map_err(|error| error.to_string());
+        let stored = self.read(SESSION).map_err(|error| error.to_string());
+        let session = stored.and_then(|stored| stored.map_or_else(|| Ok(SessionFile::default()), parse));
+        session.unwrap_or_else(|error| {
             let path = self.path.join(SESSION);
-            tracing::warn!(path = %path.display(), %error, "the session file is broken: starting a new session");
+            tracing::warn!(path = %path.display(), error, "the last session cannot be read: a new one begins");
             SessionFile::default()
-        }))
+        })
     }
 
     /// Keeps what we know of our session.
@@ -169,11 +173,11 @@ mod tests {
         let session = SessionFile { nonces: vec!["n1".into(), "n2".into()], lease: Some(7) };
         let state = StateDirectory::open(&path).unwrap();
         let id = state.host_id(None).unwrap();
-        assert_eq!(state.session().unwrap(), SessionFile::default());
+        assert_eq!(state.session(), SessionFile::default());
         state.save_session(&session).unwrap();
         drop(state);
         let state = StateDirectory::open(&path).unwrap();
-        assert_eq!((state.host_id(None).unwrap(), state.session().unwrap()), (id, session));
+        assert_eq!((state.host_id(None).unwrap(), state.session()), (id, session));
         assert_eq!((mode(&path), mode(&path.join(SESSION)), mode(&path.join(HOST_ID))), (0o700, 0o600, 0o600));
     }
 
@@ -203,7 +207,7 @@ mod tests {
         let error = state.host_id(None).unwrap_err().to_string();
         assert!(error.contains("host-id") && error.contains("remove it"), "{error}");
         fs::write(directory.path().join(SESSION), "{\"nonces\":[").unwrap();
-        assert_eq!(state.session().unwrap(), SessionFile::default());
+        assert_eq!(state.session(), SessionFile::default());
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Publisher {
                 // What was read before the fence stood may have been overwritten since.
                 self.stored = None;
                 self.believed = None;
-                self.take_revision(header.revision);
+                self.take_revision(header.revision, effects);
             }
             (Step::Read { mut read, .. }, Reply::Range { kvs, more, .. }) => {
                 let last = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat());
@@ -95,7 +95,7 @@ impl Publisher {
             }
             (Step::Write { ops }, Reply::Txn { succeeded: true, header, .. }) => {
                 self.take_written(ops, header.revision);
-                self.take_revision(header.revision);
+                self.take_revision(header.revision, effects);
             }
             (Step::Echo, Reply::Txn { succeeded: true, header, .. }) => {
                 self.echo_at = now + ECHO_EVERY;
@@ -234,7 +234,8 @@ impl Publisher {
     }
 
     /// One of our writes has this revision. Other changes seen while it was under way were not ours.
-    fn take_revision(&mut self, revision: Revision) {
+    fn take_revision(&mut self, revision: Revision, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Wrote(revision));
         self.written.push_back(revision);
         if self.written.len() > MAX_WRITTEN {
             self.written.pop_front();

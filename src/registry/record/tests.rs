@@ -45,7 +45,9 @@ fn unknown_and_missing_fields_are_tolerated_and_broken_ones_named() {
         (format!(r#"{{"name":"a","phase":"dancing","services":[{service}]}}"#), Err("dancing")),
         (r#"{"name":"a","phase":"serving","services":[{"service":"wéb","namespace":"x"}]}"#.into(), Err("wéb")),
         (
-            format!(r#"{{"name":"a","phase":"serving","services":[{service}],"networks":[{{"id":"1","driver":"x","ips":["1.2.3"]}}]}}"#),
+            format!(
+                r#"{{"name":"a","phase":"serving","services":[{service}],"networks":[{{"id":"1","driver":"x","ips":["1.2.3"]}}]}}"#
+            ),
             Err("IP address"),
         ),
         (huge, Err("octets")),
@@ -71,8 +73,14 @@ fn keys_are_read_back_and_foreign_ones_are_not_ours() {
     assert_eq!(keys.parse(&keys.instance(&host, container)), Some(Key::Instance(host.clone(), container)));
     assert_eq!(keys.parse(&keys.echo(&host)), Some(Key::Echo(host)));
     for foreign in [
-        "/portolan/v1/hosts/h-1", "/portolan/v1/hosts//session", "/portolan/v1/hosts/h-1/session/x", "/portolan/v2/hosts/h-1/session",
-        "/portolan/v1/hosts/h-1/instances/0123456789abcdef", "/portolan/v1/hosts/h-1/instances/0123456789AB", "/portolan/v1/hosts/h/i/session", "",
+        "/portolan/v1/hosts/h-1",
+        "/portolan/v1/hosts//session",
+        "/portolan/v1/hosts/h-1/session/x",
+        "/portolan/v2/hosts/h-1/session",
+        "/portolan/v1/hosts/h-1/instances/0123456789abcdef",
+        "/portolan/v1/hosts/h-1/instances/0123456789AB",
+        "/portolan/v1/hosts/h/i/session",
+        "",
     ] {
         assert_eq!(keys.parse(foreign.as_bytes()), None, "{foreign}");
     }
@@ -83,7 +91,10 @@ fn keys_are_read_back_and_foreign_ones_are_not_ours() {
 fn equal_texts_are_kept_once() {
     let mut interner = Interner::default();
     let id = ShortId::parse("0123456789ab").unwrap();
-    let (a, b) = (decode(id, EXAMPLE.as_bytes(), &mut interner).unwrap(), decode(id, EXAMPLE.as_bytes(), &mut interner).unwrap());
+    let (a, b) = (
+        decode(id, EXAMPLE.as_bytes(), &mut interner).unwrap(),
+        decode(id, EXAMPLE.as_bytes(), &mut interner).unwrap(),
+    );
     assert!(Arc::ptr_eq(&a.image, &b.image) && Arc::ptr_eq(&a.networks[0].id.0, &b.networks[0].id.0));
     assert!(std::ptr::eq(a.services[0].service.as_str(), b.services[0].service.as_str()));
 }
