@@ -178,6 +178,11 @@ impl Shared {
         &self.settings
     }
 
+    /// TCP connections that are open now.
+    pub fn tcp_connections(&self) -> u64 {
+        (self.connections.inside() + self.strangers.inside()) as u64
+    }
+
     /// What was counted since the start.
     pub fn counts(&self) -> Counts {
         self.metrics.counts()

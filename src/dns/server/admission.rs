@@ -44,6 +44,11 @@ impl Admission {
         inside.by_source.insert(source, of_source + 1);
         Some(Permit { admission: Arc::clone(self), source })
     }
+
+    /// How many are inside.
+    pub(super) fn inside(&self) -> usize {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
 }
 
 impl Drop for Permit {
