@@ -33,12 +33,10 @@ image: setup ## The agent's image, portolan:dev
 bench: bench-converge bench-scale ## All benchmarks; figures go to target/bench/
 
 bench-converge: setup ## Event to answer on the own and on other hosts, beside etcd's own put to watch
-	@mkdir -p $(TARGET)/bench
-	cargo bench --bench converge | tee $(TARGET)/bench/converge.txt
+	cargo bench --bench converge
 
 bench-scale: setup ## 100,000 instances of 10,000 services from 1,000 hosts: time, memory, cost of a change
-	@mkdir -p $(TARGET)/bench
-	cargo bench --bench scale | tee $(TARGET)/bench/scale.txt
+	cargo bench --bench scale
 
 bed-up: setup ## Bring up the test bed: three hosts, three etcd members, agents
 	@scripts/bed.sh up

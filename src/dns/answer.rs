@@ -19,37 +19,38 @@
 //!
 //! The apex is its own name server, so that no service name is taken away for it.
 
+mod reverse;
+
 use std::net::IpAddr;
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT},
+    rdata::{A, AAAA, HINFO, NS, SOA, SRV, TXT},
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use rand::{Rng, seq::SliceRandom};
 
 pub use super::source::{Source, locate};
 use super::{
     name::{self, Apex, Named, Subject},
-    reach::{Family, Viewpoint, Ways, one_port},
-    source::is_ours,
+    reach::{Family, Viewpoint, one_port},
     zone::{Candidate, Zone},
 };
-use crate::model::{Label, Local, MAX_LABEL, Origin, Proto, Publication, Scope, ShortId};
+use crate::model::{Label, Local, MAX_LABEL, Port, Proto, ShortId};
 
 /// Addresses in one answer, sampled from all. 16 AAAA of 28 octets are 448, which leaves 64 of the 512 that every
 /// resolver takes for header (12), EDNS (11) and a question of 41.
 pub const MAX_ADDRESSES: usize = 16;
 
-/// SRV records in one answer, sampled from all: 200 x (12 + 6 + 255 for the longest target) = 54,600 octets, so an
-/// answer always fits into a TCP message of 65,535.
-pub const MAX_TARGETS: usize = 200;
+/// SRV records in one answer, sampled from all, however short they are: more is work for few.
+pub const MAX_TARGETS: usize = 256;
+
+/// Octets that SRV records may fill, so that an answer always fits into a TCP message: 65,535 - 12 for the header
+/// - 255 - 4 for the question - 11 for EDNS. Of the longest names (see `targets`) 124 records fit.
+const ROOM: usize = 65_535 - 12 - 255 - 4 - 11;
 
 /// Strings in a TXT record: 128 x 256 = 32,768 octets always fit into a TCP message.
 pub const MAX_TAGS: usize = 128;
-
-/// Names of one address. Each is the name of one service of the container that has it.
-pub const MAX_NAMES: usize = 16;
 
 /// The longest string of a TXT record (RFC 1035 section 3.3). Longer tags are left out.
 const MAX_STRING: usize = 255;
@@ -144,8 +145,8 @@ pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: Recor
         Subject::Transport(proto, named) => question.transport(proto, named),
         Subject::Instance(instance, named) => question.instance(instance, named, rng),
         Subject::Nothing => question.nothing(question.apex_soa()),
-        Subject::Reverse(prefix) => question.reverse(prefix, Depth::At),
-        Subject::BelowReverse(prefix) => question.reverse(prefix, Depth::Below),
+        Subject::Reverse(prefix) => question.reverse(prefix, reverse::Depth::At),
+        Subject::BelowReverse(prefix) => question.reverse(prefix, reverse::Depth::Below),
         Subject::Outside => question.outside(),
     }
 }
@@ -155,13 +156,6 @@ pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: Recor
 enum Members {
     Ready,
     All,
-}
-
-/// Whether a name stands for a prefix of addresses, or for something below it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    At,
-    Below,
 }
 
 struct Question<'a> {
@@ -194,12 +188,7 @@ impl<'a> Question<'a> {
 
     fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         let Some(candidates) = self.find(named) else {
-            // The name may still stand above others, as a namespace; bare names have nothing below them.
-            let above = members == Members::Ready && named.namespace.is_none() && !soa.name.is_root();
-            return match self.snapshot.zone.has_namespace(named.service) && above {
-                true => self.no_data(soa),
-                false => self.nothing(soa),
-            };
+            return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
         };
         let chosen: Vec<&Candidate> =
             candidates.iter().filter(|c| members == Members::All || c.publication.is_ready()).collect();
@@ -209,6 +198,16 @@ impl<'a> Question<'a> {
             RecordType::TXT => self.tags(&chosen, soa),
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
+        }
+    }
+
+    /// Whether a name that is no service has names below it: a namespace its services, the last label of the apex us.
+    fn stands_above(&self, named: Named<'_>, zone: &Name) -> bool {
+        let Snapshot { zone: known, settings, .. } = self.snapshot;
+        match named.namespace {
+            Some(_) => false,
+            None if zone.is_root() => settings.apex.as_str().rsplit('.').next() == Some(named.service),
+            None => known.has_namespace(named.service),
         }
     }
 
@@ -232,9 +231,8 @@ impl<'a> Question<'a> {
 
     fn port(&self, port: &str, proto: Proto, named: Named<'_>, rng: &mut impl Rng) -> Answer {
         let soa = self.apex_soa();
-        let is_meant = |offered: &crate::model::Port| {
-            offered.proto == proto && offered.name.as_ref().is_some_and(|name| name.as_str() == port)
-        };
+        let is_meant =
+            |offered: &Port| offered.proto == proto && offered.name.as_ref().is_some_and(|name| name.as_str() == port);
         let candidates = self.find(named).unwrap_or_default();
         if !candidates.iter().any(|candidate| candidate.offer().ports.iter().any(is_meant)) {
             return self.nothing(soa);
@@ -255,73 +253,6 @@ impl<'a> Question<'a> {
             true => self.no_data(soa),
             false => self.nothing(soa),
         }
-    }
-
-    /// Names of addresses. Subnets of Docker are ours as a whole (RFC 6303); in the network around us, which macvlan
-    /// containers share, only the addresses of our containers are.
-    fn reverse(&self, prefix: IpNet, depth: Depth) -> Answer {
-        let local = self.snapshot.local;
-        let is_address = prefix.prefix_len() == prefix.max_prefix_len();
-        let names = if is_address { self.names(prefix.addr()) } else { Vec::new() };
-        let subnets = local.networks.values().filter(|network| is_ours(network)).flat_map(|network| &network.subnets);
-        let Some(zone) = subnets.filter(|subnet| subnet.contains(&prefix)).map(|subnet| cut(*subnet, prefix)).next()
-        else {
-            return match names.is_empty() {
-                false => self.pointers(names, depth, self.soa(self.name.clone())),
-                // Whose it is will be known once Docker has been listed.
-                true if !local.listed && is_private(prefix.addr()) => Answer::NotYet,
-                true => self.outside(),
-            };
-        };
-        let soa = self.soa(name::reverse_name(zone));
-        if zone == prefix && depth == Depth::At && !is_address {
-            return match self.kind {
-                RecordType::SOA => self.records(vec![self.soa(self.name.clone())]),
-                RecordType::NS => {
-                    self.records(vec![self.record(RData::NS(NS(self.snapshot.settings.apex.name().clone())))])
-                }
-                RecordType::ANY => self.any(),
-                _ => Answer::NoData(Box::new(soa)),
-            };
-        }
-        if is_address {
-            return self.pointers(names, depth, soa);
-        }
-        let next = self.snapshot.zone.next_address(prefix.network());
-        match depth == Depth::At && next.is_some_and(|address| prefix.contains(&address)) {
-            true => self.no_data(soa),
-            false => self.nothing(soa),
-        }
-    }
-
-    fn pointers(&self, names: Vec<Name>, depth: Depth, soa: Record) -> Answer {
-        if names.is_empty() || depth == Depth::Below {
-            return self.nothing(soa);
-        }
-        match self.kind {
-            RecordType::PTR => self.records(names.into_iter().map(|name| self.record(RData::PTR(PTR(name)))).collect()),
-            RecordType::ANY => self.any(),
-            _ => self.no_data(soa),
-        }
-    }
-
-    /// The instance names of an address. What another host says counts only for networks that we are on as well.
-    fn names(&self, address: IpAddr) -> Vec<Name> {
-        let Snapshot { zone, local, settings } = self.snapshot;
-        let is_known = |origin: &Origin, publication: &Publication| {
-            publication.networks.iter().any(|network| {
-                let shared = network.scope != Scope::Local && local.networks.contains_key(&network.id);
-                network.ips.contains(&address) && (*origin == Origin::Own || shared)
-            })
-        };
-        let known = zone.at(address).filter(|(origin, publication)| is_known(origin, publication));
-        let mut names: Vec<Name> = known
-            .flat_map(|(_, held)| held.services.iter().map(|offer| settings.apex.instance(held.container, offer)))
-            .collect();
-        names.sort();
-        names.dedup();
-        names.truncate(MAX_NAMES);
-        names
     }
 
     fn outside(&self) -> Answer {
@@ -355,7 +286,7 @@ impl<'a> Question<'a> {
     fn targets(
         &self,
         candidates: &[&Candidate],
-        is_meant: &dyn Fn(&crate::model::Port) -> bool,
+        is_meant: &dyn Fn(&Port) -> bool,
         soa: Record,
         rng: &mut impl Rng,
     ) -> Answer {
@@ -381,12 +312,13 @@ impl<'a> Question<'a> {
             if records.is_empty() {
                 continue;
             }
-            if answers.len() + records.len() > MAX_TARGETS {
-                answers.extend(records.into_iter().take(MAX_TARGETS - answers.len()));
+            // Both names in full, because compression ends after many names: 10 and 6 for the fields of record and SRV.
+            let limit = MAX_TARGETS.min(ROOM / (self.name.len() + 1 + 10 + 6 + target.len() + 1));
+            answers.extend(records.into_iter().take(limit - answers.len()));
+            additionals.extend(ways.iter().map(|way| self.address(&target, way.address)));
+            if answers.len() == limit {
                 break;
             }
-            answers.extend(records);
-            additionals.extend(ways_of(ways).map(|address| self.address(&target, address)));
         }
         if answers.is_empty() { self.no_data(soa) } else { Answer::Records { answers, additionals } }
     }
@@ -465,10 +397,6 @@ impl<'a> Question<'a> {
     }
 }
 
-fn ways_of(ways: Ways) -> impl Iterator<Item = IpAddr> {
-    ways.iter().map(|way| way.address)
-}
-
 /// The instances that a label names: the one container with that short id, else all with that name.
 fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z Candidate> {
     if let Some(id) = ShortId::parse(label).filter(|id| id.as_str() == label) {
@@ -485,29 +413,6 @@ fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z Candidate>
 fn is_alias(name: &str, label: &str) -> bool {
     let written = |octet: u8| if octet == b'.' { b'-' } else { octet.to_ascii_lowercase() };
     name.len() == label.len() && name.len() <= MAX_LABEL && name.bytes().map(written).eq(label.bytes())
-}
-
-/// The zone in `subnet` that a prefix of whole octets or nibbles lies in: it begins at the next octet or nibble at
-/// or below the subnet's own length.
-fn cut(subnet: IpNet, prefix: IpNet) -> IpNet {
-    match prefix {
-        IpNet::V4(prefix) => {
-            let length = subnet.prefix_len().next_multiple_of(8);
-            Ipv4Net::new(prefix.addr(), length).map_or(IpNet::V4(prefix), |net| IpNet::V4(net.trunc()))
-        }
-        IpNet::V6(prefix) => {
-            let length = subnet.prefix_len().next_multiple_of(4);
-            Ipv6Net::new(prefix.addr(), length).map_or(IpNet::V6(prefix), |net| IpNet::V6(net.trunc()))
-        }
-    }
-}
-
-/// Address space that is never anybody's in public (RFC 1918, RFC 4193).
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_private(),
-        IpAddr::V6(address) => address.is_unique_local(),
-    }
 }
 
 #[cfg(test)]

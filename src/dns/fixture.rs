@@ -3,7 +3,7 @@
 //! ```text
 //! network n1 bridge 172.18.0.0/16 internal no-icc      a network of this host, its gateway the first address
 //! foreign n9 bridge                                    a network of another host
-//! asker f1 shop n1=172.18.0.9                          a container of this host, its namespace, its addresses
+//! asker f1 shop n1=172.18.0.9                          a container of this host: name (or id), namespace, addresses
 //! address 192.0.2.1                                    an address of this host's interfaces
 //! proxied 8080/tcp                                     a port that docker-proxy holds
 //! host own 192.0.2.1                                   a host (`own` is this one) and what it advertises
@@ -63,7 +63,7 @@ impl World {
                     let name: Arc<str> = words[1].into();
                     if kind == "network" {
                         let subnets: Vec<IpNet> = words[3].split(',').map(|net| net.parse().unwrap()).collect();
-                        let gateways = subnets.iter().map(|net| net.hosts().next().unwrap()).collect();
+                        let gateways = subnets.iter().map(first_host).collect();
                         let network = Network {
                             id: id.clone(),
                             name: name.clone(),
@@ -82,7 +82,7 @@ impl World {
                 "asker" => {
                     let places: Vec<(&str, &str)> = words[3..].iter().map(|w| w.split_once('=').unwrap()).collect();
                     let asker = Arc::new(Asker {
-                        container: short(words[1]),
+                        container: ShortId::parse(&format!("{:0<12}", words[1])).unwrap_or_else(|| short("f")),
                         name: words[1].into(),
                         namespace: label(words[2]),
                         networks: places.iter().map(|(network, _)| NetworkId((*network).into())).collect(),
@@ -123,14 +123,14 @@ impl World {
         Snapshot { zone: &self.zone, local: &self.local, settings: &self.settings }
     }
 
-    /// `host`, `stranger`, `unknown`, or the id of an asker.
+    /// `host`, `stranger`, `unknown`, or the name of an asker.
     pub(crate) fn source(&self, who: &str) -> Source {
         match who {
             "host" => Source::Host,
             "stranger" => Source::Stranger,
             "unknown" => Source::Unknown,
             id => {
-                let asker = self.local.askers.values().find(|asker| asker.container == short(id));
+                let asker = self.local.askers.values().find(|asker| &*asker.name == id);
                 Source::Container(Arc::clone(asker.unwrap_or_else(|| panic!("no asker {id:?}"))))
             }
         }
@@ -191,9 +191,9 @@ impl World {
 pub(crate) fn query(name: &str, kind: &str) -> Message {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    let name = Name::from_ascii(name).unwrap();
-    let name = Name::from_labels(name.iter()).unwrap();
-    message.add_query(Query::query(name, kind.parse().unwrap_or_else(|_| panic!("type {kind:?}"))));
+    let labels = name.split('.').filter(|label| !label.is_empty());
+    let name = Name::from_labels(labels.map(str::as_bytes)).unwrap();
+    message.add_query(Query::query(name, parse_kind(kind)));
     message
 }
 
@@ -221,6 +221,17 @@ fn show(record: &Record, additionals: &[Record]) -> String {
         RData::SOA(soa) => soa.mname.to_ascii(),
         RData::HINFO(hinfo) => String::from_utf8(hinfo.cpu.to_vec()).unwrap(),
         other => panic!("unexpected {other}"),
+    }
+}
+
+fn first_host(subnet: &IpNet) -> IpAddr {
+    subnet.hosts().find(|address| *address != subnet.network()).unwrap()
+}
+
+fn parse_kind(text: &str) -> RecordType {
+    match text.strip_prefix("TYPE") {
+        Some(number) => number.parse::<u16>().unwrap().into(),
+        None => text.parse().unwrap_or_else(|_| panic!("type {text:?}")),
     }
 }
 
@@ -303,9 +314,4 @@ fn port(word: &str) -> Port {
     let (name, port) = port.split_once(':').map_or((None, port), |(name, port)| (Some(label(name)), port));
     let (port, proto) = port.split_once('/').unwrap();
     Port { name, port: port.parse().unwrap(), proto: parse_proto(proto), published: published.into() }
-}
-
-/// The type that a question names, for tests that look at it.
-pub(crate) fn kind(text: &str) -> RecordType {
-    text.parse().unwrap()
 }

@@ -256,18 +256,18 @@ impl<'a> Viewpoint<'a> {
         Ok(address)
     }
 
-    /// The host's address for this asker. Our own host is also found without one that it advertises.
+    /// The host's address for this asker. Our own host is also found when it advertises none at all.
     fn host_address(&self, home: &Home, family: Family) -> Option<IpAddr> {
         let advertised = home.advertise.iter().copied().find(|address| family.holds(*address));
-        if home.origin != Origin::Own {
+        if home.origin != Origin::Own || !home.advertise.is_empty() {
             return advertised;
         }
         let usable = |address: &IpAddr| family.holds(*address) && !address.is_loopback() && !is_link_local(*address);
-        advertised.or_else(|| match self.source {
+        match self.source {
             Source::Host => self.local.addresses.iter().copied().find(usable),
             Source::Container(_) => self.gateways().find(usable),
             Source::Stranger | Source::Unknown => None,
-        })
+        }
     }
 
     /// Whether traffic of an asker of this host to `address` stays on this host. A record of the registry may be our
@@ -425,5 +425,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,361 @@
-//! Not written yet.
+//! Runs the [`Publisher`] and the [`Mirror`] against a registry: carries their effects out and their inputs in. [IO]
+//!
+//! One task owns both machines and everything they know; nothing is shared and nothing is locked. Calls run beside one
+//! another within that task, so that a renewal of the lease never waits for a write, and a change of [`Desired`] leaves
+//! as a transaction at once. Decisions are the machines'; here is only wiring.
+//!
+//! The embedded registry is a [`Store`] in this task: the same machines, the same calls, no server. It forgets with the
+//! process, which harms nobody: its only host derives everything from Docker anew.
+
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    call::{CallError, Reply, Request, Revision, WatchEvent, WatchRange},
+    etcd::Etcd,
+    memory::Store,
+    mirror::{self, Mirror, View},
+    publisher::{self, Identity, Publisher, SessionFile},
+    state::StateDirectory,
+};
+use crate::model::{Desired, Problem};
+
+#[cfg(test)]
+mod tests;
+
+/// The shortest sleep: a machine that wants to be woken in the past is not spun on.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+/// How to take part.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who we are.
+    pub identity: Identity,
+    /// Where the session is kept between starts. The embedded registry keeps nothing: it ends with us.
+    pub state: Arc<StateDirectory>,
+}
+
+/// The registry itself.
+#[derive(Clone)]
+pub enum Backend {
+    /// Embedded in this process.
+    Memory(Store),
+    /// A cluster of etcd.
+    Etcd(Etcd),
+}
+
+/// Where what is known goes.
+#[derive(Debug)]
+pub struct Outputs {
+    /// All hosts.
+    pub view: watch::Sender<Arc<View>>,
+    /// How it goes.
+    pub status: watch::Sender<Status>,
+}
+
+/// What the agent asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Withdraw this host; answered when its keys are gone.
+    Leave(oneshot::Sender<Result<(), String>>),
+    /// Other hosts reach us here now.
+    Advertise(Vec<IpAddr>),
+}
+
+/// How it goes with the registry, for metrics, readiness and people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The side that publishes.
+    pub publisher: publisher::Status,
+    /// The side that follows.
+    pub mirror: mirror::Status,
+    /// Since when the registry is not heard, if that is too long.
+    pub stale_since: Option<Instant>,
+}
+
+impl Status {
+    /// What is broken on this side.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        let conflict = self.publisher.conflict.as_ref().map(|conflict| {
+            Problem::new("--host-id", conflict, "one host id per host: nothing of this host is published meanwhile")
+        });
+        self.publisher.problems.iter().cloned().chain(conflict)
+    }
+}
+
+/// Publishes `desired` and follows everybody else; never returns. Dropping it keeps the lease: a restart is invisible.
+pub async fn run(
+    options: Options,
+    backend: Backend,
+    mut desired: watch::Receiver<Arc<Desired>>,
+    outputs: Outputs,
+    mut commands: mpsc::Receiver<Command>,
+) {
+    let mut driver = Driver::new(options, backend, outputs);
+    let first = Arc::clone(&desired.borrow_and_update());
+    driver.inputs.push_back(publisher::Input::Desired(first).into());
+    driver.inputs.push_back(mirror::Input::Tick.into());
+    let (mut has_desired, mut has_commands) = (true, true);
+    loop {
+        driver.turn();
+        let wake = driver.wake_at();
+        let input = tokio::select! {
+            changed = desired.changed(), if has_desired => match changed {
+                Ok(()) => publisher::Input::Desired(Arc::clone(&desired.borrow_and_update())).into(),
+                Err(_) => {
+                    has_desired = false;
+                    continue;
+                }
+            },
+            command = commands.recv(), if has_commands => match command {
+                Some(Command::Advertise(advertise)) => publisher::Input::Advertise(advertise).into(),
+                Some(Command::Leave(done)) if driver.left => {
+                    let _ = done.send(Ok(()));
+                    continue;
+                }
+                Some(Command::Leave(done)) => {
+                    driver.leaving.push(done);
+                    publisher::Input::Leave.into()
+                }
+                None => {
+                    has_commands = false;
+                    continue;
+                }
+            },
+            Some(input) = driver.pending.next() => input,
+            event = told(&mut driver.watch) => event.into(),
+            () = sleep_until(wake) => Input::Tick,
+        };
+        driver.inputs.push_back(input);
+    }
+}
+
+/// The next event of the watch, if there is one. A watch that ends without a word is broken.
+async fn told(watch: &mut Option<mpsc::Receiver<WatchEvent>>) -> mirror::Input {
+    let Some(receiver) = watch else { return std::future::pending().await };
+    let event = receiver.recv().await.unwrap_or_else(|| WatchEvent::Broken("the watch has ended".into()));
+    if matches!(event, WatchEvent::Broken(_) | WatchEvent::Compacted { .. }) {
+        *watch = None;
+    }
+    mirror::Input::Watched(event)
+}
+
+/// An input for either machine, or for both.
+#[derive(Debug)]
+enum Input {
+    Publisher(publisher::Input),
+    Mirror(mirror::Input),
+    Tick,
+}
+
+impl From<publisher::Input> for Input {
+    fn from(input: publisher::Input) -> Self {
+        Self::Publisher(input)
+    }
+}
+
+impl From<mirror::Input> for Input {
+    fn from(input: mirror::Input) -> Self {
+        Self::Mirror(input)
+    }
+}
+
+struct Driver {
+    publisher: Publisher,
+    mirror: Mirror,
+    registry: Registry,
+    state: Arc<StateDirectory>,
+    outputs: Outputs,
+    start: Instant,
+    rng: StdRng,
+    inputs: VecDeque<Input>,
+    pending: FuturesUnordered<BoxFuture<'static, Input>>,
+    watch: Option<mpsc::Receiver<WatchEvent>>,
+    leaving: Vec<oneshot::Sender<Result<(), String>>>,
+    left: bool,
+}
+
+enum Registry {
+    Embedded(Embedded),
+    Etcd(Etcd),
+}
+
+impl Driver {
+    fn new(options: Options, backend: Backend, outputs: Outputs) -> Self {
+        let Options { identity, state } = options;
+        let (registry, file) = match backend {
+            Backend::Memory(store) => (Registry::Embedded(Embedded { store, watch: None }), SessionFile::default()),
+            Backend::Etcd(etcd) => (Registry::Etcd(etcd), state.session()),
+        };
+        Self {
+            mirror: Mirror::new(identity.keys.clone(), identity.host.clone()),
+            publisher: Publisher::new(identity, file),
+            registry,
+            state,
+            outputs,
+            start: Instant::now(),
+            rng: StdRng::from_rng(&mut rand::rng()),
+            inputs: VecDeque::new(),
+            pending: FuturesUnordered::new(),
+            watch: None,
+            leaving: Vec::new(),
+            left: false,
+        }
+    }
+
+    /// Works until there is nothing to do but wait, then tells what is known.
+    fn turn(&mut self) {
+        loop {
+            let now = self.start.elapsed();
+            if let Registry::Embedded(embedded) = &mut self.registry {
+                self.inputs.extend(embedded.tell(now).map(|event| mirror::Input::Watched(event).into()));
+            }
+            let Some(input) = self.inputs.pop_front() else { break };
+            let (to_publisher, to_mirror) = match input {
+                Input::Publisher(input) => (Some(input), None),
+                Input::Mirror(input) => (None, Some(input)),
+                Input::Tick => (Some(publisher::Input::Tick), Some(mirror::Input::Tick)),
+            };
+            if let Some(input) = to_publisher {
+                for effect in self.publisher.handle(now, input, &mut self.rng) {
+                    self.execute_published(now, effect);
+                }
+            }
+            if let Some(input) = to_mirror {
+                for effect in self.mirror.handle(now, input, &mut self.rng) {
+                    self.execute_mirrored(now, effect);
+                }
+            }
+        }
+        self.tell();
+    }
+
+    fn execute_published(&mut self, now: Duration, effect: publisher::Effect) {
+        use publisher::{Effect, Input};
+        match effect {
+            Effect::Save(file) => self.save(file),
+            Effect::Call(request) => self.call(now, request, |outcome| Input::Replied(outcome).into()),
+            Effect::Renew(lease) => {
+                self.call(now, Request::KeepAlive { lease }, |outcome| Input::Renewed(outcome).into());
+            }
+            Effect::Wrote(revision) => self.inputs.push_back(mirror::Input::Wrote(revision).into()),
+            Effect::Echoed(revision) => self.inputs.push_back(mirror::Input::Echoed(revision).into()),
+            Effect::Left => {
+                self.left = true;
+                for done in self.leaving.drain(..) {
+                    // Whoever asked may have gone: the host has left all the same.
+                    let _ = done.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn execute_mirrored(&mut self, now: Duration, effect: mirror::Effect) {
+        use mirror::{Effect, Input};
+        match effect {
+            Effect::Call(request) => self.call(now, request, |outcome| Input::Replied(outcome).into()),
+            Effect::Watch(from) => match &mut self.registry {
+                Registry::Embedded(embedded) => {
+                    embedded.watch = Some((from, self.mirror.ranges()));
+                    let header = embedded.store.header();
+                    self.inputs.push_back(Input::Watched(WatchEvent::Created { header }).into());
+                }
+                Registry::Etcd(etcd) => self.watch = Some(etcd.watch(self.mirror.ranges(), from)),
+            },
+            Effect::Unwatch => match &mut self.registry {
+                Registry::Embedded(embedded) => embedded.watch = None,
+                Registry::Etcd(_) => self.watch = None,
+            },
+            Effect::Touched(revision) => self.inputs.push_back(publisher::Input::Touched(revision).into()),
+        }
+    }
+
+    fn call(&mut self, now: Duration, request: Request, answer: fn(Result<Reply, CallError>) -> Input) {
+        match &mut self.registry {
+            Registry::Embedded(embedded) => self.inputs.push_back(answer(embedded.store.call(now, &request))),
+            Registry::Etcd(etcd) => {
+                let etcd = etcd.clone();
+                self.pending.push(Box::pin(async move { answer(etcd.call(request).await) }));
+            }
+        }
+    }
+
+    fn save(&mut self, file: SessionFile) {
+        if let Registry::Embedded(_) = self.registry {
+            return self.inputs.push_back(publisher::Input::Saved(Ok(())).into());
+        }
+        let state = Arc::clone(&self.state);
+        let saved = tokio::task::spawn_blocking(move || state.save_session(&file).map_err(|error| error.to_string()));
+        self.pending.push(Box::pin(async move {
+            publisher::Input::Saved(saved.await.unwrap_or_else(|error| Err(error.to_string()))).into()
+        }));
+    }
+
+    fn wake_at(&self) -> Instant {
+        let expiry = match &self.registry {
+            Registry::Embedded(embedded) => embedded.store.next_expiry(),
+            Registry::Etcd(_) => None,
+        };
+        let next = [self.publisher.wake_at(), self.mirror.wake_at(), expiry].into_iter().flatten().min();
+        // An hour stands for "only an input helps".
+        let next = next.unwrap_or_else(|| self.start.elapsed() + Duration::from_secs(3600));
+        (self.start + next).max(Instant::now() + SHORTEST_SLEEP)
+    }
+
+    fn tell(&self) {
+        let view = self.mirror.view();
+        self.outputs.view.send_if_modified(|told| {
+            let is_new = !Arc::ptr_eq(told, view);
+            if is_new {
+                *told = Arc::clone(view);
+            }
+            is_new
+        });
+        let status = Status {
+            publisher: self.publisher.status(),
+            mirror: self.mirror.status().clone(),
+            stale_since: view.stale_since.map(|since| self.start + since),
+        };
+        self.outputs.status.send_if_modified(|told| {
+            let is_new = *told != status;
+            if is_new {
+                *told = status;
+            }
+            is_new
+        });
+    }
+}
+
+/// The registry in this process, with what is watched of it.
+struct Embedded {
+    store: Store,
+    watch: Option<(Revision, Vec<WatchRange>)>,
+}
+
+impl Embedded {
+    /// What the watch has to tell.
+    fn tell(&mut self, now: Duration) -> Option<WatchEvent> {
+        self.store.expire(now);
+        let (from, ranges) = self.watch.as_mut()?;
+        let header = self.store.header();
+        if header.revision < *from {
+            return None;
+        }
+        match self.store.changes_since(*from, ranges) {
+            Ok(changes) => {
+                *from = header.revision + 1;
+                (!changes.is_empty()).then_some(WatchEvent::Changes { header, changes })
+            }
+            Err(_) => {
+                self.watch = None;
+                Some(WatchEvent::Compacted { revision: self.store.compacted() })
+            }
+        }
+    }
+}

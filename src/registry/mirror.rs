@@ -1,1 +1,612 @@
-//! Not written yet.
+//! Follows what every host has in the registry. A state machine without IO: inputs and the time go in, effects come
+//! out, and [`Mirror::wake_at`] says when to call again without an input.
+//!
+//! ```text
+//! list, page by page at one revision ─► swap it in whole ─► watch from the next revision ─► one swap per delivery
+//!        ▲                                                        │            ▲    │ broken: resume after the
+//!        └── compacted, gap, repeat, other cluster, difference ◄──┘            └────┘ last revision, with a pause
+//! ```
+//!
+//! **Nothing is patched.** A change that does not follow from what we hold (a delete of what we never had, a key created
+//! at a revision we did not see, a revision that does not grow) means that the watch lost or repeated something: we list
+//! anew. Until the new list is complete the old view stands, so that no failure empties an answer (P2, I7).
+//!
+//! **A watch that is silent is not trusted.** Our own writes and, every 10 s, our echo must come back over the watch
+//! within [`PROOF_WITHIN`]; else it is watched anew, then listed anew. What even that does not find, a full compare does.
+//!
+//! **Broken values** harm only themselves: they are skipped, counted, and shown as problems.
+//!
+//! **Failure.** With etcd gone the view stays as it is, is marked stale, and everything is retried for ever with a
+//! growing, jittered pause. A list at a lower revision than ours (an etcd restored from a backup) is believed only when
+//! it has been seen [`BACKWARDS`] times in a row.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use imbl::OrdMap;
+use rand::{Rng, RngExt};
+
+use self::contents::Contents;
+use super::{
+    call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
+    record::{Interner, Key, Keys},
+};
+use crate::model::{Host, HostId, Origin, Problem};
+
+mod contents;
+#[cfg(test)]
+mod tests;
+
+/// Keys per page of a list: some 1 MiB of records.
+const PAGE: i64 = 1_000;
+/// Our own writes and echoes come back over a living watch within this time: an etcd that is overloaded still manages.
+pub const PROOF_WITHIN: Duration = Duration::from_secs(5);
+/// A new watch is confirmed within this time.
+const CREATED_WITHIN: Duration = Duration::from_secs(5);
+/// Longest silence of a watch: two echoes.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Without a watch for this long we say that we are stale; shorter breaks are none of anybody's business.
+const STALE_AFTER: Duration = Duration::from_secs(5);
+/// Two lists are at least this far apart, whatever is wrong with the watch.
+const LIST_EVERY: Duration = Duration::from_millis(500);
+/// A full compare happens between these, at random: no fleet does it at once.
+const COMPARE_EVERY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+/// What a compare found different is looked at again after this time: the watch may just have been behind.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// Deletions remembered during a compare; with more it is given up.
+const MAX_GONE: usize = 10_000;
+/// Pauses after failures: doubled from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often a list has to show a lower revision of the same cluster to be believed.
+const BACKWARDS: u32 = 3;
+
+/// What is known of all hosts. Immutable; made by the [`Mirror`].
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// etcd's cluster id.
+    pub cluster: u64,
+    /// The last revision that changed `hosts`, or that of the list. Never falls within one `cluster`.
+    pub revision: Revision,
+    /// The registry has been listed since we started.
+    pub listed: bool,
+    /// When the registry was last heard, if that is too long ago; since the agent's start.
+    pub stale_since: Option<Duration>,
+    /// All hosts, keyed as in the catalog so that merging copies nothing; [`Origin::Own`] is never among them.
+    pub hosts: OrdMap<Origin, Arc<Host>>,
+    /// What could not be read, by key.
+    pub problems: Arc<[Problem]>,
+    /// How many keys that is.
+    pub undecodable: usize,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// To [`Effect::Call`].
+    Replied(Result<Reply, CallError>),
+    /// The watch of the last [`Effect::Watch`] told this.
+    Watched(WatchEvent),
+    /// The publisher wrote keys of ours at this revision.
+    Wrote(Revision),
+    /// The publisher wrote our echo at this revision.
+    Echoed(Revision),
+    /// Nothing, but it is time.
+    Tick,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Make this call; answered by [`Input::Replied`]. At most one is in flight.
+    Call(Request),
+    /// Watch [`Mirror::ranges`] from this revision on, instead of what was watched before.
+    Watch(Revision),
+    /// Stop watching.
+    Unwatch,
+    /// Keys of our own host changed at this revision.
+    Touched(Revision),
+}
+
+/// How it goes, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Full lists taken.
+    pub relists: u64,
+    /// Differences that a full compare found.
+    pub repairs: u64,
+    /// Watches that did not prove to be alive.
+    pub stalls: u64,
+    /// Changes that did not follow from what we held.
+    pub gaps: u64,
+    /// What last went wrong; `None` when all is well.
+    pub last_error: Option<String>,
+}
+
+/// What the call in flight is for.
+#[derive(Debug)]
+enum Call {
+    List(Draft),
+    Compare(Compare),
+    /// Nothing any more.
+    Abandoned,
+}
+
+/// A list that is not complete yet.
+#[derive(Debug, Default)]
+struct Draft {
+    at: Option<Header>,
+    next: Vec<u8>,
+    contents: Contents,
+}
+
+/// A full compare that is not complete yet.
+#[derive(Debug, Default)]
+struct Compare {
+    at: Option<Header>,
+    next: Vec<u8>,
+    found: BTreeMap<Key, Revision>,
+}
+
+#[derive(Debug)]
+enum Watching {
+    No,
+    Asked { until: Duration },
+    Created,
+}
+
+/// Something that a living watch tells soon.
+#[derive(Clone, Copy, Debug, Default)]
+struct Proof {
+    seen: Revision,
+    expected: Option<(Revision, Duration)>,
+}
+
+/// Mirrors all hosts.
+#[derive(Debug)]
+pub struct Mirror {
+    keys: Keys,
+    own: HostId,
+    hosts: WatchRange,
+    contents: Contents,
+    interner: Interner,
+    view: Arc<View>,
+    must_list: bool,
+    backwards: u32,
+    listed_at: Duration,
+    call: Option<Call>,
+    watching: Watching,
+    heard_at: Duration,
+    wrote: Proof,
+    echo: Proof,
+    /// Both proofs failed once since the last list.
+    doubted: bool,
+    compare_at: Duration,
+    /// While a compare runs: what was deleted meanwhile.
+    gone: BTreeSet<Key>,
+    /// What a compare found, to be judged then: the revision in etcd at the compared one.
+    suspects: Option<(Duration, Revision, BTreeMap<Key, Option<Revision>>)>,
+    not_before: Duration,
+    failures: u32,
+    status: Status,
+}
+
+impl Mirror {
+    /// A mirror that knows nothing yet, for the agent of host `own`.
+    pub fn new(keys: Keys, own: HostId) -> Self {
+        Self {
+            hosts: keys.hosts_range(),
+            keys,
+            own,
+            contents: Contents::default(),
+            interner: Interner::default(),
+            view: Arc::default(),
+            must_list: true,
+            backwards: 0,
+            listed_at: Duration::ZERO,
+            call: None,
+            watching: Watching::No,
+            heard_at: Duration::ZERO,
+            wrote: Proof::default(),
+            echo: Proof::default(),
+            doubted: false,
+            compare_at: Duration::MAX,
+            gone: BTreeSet::new(),
+            suspects: None,
+            not_before: Duration::ZERO,
+            failures: 0,
+            status: Status::default(),
+        }
+    }
+
+    /// What [`Effect::Watch`] watches: all hosts, and our own echo.
+    pub fn ranges(&self) -> Vec<WatchRange> {
+        vec![self.hosts.clone(), self.keys.echo_range(&self.own)]
+    }
+
+    /// What is known. The same `Arc` until something changes.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// How it goes.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// When to call [`handle`](Self::handle) with [`Input::Tick`] if nothing else happens.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let idle = self.call.is_none();
+        let watching = match self.watching {
+            Watching::No => (!self.must_list).then_some(self.not_before),
+            Watching::Asked { until } => Some(until),
+            Watching::Created => [self.wrote, self.echo]
+                .iter()
+                .filter_map(|proof| Some(proof.expected?.1))
+                .chain([self.heard_at + SILENCE])
+                .min(),
+        };
+        let list = (self.must_list && idle).then_some(self.not_before);
+        let compare = (self.can_compare() && idle).then_some(self.compare_at);
+        let judge = self.suspects.as_ref().map(|suspects| suspects.0);
+        let stale = self.view.stale_since.is_none().then(|| self.stale_at());
+        [watching, list, compare, judge, stale].into_iter().flatten().min()
+    }
+
+    /// Takes in what happened and says what to do now.
+    pub fn handle(&mut self, now: Duration, input: Input, rng: &mut impl Rng) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Replied(outcome) => self.take_reply(now, outcome, rng, &mut effects),
+            Input::Watched(event) => self.take_event(now, event, rng, &mut effects),
+            Input::Wrote(revision) => self.wrote.expect(revision, now),
+            Input::Echoed(revision) => self.echo.expect(revision, now),
+            Input::Tick => {}
+        }
+        self.advance(now, rng, &mut effects);
+        self.refresh_stale(now);
+        effects
+    }
+
+    fn advance(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
+        self.judge_watch(now, rng, effects);
+        self.judge_suspects(now, effects);
+        if now >= self.not_before && !self.must_list && matches!(self.watching, Watching::No) {
+            self.watching = Watching::Asked { until: now + CREATED_WITHIN };
+            effects.push(Effect::Watch(self.view.revision + 1));
+        }
+        if self.call.is_some() {
+            return;
+        }
+        if self.must_list {
+            if now >= self.not_before {
+                self.ask(Call::List(Draft { next: self.hosts.start.clone(), ..Draft::default() }), effects);
+            }
+        } else if self.can_compare() && now >= self.compare_at {
+            self.gone.clear();
+            self.ask(Call::Compare(Compare { next: self.hosts.start.clone(), ..Compare::default() }), effects);
+        }
+    }
+
+    fn can_compare(&self) -> bool {
+        !self.must_list && self.suspects.is_none() && matches!(self.watching, Watching::Created)
+    }
+
+    fn ask(&mut self, call: Call, effects: &mut Vec<Effect>) {
+        let (start, at) = match &call {
+            Call::List(draft) => (draft.next.clone(), draft.at),
+            Call::Compare(compare) => (compare.next.clone(), compare.at),
+            Call::Abandoned => return,
+        };
+        let revision = at.map(|header| header.revision);
+        effects.push(Effect::Call(Request::Range { start, end: self.hosts.end.clone(), limit: PAGE, revision }));
+        self.call = Some(call);
+    }
+
+    fn take_reply(
+        &mut self,
+        now: Duration,
+        outcome: Result<Reply, CallError>,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        let call = self.call.take();
+        match (call, outcome) {
+            (None | Some(Call::Abandoned), _) => {}
+            (Some(Call::List(draft)), Ok(Reply::Range { header, kvs, more })) => {
+                self.take_page(now, draft, header, kvs, more, rng, effects);
+            }
+            (Some(Call::Compare(compare)), Ok(Reply::Range { header, kvs, more })) => {
+                self.take_compared(now, compare, header, &kvs, more, rng, effects);
+            }
+            (Some(Call::List(_)), Ok(_)) => self.fail(now, "etcd answered another question".into(), rng),
+            (Some(Call::List(_)), Err(error)) => self.fail(now, error.to_string(), rng),
+            (Some(Call::Compare(_)), _) => self.compare_later(now, rng),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
+    fn take_page(
+        &mut self,
+        now: Duration,
+        mut draft: Draft,
+        header: Header,
+        kvs: Vec<KeyValue>,
+        more: bool,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        let at = *draft.at.get_or_insert(header);
+        if at.cluster != header.cluster {
+            return self.fail(now, "another cluster answered in the middle of a list".into(), rng);
+        }
+        let is_behind = self.view.listed && at.cluster == self.view.cluster && at.revision < self.view.revision;
+        if is_behind && self.backwards + 1 < BACKWARDS {
+            self.backwards += 1;
+            let (found, known) = (at.revision, self.view.revision);
+            return self.fail(
+                now,
+                format!("etcd is at revision {found}, but was at {known}: restored from a backup?"),
+                rng,
+            );
+        }
+        self.heard_at = now;
+        draft.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
+        let known = (at.cluster == self.view.cluster && !is_behind).then_some(&self.contents);
+        for kv in kvs {
+            draft.contents.list(&self.keys, kv, &mut self.interner, known);
+        }
+        if more && !draft.next.is_empty() {
+            return self.ask(Call::List(draft), effects);
+        }
+        draft.contents.share_with(&self.view.hosts);
+        self.contents = draft.contents;
+        self.must_list = false;
+        self.backwards = 0;
+        self.failures = 0;
+        self.doubted = false;
+        self.not_before = now;
+        self.status.relists += 1;
+        self.status.last_error = None;
+        // What was written before is in the list; a later write proves the next watch.
+        self.wrote = Proof { seen: at.revision, expected: None };
+        self.echo = self.wrote;
+        self.listed_at = now;
+        self.compare_later(now, rng);
+        self.publish(at);
+    }
+
+    fn take_event(&mut self, now: Duration, event: WatchEvent, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
+        if matches!(self.watching, Watching::No) {
+            return;
+        }
+        let header = match &event {
+            WatchEvent::Created { header } | WatchEvent::Changes { header, .. } | WatchEvent::Progress { header } => {
+                *header
+            }
+            WatchEvent::Compacted { .. } => {
+                return self.list_anew(now, "what we had not seen yet has been compacted away".into(), effects);
+            }
+            WatchEvent::Broken(reason) => {
+                self.watching = Watching::No;
+                return self.fail(now, reason.clone(), rng);
+            }
+        };
+        if header.cluster != self.view.cluster {
+            return self.list_anew(now, "another cluster answers".into(), effects);
+        }
+        self.heard_at = now;
+        match event {
+            WatchEvent::Created { .. } => {
+                self.watching = Watching::Created;
+                self.failures = 0;
+                self.status.last_error = None;
+                self.wrote.restart(now);
+                self.echo.restart(now);
+            }
+            WatchEvent::Changes { changes, .. } => self.take_changes(now, header, changes, effects),
+            _ => {}
+        }
+    }
+
+    fn take_changes(&mut self, now: Duration, header: Header, changes: Vec<Change>, effects: &mut Vec<Effect>) {
+        let known = self.view.revision;
+        let mut last = known;
+        for change in changes {
+            let revision = change.mod_revision();
+            match self.keys.parse(change.key()) {
+                Some(Key::Echo(_)) => {
+                    self.echo.see(revision);
+                    continue;
+                }
+                Some(key @ (Key::Session(_) | Key::Instance(..))) => {
+                    let (Key::Session(host) | Key::Instance(host, _) | Key::Echo(host)) = &key;
+                    if *host == self.own && effects.last() != Some(&Effect::Touched(revision)) {
+                        effects.push(Effect::Touched(revision));
+                    }
+                    let compares = matches!(self.call, Some(Call::Compare(_))) || self.suspects.is_some();
+                    if compares && matches!(change, Change::Delete { .. }) && self.gone.len() <= MAX_GONE {
+                        self.gone.insert(key);
+                    }
+                }
+                None => {}
+            }
+            let outcome = if revision <= known || revision < last {
+                Err(contents::Gap(revision))
+            } else {
+                self.contents.apply(&self.keys, change, &mut self.interner)
+            };
+            if let Err(gap) = outcome {
+                self.status.gaps += 1;
+                return self.list_anew(now, gap.to_string(), effects);
+            }
+            last = revision;
+        }
+        self.wrote.see(last);
+        if last > known {
+            self.publish(Header { cluster: header.cluster, revision: last });
+        }
+    }
+
+    /// A watch that is not confirmed, silent, or does not tell what it must, is not trusted any longer.
+    fn judge_watch(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
+        let reason = match self.watching {
+            Watching::No => return,
+            Watching::Asked { until } if now >= until => "the watch was not confirmed",
+            Watching::Created if self.wrote.has_failed(now) || self.echo.has_failed(now) => {
+                self.status.stalls += 1;
+                tracing::warn!("our own write did not come back over the watch: following anew");
+                if self.doubted {
+                    return self.list_anew(now, "our own writes do not come back over the watch".into(), effects);
+                }
+                self.doubted = true;
+                "our own write did not come back over the watch"
+            }
+            Watching::Created if now >= self.heard_at + SILENCE => "the watch is silent",
+            _ => return,
+        };
+        self.watching = Watching::No;
+        effects.push(Effect::Unwatch);
+        self.fail(now, reason.into(), rng);
+        if self.doubted {
+            // Nobody is down: watch anew at once.
+            self.not_before = now;
+        }
+    }
+
+    fn list_anew(&mut self, now: Duration, reason: String, effects: &mut Vec<Effect>) {
+        tracing::info!(reason, "listing the registry anew");
+        self.status.last_error = Some(reason);
+        self.must_list = true;
+        self.suspects = None;
+        if let Some(Call::Compare(_)) = self.call {
+            self.call = Some(Call::Abandoned);
+        }
+        if !matches!(self.watching, Watching::No) {
+            self.watching = Watching::No;
+            effects.push(Effect::Unwatch);
+        }
+        self.not_before = if self.status.relists > 1 { now.max(self.listed_at + LIST_EVERY) } else { now };
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
+    fn take_compared(
+        &mut self,
+        now: Duration,
+        mut compare: Compare,
+        header: Header,
+        kvs: &[KeyValue],
+        more: bool,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        let at = *compare.at.get_or_insert(header);
+        if header.cluster != self.view.cluster {
+            return self.list_anew(now, "another cluster answers".into(), effects);
+        }
+        compare.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
+        compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, kv.mod_revision))));
+        if more && !compare.next.is_empty() {
+            return self.ask(Call::Compare(compare), effects);
+        }
+        let Compare { found, .. } = compare;
+        let absent =
+            self.contents.ledger.iter().filter(|(key, _)| !found.contains_key(key)).map(|(key, _)| (key, None));
+        let mut suspects: BTreeMap<_, _> = absent.collect();
+        suspects.extend(found.into_iter().map(|(key, revision)| (key, Some(revision))));
+        suspects.retain(|key, found| self.differs(key, *found, at.revision));
+        if suspects.is_empty() {
+            return self.compare_later(now, rng);
+        }
+        self.suspects = Some((now + CATCH_UP, at.revision, suspects));
+        self.compare_later(now, rng);
+    }
+
+    /// Whether a key that etcd had at `found` when it was at `at` contradicts what we hold.
+    fn differs(&self, key: &Key, found: Option<Revision>, at: Revision) -> bool {
+        match (self.contents.ledger.get(key), found) {
+            (Some(seen), Some(found)) => seen.modified < found || (seen.modified > found && seen.modified <= at),
+            (Some(seen), None) => seen.modified <= at,
+            (None, Some(_)) => !self.gone.contains(key),
+            (None, None) => false,
+        }
+    }
+
+    fn judge_suspects(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.suspects.as_ref().is_none_or(|(when, ..)| now < *when) {
+            return;
+        }
+        let Some((_, at, suspects)) = self.suspects.take() else { return };
+        if !matches!(self.watching, Watching::Created) || self.gone.len() > MAX_GONE {
+            return;
+        }
+        let differing = suspects.iter().filter(|(key, found)| self.differs(key, **found, at)).count();
+        if differing > 0 {
+            tracing::error!(differing, "the watch lost changes: what we hold is not what etcd has");
+            self.status.repairs += differing as u64;
+            self.list_anew(now, format!("{differing} keys differ from etcd"), effects);
+        }
+    }
+
+    fn compare_later(&mut self, now: Duration, rng: &mut impl Rng) {
+        self.compare_at = now + rng.random_range(COMPARE_EVERY.0..COMPARE_EVERY.1);
+    }
+
+    fn publish(&mut self, at: Header) {
+        let known: &[Problem] = &self.view.problems;
+        let is_same = known.iter().eq(self.contents.broken.values());
+        let problems =
+            if is_same { Arc::clone(&self.view.problems) } else { self.contents.broken.values().cloned().collect() };
+        self.view = Arc::new(View {
+            cluster: at.cluster,
+            revision: at.revision,
+            listed: true,
+            stale_since: self.view.stale_since,
+            hosts: self.contents.hosts.clone(),
+            undecodable: problems.len(),
+            problems,
+        });
+    }
+
+    fn stale_at(&self) -> Duration {
+        let patience = if matches!(self.watching, Watching::Created) { SILENCE } else { STALE_AFTER };
+        self.heard_at + patience
+    }
+
+    fn refresh_stale(&mut self, now: Duration) {
+        let stale_since = (now >= self.stale_at()).then_some(self.heard_at);
+        if self.view.stale_since != stale_since {
+            Arc::make_mut(&mut self.view).stale_since = stale_since;
+        }
+    }
+
+    fn fail(&mut self, now: Duration, reason: String, rng: &mut impl Rng) {
+        let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + rng.random_range(longest / 2..=longest);
+        self.status.last_error = Some(reason);
+    }
+}
+
+impl Proof {
+    fn expect(&mut self, revision: Revision, now: Duration) {
+        if revision > self.seen && self.expected.is_none() {
+            self.expected = Some((revision, now + PROOF_WITHIN));
+        }
+    }
+
+    fn see(&mut self, revision: Revision) {
+        self.seen = self.seen.max(revision);
+        self.expected = self.expected.filter(|(expected, _)| *expected > revision);
+    }
+
+    fn restart(&mut self, now: Duration) {
+        self.expected = self.expected.map(|(expected, _)| (expected, now + PROOF_WITHIN));
+    }
+
+    fn has_failed(&self, now: Duration) -> bool {
+        self.expected.is_some_and(|(_, until)| now >= until)
+    }
+}

@@ -1,1 +1,440 @@
-//! Not written yet.
+//! Keeps our keys in etcd equal to our Desired, under one lease. A state machine without IO: inputs and the time go
+//! in, effects come out, and [`Publisher::wake_at`] says when to call again without an input.
+//!
+//! One call is in flight at a time (renewals of the lease run beside it), and the next step is always derived from what
+//! is known, never from what was planned:
+//!
+//! ```text
+//! look at our session key ─► a lease (adopt, else grant) ─► save ─► claim the session key ─► read our keys ─► write
+//!        ▲                                                                                         differences │
+//!        └── a fence that failed, a reply that was lost, a lease that ended ◄──────────────────────────────────┘
+//! ```
+//!
+//! **Claiming.** The session key holds a nonce, new at every start. We take it over only if it is absent or its nonce is
+//! one that our own state file knows; else another agent lives under our host id (a cloned machine), and we publish
+//! nothing, name it, and look again later. The new nonce is saved before it is written, so that a crash in between does
+//! not lock us out of our own key.
+//!
+//! **Lost replies.** A call without a reply may still be carried out, later. So after a lost write the session key is
+//! claimed again, which gives it a new revision: the late write's fence then fails.
+//!
+//! **Failure.** Whatever goes wrong is retried for ever with a growing, jittered pause. A lease is never given up
+//! except by [`Input::Leave`]: under NOSPACE no other could be had.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    call::{CallError, Compare, LeaseId, Op, Reply, Request, Revision, WatchRange},
+    plan::{Fence, MAX_BYTES, Stored, plan},
+    record::{self, Keys, MAX_VALUE},
+};
+use crate::model::{Desired, HostId, Problem, Publication, Session, ShortId};
+
+mod replies;
+
+/// The lease is renewed three times per life: two renewals may fail.
+const RENEWALS: u32 = 3;
+/// A renewal that failed is tried again this soon: a dozen tries within a lease of 30 s.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
+/// The echo key is rewritten this often: what is unseen of a dead watch is at most this old, plus the mirror's wait.
+const ECHO_EVERY: Duration = Duration::from_secs(10);
+/// Our own keys are read anew between these, at random: no fleet does it at once.
+const COMPARE_EVERY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+/// Pauses after failures: doubled from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A host id that somebody else holds is looked at this often.
+const CONFLICT_EVERY: Duration = Duration::from_secs(5);
+/// Keys of one host read per call: 500 records of 1 KiB are far below etcd's reply limits.
+const PAGE: i64 = 500;
+/// Nonces that our state file may know: the one we hold, and those of starts that crashed before they claimed.
+const MAX_NONCES: usize = 8;
+/// How many of our latest writes are known by revision: the watch tells of them within milliseconds.
+const MAX_WRITTEN: usize = 64;
+
+/// What the state directory keeps between starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionFile {
+    /// Nonces that are ours, the oldest first; the first is the one last known to be in etcd.
+    #[serde(default)]
+    pub nonces: Vec<String>,
+    /// Our lease.
+    #[serde(default)]
+    pub lease: Option<i64>,
+}
+
+/// Who we are.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// This host.
+    pub host: HostId,
+    /// Below which prefix.
+    pub keys: Keys,
+    /// What our session key says; its nonce is new at every start.
+    pub session: Session,
+    /// Seconds a lease lives.
+    pub lease_ttl: i64,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Docker's state changed.
+    Desired(Arc<Desired>),
+    /// Other hosts reach us elsewhere now.
+    Advertise(Vec<IpAddr>),
+    /// The session file is on disk, or why not.
+    Saved(Result<(), String>),
+    /// To [`Effect::Call`].
+    Replied(Result<Reply, CallError>),
+    /// To [`Effect::Renew`].
+    Renewed(Result<Reply, CallError>),
+    /// The watch saw a change of our own keys at this revision: perhaps our own, perhaps somebody else's.
+    Touched(Revision),
+    /// Withdraw everything and stop publishing.
+    Leave,
+    /// Nothing, but it is time.
+    Tick,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Write the session file; answered by [`Input::Saved`].
+    Save(SessionFile),
+    /// Make this call; answered by [`Input::Replied`]. At most one is in flight.
+    Call(Request),
+    /// Renew the lease; answered by [`Input::Renewed`]. At most one is in flight.
+    Renew(LeaseId),
+    /// Our records or our session were written at this revision: the mirror must see it.
+    Wrote(Revision),
+    /// Our echo was written at this revision: the mirror must see it.
+    Echoed(Revision),
+    /// [`Input::Leave`] is done: our keys are gone, or were never ours.
+    Left,
+}
+
+/// How it goes, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Our keys are as wanted.
+    pub synced: bool,
+    /// Our lease.
+    pub lease: Option<LeaseId>,
+    /// Who else has our host id.
+    pub conflict: Option<String>,
+    /// Records in etcd that are ours.
+    pub published: usize,
+    /// Transactions that changed records.
+    pub writes: u64,
+    /// Leases that ended under us.
+    pub lease_losses: u64,
+    /// Own keys found different though we had written them.
+    pub repairs: u64,
+    /// What last went wrong; `None` when the last call went well.
+    pub last_error: Option<String>,
+    /// Records that cannot be published.
+    pub problems: Vec<Problem>,
+}
+
+/// What the call in flight is for.
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Look,
+    Adopt(LeaseId),
+    Grant,
+    Save(SessionFile),
+    Claim { value: Vec<u8> },
+    Read { start: Vec<u8>, read: BTreeMap<Vec<u8>, Stored> },
+    Write { ops: Vec<Op> },
+    Echo,
+    Revoke(LeaseId),
+}
+
+/// What is known of the session key.
+#[derive(Clone, Debug, PartialEq)]
+enum Hold {
+    /// Nothing: look first.
+    Unknown,
+    /// It may be claimed, if it still has this revision (0: absent).
+    Free(Revision),
+    /// It is ours, with this value.
+    Ours { fence: Fence, value: Vec<u8> },
+    /// It is somebody else's; look again then.
+    Theirs { look_again: Duration },
+}
+
+/// Publishes one host's containers.
+#[derive(Debug)]
+pub struct Publisher {
+    identity: Identity,
+    session_key: Vec<u8>,
+    own: WatchRange,
+    desired: Arc<Desired>,
+    /// The records of `desired` as they are stored, kept while their publication is the same.
+    encoded: BTreeMap<ShortId, (Arc<Publication>, Vec<u8>)>,
+    file: SessionFile,
+    saved: Option<SessionFile>,
+    hold: Hold,
+    lease: Option<LeaseId>,
+    lease_tried: bool,
+    stored: Option<BTreeMap<Vec<u8>, Stored>>,
+    /// What we believed before we read our keys anew, to count what differs.
+    believed: Option<BTreeMap<Vec<u8>, Stored>>,
+    /// Revisions of our latest writes, and those of changes that may turn out to be ours.
+    written: VecDeque<Revision>,
+    touched: Vec<Revision>,
+    step: Option<Step>,
+    renewing: Option<LeaseId>,
+    renew_at: Duration,
+    echo_at: Duration,
+    compare_at: Duration,
+    not_before: Duration,
+    failures: u32,
+    leaving: bool,
+    left: bool,
+    status: Status,
+}
+
+impl Publisher {
+    /// A publisher that has done nothing yet. `file` is what the state directory kept.
+    pub fn new(identity: Identity, mut file: SessionFile) -> Self {
+        let nonce = identity.session.nonce.to_string();
+        if !file.nonces.contains(&nonce) {
+            file.nonces.push(nonce);
+        }
+        // The first one is in etcd; of those that never got there the newest are the likely ones.
+        while file.nonces.len() > MAX_NONCES {
+            file.nonces.remove(1);
+        }
+        Self {
+            session_key: identity.keys.session(&identity.host),
+            own: identity.keys.host_range(&identity.host),
+            identity,
+            desired: Arc::default(),
+            encoded: BTreeMap::new(),
+            file,
+            saved: None,
+            hold: Hold::Unknown,
+            lease: None,
+            lease_tried: false,
+            stored: None,
+            believed: None,
+            written: VecDeque::new(),
+            touched: Vec::new(),
+            step: None,
+            renewing: None,
+            renew_at: Duration::ZERO,
+            echo_at: Duration::ZERO,
+            compare_at: Duration::MAX,
+            not_before: Duration::ZERO,
+            failures: 0,
+            leaving: false,
+            left: false,
+            status: Status::default(),
+        }
+    }
+
+    /// How it goes.
+    pub fn status(&self) -> Status {
+        let published = self
+            .stored
+            .as_ref()
+            .or(self.believed.as_ref())
+            .map_or(0, |stored| stored.keys().filter(|key| **key != self.session_key).count());
+        Status { lease: self.lease, published, ..self.status.clone() }
+    }
+
+    /// What our session key says, or will say.
+    pub fn session(&self) -> &Session {
+        &self.identity.session
+    }
+
+    /// When to call [`handle`](Self::handle) with [`Input::Tick`] if nothing else happens; `None`: only an input helps.
+    pub fn wake_at(&self) -> Option<Duration> {
+        if self.left {
+            return None;
+        }
+        let renew = (self.lease.is_some() && self.renewing.is_none()).then_some(self.renew_at);
+        let next = self.step.is_none().then(|| match &self.hold {
+            Hold::Theirs { look_again } => *look_again,
+            Hold::Ours { .. } if self.failures == 0 => self.echo_at.min(self.compare_at).max(self.not_before),
+            _ => self.not_before,
+        });
+        [renew, next].into_iter().flatten().min()
+    }
+
+    /// Takes in what happened and says what to do now.
+    pub fn handle(&mut self, now: Duration, input: Input, rng: &mut impl Rng) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Desired(desired) => self.want(desired),
+            Input::Advertise(advertise) => self.identity.session.advertise = advertise,
+            Input::Leave => {
+                self.leaving = true;
+                self.not_before = now;
+            }
+            Input::Touched(revision) => self.take_touch(now, revision),
+            Input::Saved(outcome) => self.take_saved(outcome),
+            Input::Replied(outcome) => self.take_reply(now, outcome, rng, &mut effects),
+            Input::Renewed(outcome) => self.take_renewal(now, outcome),
+            Input::Tick => {}
+        }
+        self.advance(now, &mut effects);
+        effects
+    }
+
+    fn want(&mut self, desired: Arc<Desired>) {
+        self.status.problems.clear();
+        self.encoded.retain(|container, _| desired.publications.contains_key(container));
+        for (container, publication) in &desired.publications {
+            if self.encoded.get(container).is_some_and(|(known, _)| Arc::ptr_eq(known, publication)) {
+                continue;
+            }
+            self.encoded.insert(*container, (Arc::clone(publication), record::encode(publication)));
+        }
+        for (publication, value) in self.encoded.values().filter(|(_, value)| value.len() > MAX_VALUE) {
+            let place = format!("container {} ({})", publication.container, publication.name);
+            let found = format!("a record of {} octets", value.len());
+            self.status.problems.push(Problem::new(
+                place,
+                &found,
+                format!("at most {MAX_VALUE}: fewer ports, tags or networks"),
+            ));
+        }
+        self.desired = desired;
+    }
+
+    /// All keys that should be ours, with their values: the session itself is one of them.
+    fn wanted<'a>(&'a self, session: &'a [u8]) -> BTreeMap<Vec<u8>, &'a [u8]> {
+        let (keys, host) = (&self.identity.keys, &self.identity.host);
+        let fitting = self.encoded.iter().filter(|(_, (_, value))| value.len() <= MAX_VALUE.min(MAX_BYTES));
+        fitting
+            .map(|(container, (_, value))| (keys.instance(host, *container), value.as_slice()))
+            .chain([(self.session_key.clone(), session)])
+            .collect()
+    }
+
+    /// Does the next thing that is missing, unless something is in flight or a pause is on.
+    fn advance(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.left {
+            return;
+        }
+        if let Some(lease) = self.lease
+            && self.renewing.is_none()
+            && now >= self.renew_at
+        {
+            self.renewing = Some(lease);
+            effects.push(Effect::Renew(lease));
+        }
+        if self.step.is_some() || now < self.not_before {
+            return;
+        }
+        if let Hold::Theirs { look_again } = self.hold {
+            if self.leaving {
+                // Nothing there is ours.
+                return self.leave(effects);
+            }
+            if now < look_again {
+                return;
+            }
+            self.hold = Hold::Unknown;
+        }
+        let step = match (&self.hold, self.lease) {
+            (Hold::Unknown, _) => Step::Look,
+            (_, None) => match self.file.lease.filter(|_| !self.lease_tried) {
+                Some(lease) => Step::Adopt(LeaseId(lease)),
+                None if self.leaving => return self.leave(effects),
+                None => Step::Grant,
+            },
+            (Hold::Free(_), Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
+            (Hold::Free(_), Some(_)) => Step::Claim { value: record::encode_session(&self.identity.session) },
+            (Hold::Ours { .. }, Some(lease)) if self.leaving => Step::Revoke(lease),
+            (Hold::Ours { .. }, Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
+            (Hold::Ours { .. }, Some(_)) if self.stored.is_none() || now >= self.compare_at => {
+                self.believed = self.stored.take();
+                Step::Read { start: self.own.start.clone(), read: BTreeMap::new() }
+            }
+            (Hold::Ours { .. }, Some(lease)) => match self.next_write(now, lease) {
+                Some(step) => step,
+                None => return,
+            },
+            (Hold::Theirs { .. }, Some(_)) => return,
+        };
+        self.begin(step, effects);
+    }
+
+    /// The next difference to write, or the echo when it is time.
+    fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
+        let session = record::encode_session(&self.identity.session);
+        let ops = match (&self.stored, self.desired.listed) {
+            (Some(stored), true) => plan(&self.wanted(&session), stored, lease),
+            // Docker has not been listed: what etcd has of us stays. Only the session may change.
+            (Some(stored), false) => {
+                let only_session = stored.iter().filter(|(key, _)| **key == self.session_key);
+                let stored = only_session.map(|(key, stored)| (key.clone(), stored.clone())).collect();
+                plan(&BTreeMap::from([(self.session_key.clone(), session.as_slice())]), &stored, lease)
+            }
+            (None, _) => Vec::new(),
+        };
+        self.status.synced = ops.is_empty() && self.desired.listed;
+        if !ops.is_empty() {
+            return Some(Step::Write { ops });
+        }
+        (now >= self.echo_at).then_some(Step::Echo)
+    }
+
+    fn begin(&mut self, step: Step, effects: &mut Vec<Effect>) {
+        let effect = match &step {
+            Step::Look => {
+                let get = Op::Get { key: self.session_key.clone() };
+                Effect::Call(Request::Txn { compare: Vec::new(), then: vec![get], otherwise: Vec::new() })
+            }
+            Step::Adopt(lease) => Effect::Call(Request::KeepAlive { lease: *lease }),
+            Step::Grant => Effect::Call(Request::Grant { ttl: self.identity.lease_ttl }),
+            Step::Save(file) => Effect::Save(file.clone()),
+            Step::Claim { value } => {
+                let (Hold::Free(revision), Some(lease)) = (&self.hold, self.lease) else { return };
+                let compare = vec![Compare::ModRevision { key: self.session_key.clone(), equal: *revision }];
+                let put = Op::Put { key: self.session_key.clone(), value: value.clone(), lease };
+                Effect::Call(Request::Txn { compare, then: vec![put], otherwise: Vec::new() })
+            }
+            Step::Read { start, .. } => Effect::Call(Request::Range {
+                start: start.clone(),
+                end: self.own.end.clone(),
+                limit: PAGE,
+                revision: None,
+            }),
+            Step::Write { ops } => {
+                // I4; the etcd client looks at it once more.
+                debug_assert!(
+                    ops.iter().all(|op| key_of(op).starts_with(&self.own.start)),
+                    "only below our own host id"
+                );
+                let Hold::Ours { fence, .. } = &self.hold else { return };
+                Effect::Call(fence.guard(ops.clone()))
+            }
+            Step::Echo => {
+                let (Hold::Ours { fence, .. }, Some(lease)) = (&self.hold, self.lease) else { return };
+                let key = self.identity.keys.echo(&self.identity.host);
+                let value = self.identity.session.nonce.as_bytes().to_vec();
+                Effect::Call(fence.guard(vec![Op::Put { key, value, lease }]))
+            }
+            Step::Revoke(lease) => Effect::Call(Request::Revoke { lease: *lease }),
+        };
+        self.step = Some(step);
+        effects.push(effect);
+    }
+}
+
+fn key_of(op: &Op) -> &[u8] {
+    let (Op::Put { key, .. } | Op::Delete { key } | Op::Get { key }) = op;
+    key
+}

@@ -1,1 +1,391 @@
-//! Not written yet.
+//! What etcd holds, and what it means: keys and JSON values ↔ the model's types. The only place that knows both.
+//!
+//! Values are versioned by the path (`v1`). Reading tolerates fields it does not know; a value it cannot read is an
+//! [`Undecodable`], which harms only itself. A container's record looks like this (one line in etcd):
+//!
+//! ```json
+//! {"name":"shop-web-1","image":"nginx:1","phase":"serving","health":"healthy",
+//!  "services":[{"service":"web","namespace":"shop","tags":["a"],"weight":1,
+//!               "ports":[{"name":"http","port":80,"proto":"tcp",
+//!                         "published":[{"ip":"0.0.0.0","port":8080,"chosen":true}]}]}],
+//!  "networks":[{"id":"3f…","name":"shop_default","driver":"bridge","scope":"local","internal":false,
+//!               "ips":["172.18.0.2"]}]}
+//! ```
+//!
+//! A service whose main port was chosen by a label carries it as `"port":80`.
+
+use std::{borrow::Cow, collections::HashSet, net::IpAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::call::{WatchRange, prefix_end};
+use crate::model::{
+    Attachment, Driver, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication, Published, Scope,
+    Session, ShortId,
+};
+
+/// Largest value we read or write: a record of 64 services with 256 ports each never comes near.
+pub const MAX_VALUE: usize = 256 * 1024;
+/// Most services of one container.
+pub const MAX_SERVICES: usize = 64;
+/// Most ports of one service.
+pub const MAX_PORTS: usize = 256;
+/// Most networks of one container.
+pub const MAX_NETWORKS: usize = 64;
+/// Most addresses of a container on one network, of a port on its host, or of a host.
+pub const MAX_ADDRESSES: usize = 32;
+/// Most tags of one service.
+pub const MAX_TAGS: usize = 128;
+
+/// Why a value cannot be read; said to people, so it names what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Undecodable(String);
+
+impl Undecodable {
+    fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// Builds and reads keys below one prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    hosts: Vec<u8>,
+    echo: Vec<u8>,
+}
+
+/// What a key means.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// A host's session.
+    Session(HostId),
+    /// A container's record.
+    Instance(HostId, ShortId),
+    /// The proof that a host's watch lives.
+    Echo(HostId),
+}
+
+impl Keys {
+    /// Keys below `<prefix>/v1/`.
+    pub fn new(prefix: &str) -> Self {
+        let root = prefix.trim_end_matches('/');
+        Self { hosts: format!("{root}/v1/hosts/").into_bytes(), echo: format!("{root}/v1/echo/").into_bytes() }
+    }
+
+    /// `<prefix>/v1/hosts/<host>/`: all that an agent may write, but for its echo.
+    pub fn host_prefix(&self, host: &HostId) -> Vec<u8> {
+        [&self.hosts, host.as_str().as_bytes(), b"/"].concat()
+    }
+
+    /// A host's session key.
+    pub fn session(&self, host: &HostId) -> Vec<u8> {
+        [&self.hosts, host.as_str().as_bytes(), b"/session"].concat()
+    }
+
+    /// A container's key.
+    pub fn instance(&self, host: &HostId, container: ShortId) -> Vec<u8> {
+        [&self.hosts, host.as_str().as_bytes(), b"/instances/", container.as_str().as_bytes()].concat()
+    }
+
+    /// A host's echo key.
+    pub fn echo(&self, host: &HostId) -> Vec<u8> {
+        [&self.echo, host.as_str().as_bytes()].concat()
+    }
+
+    /// Everything of every host.
+    pub fn hosts_range(&self) -> WatchRange {
+        WatchRange { start: self.hosts.clone(), end: prefix_end(&self.hosts) }
+    }
+
+    /// Everything of one host, but for its echo.
+    pub fn host_range(&self, host: &HostId) -> WatchRange {
+        let start = self.host_prefix(host);
+        WatchRange { end: prefix_end(&start), start }
+    }
+
+    /// One host's echo.
+    pub fn echo_range(&self, host: &HostId) -> WatchRange {
+        let start = self.echo(host);
+        WatchRange { end: [start.as_slice(), b"\0"].concat(), start }
+    }
+
+    /// What a key means; `None` for what we do not know.
+    pub fn parse(&self, key: &[u8]) -> Option<Key> {
+        if let Some(host) = key.strip_prefix(self.echo.as_slice()) {
+            return HostId::parse(str::from_utf8(host).ok()?).ok().map(Key::Echo);
+        }
+        let (host, rest) = str::from_utf8(key.strip_prefix(self.hosts.as_slice())?).ok()?.split_once('/')?;
+        let host = HostId::parse(host).ok()?;
+        match rest.strip_prefix("instances/") {
+            Some(container) => {
+                (container.len() == 12).then(|| ShortId::parse(container)).flatten().map(|id| Key::Instance(host, id))
+            }
+            None => (rest == "session").then_some(Key::Session(host)),
+        }
+    }
+}
+
+/// Keeps one copy of each text: 100,000 records hold few different ones.
+#[derive(Debug, Default)]
+pub struct Interner {
+    texts: HashSet<Arc<str>>,
+    labels: HashSet<Label>,
+}
+
+/// The interner forgets what nobody holds when it has grown to this many texts.
+const MAX_INTERNED: usize = 1 << 16;
+
+impl Interner {
+    /// The shared copy of a text.
+    pub fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        if self.texts.len() >= MAX_INTERNED {
+            self.texts.retain(|text| Arc::strong_count(text) > 1);
+            if self.texts.len() >= MAX_INTERNED {
+                self.texts.clear();
+            }
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&text));
+        text
+    }
+
+    fn label(&mut self, text: &str) -> Result<Label, Undecodable> {
+        if let Some(known) = self.labels.get(text) {
+            return Ok(known.clone());
+        }
+        if self.labels.len() >= MAX_INTERNED {
+            self.labels.clear();
+        }
+        let label = Label::parse(text).map_err(|error| Undecodable::new(format!("{text:.80?}: {error}")))?;
+        self.labels.insert(label.clone());
+        Ok(label)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionWire<'a> {
+    #[serde(borrow)]
+    nonce: Cow<'a, str>,
+    #[serde(default)]
+    advertise: Vec<IpAddr>,
+    #[serde(default, borrow)]
+    locality: Cow<'a, str>,
+    #[serde(default, borrow)]
+    version: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordWire<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(default, borrow)]
+    image: Cow<'a, str>,
+    phase: Phase,
+    #[serde(default = "no_check")]
+    health: Health,
+    #[serde(borrow)]
+    services: Vec<ServiceWire<'a>>,
+    #[serde(default, borrow)]
+    networks: Vec<NetworkWire<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ServiceWire<'a> {
+    #[serde(borrow)]
+    service: Cow<'a, str>,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(default, borrow)]
+    tags: Vec<Cow<'a, str>>,
+    #[serde(default = "one")]
+    weight: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(default, borrow)]
+    ports: Vec<PortWire<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PortWire<'a> {
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    name: Option<Cow<'a, str>>,
+    port: u16,
+    #[serde(default = "tcp")]
+    proto: Proto,
+    #[serde(default)]
+    published: Vec<PublishedWire>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PublishedWire {
+    ip: IpAddr,
+    port: u16,
+    #[serde(default)]
+    chosen: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NetworkWire<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(default, borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    driver: Cow<'a, str>,
+    #[serde(default = "local")]
+    scope: Scope,
+    #[serde(default)]
+    internal: bool,
+    #[serde(default)]
+    ips: Vec<IpAddr>,
+}
+
+fn no_check() -> Health {
+    Health::None
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn tcp() -> Proto {
+    Proto::Tcp
+}
+
+fn local() -> Scope {
+    Scope::Local
+}
+
+/// A session as it is stored.
+pub fn encode_session(session: &Session) -> Vec<u8> {
+    let wire = SessionWire {
+        nonce: Cow::Borrowed(&session.nonce),
+        advertise: session.advertise.clone(),
+        locality: Cow::Borrowed(&session.locality),
+        version: Cow::Borrowed(&session.version),
+    };
+    serde_json::to_vec(&wire).expect("texts and addresses are always JSON")
+}
+
+/// Reads a session.
+pub fn decode_session(value: &[u8], interner: &mut Interner) -> Result<Session, Undecodable> {
+    let wire: SessionWire<'_> = read(value)?;
+    within("advertise", wire.advertise.len(), MAX_ADDRESSES)?;
+    Ok(Session {
+        nonce: interner.text(&wire.nonce),
+        advertise: wire.advertise,
+        locality: interner.text(&wire.locality),
+        version: interner.text(&wire.version),
+    })
+}
+
+/// A container's record as it is stored. Equal publications give equal bytes, so that nothing is written twice.
+pub fn encode(publication: &Publication) -> Vec<u8> {
+    let port = |port: &Port| PortWire {
+        name: port.name.as_ref().map(|name| Cow::Owned(name.as_str().to_owned())),
+        port: port.port,
+        proto: port.proto,
+        published: port.published.iter().map(|p| PublishedWire { ip: p.ip, port: p.port, chosen: p.chosen }).collect(),
+    };
+    let wire = RecordWire {
+        name: Cow::Borrowed(&publication.name),
+        image: Cow::Borrowed(&publication.image),
+        phase: publication.phase,
+        health: publication.health,
+        services: publication
+            .services
+            .iter()
+            .map(|offer| ServiceWire {
+                service: Cow::Borrowed(offer.service.as_str()),
+                namespace: Cow::Borrowed(offer.namespace.as_str()),
+                tags: offer.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
+                weight: offer.weight,
+                port: offer.port,
+                ports: offer.ports.iter().map(port).collect(),
+            })
+            .collect(),
+        networks: publication
+            .networks
+            .iter()
+            .map(|network| NetworkWire {
+                id: Cow::Borrowed(&network.id.0),
+                name: Cow::Borrowed(&network.name),
+                driver: Cow::Borrowed(network.driver.as_str()),
+                scope: network.scope,
+                internal: network.internal,
+                ips: network.ips.to_vec(),
+            })
+            .collect(),
+    };
+    serde_json::to_vec(&wire).expect("texts, numbers and addresses are always JSON")
+}
+
+/// Reads a container's record.
+pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Result<Publication, Undecodable> {
+    let wire: RecordWire<'_> = read(value)?;
+    within("services", wire.services.len(), MAX_SERVICES)?;
+    within("networks", wire.networks.len(), MAX_NETWORKS)?;
+    if wire.services.is_empty() {
+        return Err(Undecodable::new("at least one service"));
+    }
+    let services = wire.services.into_iter().map(|wire| offer(wire, interner)).collect::<Result<_, _>>()?;
+    let networks = wire.networks.into_iter().map(|wire| attachment(wire, interner)).collect::<Result<_, _>>()?;
+    Ok(Publication {
+        container,
+        name: wire.name.into(),
+        image: interner.text(&wire.image),
+        phase: wire.phase,
+        health: wire.health,
+        services,
+        networks,
+    })
+}
+
+fn offer(wire: ServiceWire<'_>, interner: &mut Interner) -> Result<Offer, Undecodable> {
+    within("tags", wire.tags.len(), MAX_TAGS)?;
+    within("ports", wire.ports.len(), MAX_PORTS)?;
+    Ok(Offer {
+        service: interner.label(&wire.service)?,
+        namespace: interner.label(&wire.namespace)?,
+        tags: wire.tags.iter().map(|tag| interner.text(tag)).collect(),
+        weight: wire.weight,
+        port: wire.port,
+        ports: wire.ports.into_iter().map(|wire| port(wire, interner)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn port(wire: PortWire<'_>, interner: &mut Interner) -> Result<Port, Undecodable> {
+    within("published", wire.published.len(), MAX_ADDRESSES)?;
+    let published =
+        wire.published.into_iter().map(|p| Published { ip: p.ip, port: p.port, chosen: p.chosen }).collect();
+    let name = wire.name.map(|name| interner.label(&name)).transpose()?;
+    Ok(Port { name, port: wire.port, proto: wire.proto, published })
+}
+
+fn attachment(wire: NetworkWire<'_>, interner: &mut Interner) -> Result<Attachment, Undecodable> {
+    within("ips", wire.ips.len(), MAX_ADDRESSES)?;
+    Ok(Attachment {
+        id: NetworkId(interner.text(&wire.id)),
+        name: interner.text(&wire.name),
+        driver: Driver::parse(&wire.driver),
+        scope: wire.scope,
+        internal: wire.internal,
+        ips: wire.ips.into(),
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Undecodable> {
+    within("octets", value.len(), MAX_VALUE)?;
+    serde_json::from_slice(value).map_err(|error| Undecodable::new(error.to_string()))
+}
+
+fn within(what: &str, found: usize, most: usize) -> Result<(), Undecodable> {
+    if found > most { Err(Undecodable::new(format!("at most {most} {what}, not {found}"))) } else { Ok(()) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

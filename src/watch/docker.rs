@@ -3,13 +3,7 @@
 //! GET only, so that a read-only socket proxy is enough. Nothing is decided here but when to reconnect: see
 //! [`Containers`] for what is believed.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    str::FromStr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
@@ -17,7 +11,6 @@ use bollard::{
     models,
     query_parameters::{EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions},
 };
-use futures_util::StreamExt;
 use rand::RngExt;
 use tokio::{
     sync::{mpsc, watch},
@@ -28,13 +21,14 @@ use tracing::{debug, info, warn};
 
 use super::{
     asker::{self, HostFacts},
-    container::{Cause, ContainerId, Containers, Depth, Event, Inspected, Moment, NetworkFacts, Summary, Wish},
+    container::{Cause, Containers, Depth, Event, Wish},
     desired, host,
     replay::Replay,
 };
-use crate::model::{Desired, Local, NetworkId};
+use crate::model::{Desired, Local};
 
 mod decode;
+mod request;
 
 /// Events between the reader and us. Docker buffers 1,024 itself; four times that is 10 s of the busiest engine measured.
 const QUEUE: usize = 4096;
@@ -42,8 +36,6 @@ const QUEUE: usize = 4096;
 const MAX_URGENT: usize = 64;
 /// Inspects under way that lists asked for: few, so that they do not slow those that somebody waits for.
 const MAX_SWEEP: usize = 8;
-/// How far back events are asked for when we connect. It narrows the race with the list; the list closes it.
-const REPLAY: Duration = Duration::from_secs(2);
 /// The list lags its events: it is repeated this long after each connect.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// Containers that gave no answer are asked again this often.
@@ -52,23 +44,6 @@ const RETRY_EVERY: Duration = Duration::from_secs(2);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A connection that lived as long as this was a good one: the next wait is the first again.
 const GOOD: Duration = Duration::from_secs(5);
-/// bollard's own deadline for response headers, a backstop behind ours.
-const HEADERS_SECONDS: u64 = 60;
-
-/// All events that concern us. Naming them leaves out `exec_*`, three for each health probe.
-const ACTIONS: [&str; 11] = [
-    "create",
-    "start",
-    "die",
-    "destroy",
-    "pause",
-    "unpause",
-    "rename",
-    "update",
-    "health_status",
-    "connect",
-    "disconnect",
-];
 
 /// Where the engine listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,6 +179,9 @@ enum Answer {
     Network(Event),
     List(Event),
     Host(HostFacts),
+    /// The event stream has ended: what was asked may still be answered.
+    StreamEnded(Lost),
+    /// There is nothing more to be had from this connection.
     Lost(Lost),
 }
 
@@ -225,6 +203,9 @@ struct Connection {
     urgent: Lane,
     sweep: Lane,
     listing: bool,
+    /// Why it ends as soon as all that was asked is answered. A stream that ends at once, for an event that cannot be
+    /// decoded, must not keep us from ever following up a list.
+    ending: Option<Lost>,
     /// The host's own facts are being read; `true`: once more after that.
     reading_host: Option<bool>,
 }
@@ -238,9 +219,9 @@ struct Lane {
 
 impl Follower {
     async fn connection(&mut self) -> Lost {
-        let docker = match connect(&self.options.endpoint) {
+        let docker = match request::connect(&self.options.endpoint) {
             Ok(docker) => docker,
-            Err(error) => return Lost(describe(&error)),
+            Err(error) => return Lost(request::describe(&error)),
         };
         let lane = |limit| Lane { running: 0, limit, waiting: VecDeque::new() };
         let mut connection = Connection {
@@ -249,10 +230,11 @@ impl Follower {
             urgent: lane(MAX_URGENT),
             sweep: lane(MAX_SWEEP),
             listing: false,
+            ending: None,
             reading_host: None,
         };
         let (sender, mut events) = mpsc::channel(QUEUE);
-        connection.tasks.spawn(read(docker, sender));
+        connection.tasks.spawn(request::read(docker, sender));
         self.list(&mut connection, Depth::Every);
         let mut again = std::pin::pin!(tokio::time::sleep(LIST_AGAIN));
         let mut listed_again = false;
@@ -273,20 +255,25 @@ impl Follower {
                         Err(lost) => return lost,
                     }
                 }
-                () = &mut again, if !listed_again => {
+                () = &mut again, if !listed_again && connection.ending.is_none() => {
                     listed_again = true;
                     self.list(&mut connection, Depth::Changed);
                     Vec::new()
                 }
-                _ = lists.tick() => {
+                _ = lists.tick(), if connection.ending.is_none() => {
                     self.list(&mut connection, Depth::Changed);
                     self.read_host(&mut connection);
                     Vec::new()
                 }
-                _ = retries.tick() => self.containers.retry(),
+                _ = retries.tick(), if connection.ending.is_none() => self.containers.retry(),
             };
             self.start(&mut connection, wishes);
             if let Some(lost) = self.publish(&mut connection) {
+                return lost;
+            }
+            if connection.tasks.is_empty()
+                && let Some(lost) = connection.ending.take()
+            {
                 return lost;
             }
         }
@@ -344,6 +331,10 @@ impl Follower {
                 }
                 Ok(Vec::new())
             }
+            Answer::StreamEnded(lost) => {
+                connection.ending = Some(lost);
+                Ok(Vec::new())
+            }
             Answer::Lost(lost) => Err(lost),
         }
     }
@@ -353,11 +344,11 @@ impl Follower {
             let (docker, deadline, began) =
                 (connection.docker.clone(), self.options.list_deadline, self.containers.now());
             connection.tasks.spawn(async move {
-                match timeout(deadline, list(&docker)).await {
+                match timeout(deadline, request::list(&docker)).await {
                     Ok(Ok((containers, networks))) => {
                         Answer::List(Event::Listed { began, depth, containers, networks })
                     }
-                    Ok(Err(error)) => Answer::Lost(Lost(describe(&error))),
+                    Ok(Err(error)) => Answer::Lost(Lost(request::describe(&error))),
                     Err(_) => Answer::Lost(Lost(format!("no answer to a list within {deadline:?}"))),
                 }
             });
@@ -382,9 +373,9 @@ impl Follower {
                 Wish::Inspect { cause, .. } => connection.lane(cause).waiting.push_back(wish),
                 Wish::InspectNetwork { id, began } => {
                     let docker = connection.docker.clone();
-                    connection
-                        .tasks
-                        .spawn(async move { Answer::Network(inspect_network(&docker, id, began, deadline).await) });
+                    connection.tasks.spawn(async move {
+                        Answer::Network(request::inspect_network(&docker, id, began, deadline).await)
+                    });
                 }
             }
         }
@@ -398,10 +389,10 @@ impl Follower {
                     lane.running += 1;
                     let docker = docker.clone();
                     tasks.spawn(async move {
-                        let event = match timeout(deadline, inspect(&docker, &id)).await {
+                        let event = match timeout(deadline, request::inspect(&docker, &id)).await {
                             Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
                             Ok(Ok(None)) => Event::Absent { ticket, id },
-                            Ok(Err(error)) => Event::Failed { ticket, id, error: describe(&error).into() },
+                            Ok(Err(error)) => Event::Failed { ticket, id, error: request::describe(&error).into() },
                             Err(_) => {
                                 Event::Failed { ticket, id, error: format!("no answer within {deadline:?}").into() }
                             }
@@ -419,7 +410,7 @@ impl Follower {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
         }
-        if changes.askers || self.local.listed != self.containers.is_listed() {
+        if changes.askers {
             self.publish_local();
         }
         if changes.bindings {
@@ -459,66 +450,6 @@ impl Connection {
     }
 }
 
-fn connect(endpoint: &Endpoint) -> Result<Docker, DockerError> {
-    match endpoint {
-        Endpoint::Unix(path) => Docker::connect_with_unix(path, HEADERS_SECONDS, API_DEFAULT_VERSION),
-        Endpoint::Tcp(address) => Docker::connect_with_http(address, HEADERS_SECONDS, API_DEFAULT_VERSION),
-    }
-}
-
-/// Decodes and enqueues, nothing else; ends with the stream, or when the queue is full.
-async fn read(docker: Docker, queue: mpsc::Sender<models::EventMessage>) -> Answer {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(REPLAY);
-    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let filters = [("type".to_owned(), words(&["container", "network"])), ("event".to_owned(), words(&ACTIONS))];
-    let options = EventsOptions {
-        since: Some(format!("{}.{:09}", since.as_secs(), since.subsec_nanos())),
-        until: None,
-        filters: Some(filters.into()),
-    };
-    let mut stream = std::pin::pin!(docker.events(Some(options)));
-    let why = loop {
-        match stream.next().await {
-            None => break "the event stream ended".to_owned(),
-            Some(Err(error)) => break format!("event stream: {}", describe(&error)),
-            Some(Ok(message)) => {
-                if queue.try_send(message).is_err() {
-                    break format!("{QUEUE} events are waiting: too many to follow one by one");
-                }
-            }
-        }
-    };
-    Answer::Lost(Lost(why))
-}
-
-async fn list(docker: &Docker) -> Result<(Vec<Summary>, Vec<NetworkFacts>), DockerError> {
-    let networks = docker.list_networks(None).await?;
-    let containers = docker.list_containers(Some(ListContainersOptions { all: true, ..Default::default() })).await?;
-    Ok((
-        containers.into_iter().filter_map(decode::summary).collect(),
-        networks.into_iter().filter_map(decode::network).collect(),
-    ))
-}
-
-async fn inspect(docker: &Docker, id: &ContainerId) -> Result<Option<Box<Inspected>>, DockerError> {
-    match docker.inspect_container(id.as_str(), None::<InspectContainerOptions>).await {
-        Ok(response) => Ok(Some(Box::new(decode::inspect(id.clone(), response)))),
-        Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-async fn inspect_network(docker: &Docker, id: NetworkId, began: Moment, deadline: Duration) -> Event {
-    match timeout(deadline, docker.inspect_network(&id.0, None::<InspectNetworkOptions>)).await {
-        Ok(Ok(response)) => match decode::network_inspect(response) {
-            Some((facts, endpoints)) => Event::NetworkPresent { began, facts: Box::new(facts), endpoints },
-            None => Event::NetworkFailed(id),
-        },
-        Ok(Err(DockerError::DockerResponseServerError { status_code: 404, .. })) => Event::NetworkAbsent(id),
-        Ok(Err(_)) | Err(_) => Event::NetworkFailed(id),
-    }
-}
-
 /// The host's own facts; what cannot be read stays as it was held.
 fn read_host(held: HostFacts) -> HostFacts {
     let read = |what: &str, error: std::io::Error| warn!(%error, "cannot read the host's {what}");
@@ -537,33 +468,6 @@ fn read_host(held: HostFacts) -> HostFacts {
             },
             Arc::new,
         ),
-    }
-}
-
-/// An error in words with its causes. A decoding error quotes what it could not read, perhaps a value of an environment:
-/// only its place is told.
-fn describe(error: &DockerError) -> String {
-    match error {
-        DockerError::JsonDataError { column, .. } => format!("an answer that is not Docker's API, at column {column}"),
-        DockerError::JsonSerdeError { err } => {
-            format!("an answer that is not Docker's API, at column {}", err.column())
-        }
-        DockerError::SocketNotFoundError(path) => format!("no socket at {path}"),
-        DockerError::DockerResponseServerError { status_code, message } => {
-            format!("status {status_code}: {}", message.chars().take(200).collect::<String>())
-        }
-        error => {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(error);
-            while let Some(cause) = source {
-                let cause_text = cause.to_string();
-                if !text.contains(&cause_text) {
-                    text = format!("{text}: {cause_text}");
-                }
-                source = cause.source();
-            }
-            text
-        }
     }
 }
 

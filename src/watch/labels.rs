@@ -32,10 +32,12 @@ use std::{
     sync::Arc,
 };
 
+use super::metadata::{
+    COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Entry, Key, MAX_KEYS, MAX_VALUE, Metadata, Origin,
+    SWARM_SERVICE, SWARM_STACK, Value, port_number,
+};
 use crate::model::{Label, LabelError, Offer, Port, Problem, Proto};
 
-/// Longest value that is read, in octets. 32 tags of 120 octets fit; a name needs 63.
-pub const MAX_VALUE: usize = 4 << 10;
 /// Ports of one container that are published. 64 of them make a record of about 6 KiB, far below etcd's 1.5 MiB.
 pub const MAX_PORTS: usize = 64;
 /// Tags of one service.
@@ -44,18 +46,6 @@ pub const MAX_TAGS: usize = 32;
 pub const MAX_TAG: usize = 255;
 /// Problems reported for one container; more of them say nothing new.
 pub const MAX_PROBLEMS: usize = 16;
-/// Keys held for one container: five for each port, and those that exist once.
-pub const MAX_KEYS: usize = 5 * MAX_PORTS + 32;
-
-const COMPOSE_PROJECT: &str = "com.docker.compose.project";
-const COMPOSE_SERVICE: &str = "com.docker.compose.service";
-const COMPOSE_ONEOFF: &str = "com.docker.compose.oneoff";
-const COMPOSE_HOOK: &str = "com.docker.compose.hook";
-const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
-const SWARM_STACK: &str = "com.docker.stack.namespace";
-const ENGINE_KEYS: [&str; 6] =
-    [COMPOSE_PROJECT, COMPOSE_SERVICE, COMPOSE_ONEOFF, COMPOSE_HOOK, SWARM_SERVICE, SWARM_STACK];
-
 const KNOWN_KEYS: [&str; 8] = [
     "portolan.service",
     "portolan.namespace",
@@ -68,150 +58,6 @@ const KNOWN_KEYS: [&str; 8] = [
 ];
 
 const NAME_EXPECTED: &str = "a name of 1 to 63 letters, digits, '-' and '_'";
-
-/// What a recognised key is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Service,
-    Namespace,
-    MainPort,
-    Tags,
-    Weight,
-    Ignore,
-    PortService(u16),
-    PortName(u16),
-    PortTags(u16),
-    Engine(&'static str),
-    /// Begins with `portolan.` and means nothing.
-    Unknown(Arc<str>),
-}
-
-/// Where a value was found; the lower one beats the higher one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Origin {
-    Label,
-    ServiceLabel,
-    Environment,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-enum Value {
-    Text(Arc<str>),
-    TooLong(usize),
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Entry {
-    origin: Origin,
-    key: Arc<str>,
-    value: Value,
-}
-
-/// What is kept of a container's labels and environment: recognised keys, values within [`MAX_VALUE`].
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Metadata {
-    entries: BTreeMap<Key, Entry>,
-    dropped: usize,
-}
-
-/// Shows keys only: values may come from an environment.
-impl std::fmt::Debug for Metadata {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.entries.values().map(|entry| &entry.key)).finish()
-    }
-}
-
-impl Metadata {
-    /// Takes what concerns us out of labels and of `KEY=value` environment entries, and drops the rest.
-    pub fn gather<'a>(
-        labels: impl IntoIterator<Item = (&'a str, &'a str)>,
-        environment: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
-        let mut metadata = Self::default();
-        // Sorted, because the engine's labels have no order and two spellings of one key must not take turns.
-        let labels: BTreeMap<_, _> = labels.into_iter().collect();
-        for (key, value) in labels {
-            if let Some(known) = label_key(key) {
-                let origin = if key.starts_with("SERVICE_") { Origin::ServiceLabel } else { Origin::Label };
-                metadata.keep(known, origin, key, value);
-            }
-        }
-        for variable in environment {
-            let Some((key, value)) = variable.split_once('=') else { continue };
-            if let Some(known) = service_key(key) {
-                metadata.keep(known, Origin::Environment, key, value);
-            }
-        }
-        metadata
-    }
-
-    fn keep(&mut self, known: Key, origin: Origin, key: &str, value: &str) {
-        if self.entries.get(&known).is_some_and(|held| held.origin < origin) {
-            return;
-        }
-        if self.entries.len() >= MAX_KEYS && !self.entries.contains_key(&known) {
-            self.dropped += 1;
-            return;
-        }
-        let value = if value.len() > MAX_VALUE { Value::TooLong(value.len()) } else { Value::Text(value.into()) };
-        self.entries.insert(known, Entry { origin, key: key.into(), value });
-    }
-
-    fn engine(&self, key: &'static str) -> Option<&str> {
-        match &self.entries.get(&Key::Engine(key))?.value {
-            Value::Text(text) => Some(text),
-            Value::TooLong(_) => Some(""),
-        }
-    }
-}
-
-fn label_key(key: &str) -> Option<Key> {
-    if let Some(engine) = ENGINE_KEYS.iter().find(|known| **known == key) {
-        return Some(Key::Engine(engine));
-    }
-    let Some(ours) = key.strip_prefix("portolan.") else { return service_key(key) };
-    let known = match ours {
-        "service" => Some(Key::Service),
-        "namespace" => Some(Key::Namespace),
-        "port" => Some(Key::MainPort),
-        "tags" => Some(Key::Tags),
-        "weight" => Some(Key::Weight),
-        "ignore" => Some(Key::Ignore),
-        other => other.strip_prefix("port.").and_then(|rest| rest.split_once('.')).and_then(|(port, field)| {
-            let port = port_number(port)?;
-            match field {
-                "name" => Some(Key::PortName(port)),
-                "service" => Some(Key::PortService(port)),
-                _ => None,
-            }
-        }),
-    };
-    Some(known.unwrap_or_else(|| Key::Unknown(key.chars().take(MAX_VALUE).collect::<String>().into())))
-}
-
-fn service_key(key: &str) -> Option<Key> {
-    let rest = key.strip_prefix("SERVICE_")?;
-    let is = |text: &str, word: &str| text.eq_ignore_ascii_case(word);
-    match rest {
-        _ if is(rest, "NAME") => return Some(Key::Service),
-        _ if is(rest, "TAGS") => return Some(Key::Tags),
-        _ if is(rest, "IGNORE") => return Some(Key::Ignore),
-        _ => {}
-    }
-    let (port, field) = rest.split_once('_')?;
-    let port = port_number(port)?;
-    match field {
-        _ if is(field, "NAME") => Some(Key::PortService(port)),
-        _ if is(field, "TAGS") => Some(Key::PortTags(port)),
-        _ => None,
-    }
-}
-
-/// A port number as people write it: digits only, 1 to 65535.
-fn port_number(text: &str) -> Option<u16> {
-    let plain = text.bytes().all(|digit| digit.is_ascii_digit());
-    text.parse().ok().filter(|port| plain && *port != 0)
-}
 
 /// What a container's metadata says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

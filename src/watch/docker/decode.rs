@@ -12,7 +12,7 @@ use std::{
 use super::{
     super::{
         container::{Binding, ContainerId, Endpoint, Event, Inspected, NetworkFacts, NetworkMode, State, Summary},
-        labels::Metadata,
+        metadata::Metadata,
     },
     models::{
         ContainerInspectResponse, ContainerState, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,

@@ -1,0 +1,85 @@
+use std::time::Duration;
+
+use imbl::OrdMap;
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    model::{Desired, HostId, Origin, Session},
+    registry::record::{Keys, tests::publication},
+};
+
+struct Agent {
+    desired: watch::Sender<Arc<Desired>>,
+    view: watch::Receiver<Arc<View>>,
+    status: watch::Receiver<Status>,
+    commands: mpsc::Sender<Command>,
+}
+
+fn start() -> Agent {
+    let (desired, wanted) = watch::channel(Arc::default());
+    let (view_out, view) = watch::channel(Arc::default());
+    let (status_out, status) = watch::channel(Status::default());
+    let (commands, commanded) = mpsc::channel(4);
+    let identity = Identity {
+        host: HostId::parse("a").unwrap(),
+        keys: Keys::new("/portolan"),
+        session: Session { nonce: "n1".into(), ..Session::default() },
+        lease_ttl: 30,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let state = Arc::new(StateDirectory::open(directory.path()).unwrap());
+    let (backend, outputs) = (Backend::Memory(Store::embedded(1)), Outputs { view: view_out, status: status_out });
+    tokio::spawn(run(Options { identity, state }, backend, wanted, outputs, commanded));
+    Agent { desired, view, status, commands }
+}
+
+fn listed(containers: &[&str]) -> Arc<Desired> {
+    let publications = containers.iter().map(|id| Arc::new(publication(id))).map(|p| (p.container, p)).collect();
+    Arc::new(Desired { listed: true, publications, ..Desired::default() })
+}
+
+impl Agent {
+    async fn until(&mut self, what: &str, holds: impl Fn(&View) -> bool) {
+        let waited = timeout(Duration::from_secs(3600), self.view.wait_for(|view| holds(view))).await;
+        assert!(waited.is_ok_and(|found| found.is_ok()), "{what}: {:?}", self.status.borrow());
+    }
+}
+
+fn published(view: &View) -> usize {
+    view.hosts.get(&Origin::Registry(HostId::parse("a").unwrap())).map_or(0, |host| host.publications.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_embedded_registry_holds_what_is_desired_and_follows_it() {
+    let mut agent = start();
+    agent.until("listed", |view| view.listed && view.hosts.len() == 1).await;
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa", "bbbbbbbbbbbb"]));
+    agent.until("both", |view| published(view) == 2).await;
+    agent.desired.send_replace(listed(&["bbbbbbbbbbbb"]));
+    agent.until("one", |view| published(view) == 1).await;
+    assert!(agent.status.wait_for(|status| status.publisher.synced).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_embedded_registry_at_rest_renews_its_lease_and_says_nothing() {
+    let mut agent = start();
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa"]));
+    agent.until("published", |view| published(view) == 1).await;
+    agent.view.mark_unchanged();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(!agent.view.has_changed().unwrap(), "{:?}", agent.view.borrow());
+    let Status { publisher, mirror, stale_since } = agent.status.borrow().clone();
+    assert_eq!((publisher.lease_losses, stale_since, mirror.relists, mirror.repairs), (0, None, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_withdraws_everything_and_answers_then() {
+    let mut agent = start();
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa"]));
+    agent.until("published", |view| published(view) == 1).await;
+    let (done, left) = oneshot::channel();
+    agent.commands.send(Command::Leave(done)).await.unwrap();
+    timeout(Duration::from_secs(1), left).await.unwrap().unwrap().unwrap();
+    agent.until("gone", |view| view.hosts == OrdMap::new()).await;
+}

@@ -1,0 +1,224 @@
+//! What the registry holds, decoded, and the revisions that tell whether a change fits what came before it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use imbl::OrdMap;
+
+use super::super::{
+    call::{Change, KeyValue, Revision},
+    record::{self, Interner, Key, Keys},
+};
+use crate::model::{Host, HostId, Origin, Problem, Publication, Session, ShortId};
+
+/// Most broken keys that are remembered, each with a problem of some 200 octets. Further ones are skipped unseen.
+const MAX_BROKEN: usize = 1_000;
+
+/// The revisions of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// That created it.
+    pub(super) created: Revision,
+    /// That last wrote it.
+    pub(super) modified: Revision,
+}
+
+/// The revisions of every key that means something, also of those whose value is broken.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(BTreeMap<HostId, OfHost>);
+
+#[derive(Debug, Default)]
+struct OfHost {
+    session: Option<Seen>,
+    instances: BTreeMap<ShortId, Seen>,
+}
+
+impl Ledger {
+    pub(super) fn get(&self, key: &Key) -> Option<Seen> {
+        match key {
+            Key::Session(host) => self.0.get(host)?.session,
+            Key::Instance(host, container) => self.0.get(host)?.instances.get(container).copied(),
+            Key::Echo(_) => None,
+        }
+    }
+
+    fn set(&mut self, key: &Key, seen: Option<Seen>) {
+        let (Key::Session(host) | Key::Instance(host, _)) = key else { return };
+        let of_host = match self.0.get_mut(host) {
+            Some(known) => known,
+            None => self.0.entry(host.clone()).or_default(),
+        };
+        match (key, seen) {
+            (Key::Instance(_, container), Some(seen)) => drop(of_host.instances.insert(*container, seen)),
+            (Key::Instance(_, container), None) => drop(of_host.instances.remove(container)),
+            (_, seen) => of_host.session = seen,
+        }
+        if of_host.session.is_none() && of_host.instances.is_empty() {
+            self.0.remove(host);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, Seen)> {
+        self.0.iter().flat_map(|(host, of_host)| {
+            let session = of_host.session.map(|seen| (Key::Session(host.clone()), seen));
+            let instance = |(container, seen): (&ShortId, &Seen)| (Key::Instance(host.clone(), *container), *seen);
+            session.into_iter().chain(of_host.instances.iter().map(instance))
+        })
+    }
+}
+
+/// A change that does not follow from what we hold: something before it was lost, or it comes again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the watch lost or repeated something before revision {0}")]
+pub(super) struct Gap(pub(super) Revision);
+
+/// All hosts as the registry has them.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) hosts: OrdMap<Origin, Arc<Host>>,
+    pub(super) ledger: Ledger,
+    pub(super) broken: BTreeMap<Vec<u8>, Problem>,
+}
+
+impl Contents {
+    /// Takes in one change, if it fits.
+    pub(super) fn apply(&mut self, keys: &Keys, change: Change, interner: &mut Interner) -> Result<(), Gap> {
+        let revision = change.mod_revision();
+        let Some(key) = keys.parse(change.key()) else {
+            match change {
+                Change::Put(kv) => self.put_unknown(kv.key),
+                Change::Delete { key, .. } => drop(self.broken.remove(&key)),
+            }
+            return Ok(());
+        };
+        let known = self.ledger.get(&key);
+        match change {
+            Change::Put(kv) => {
+                let fits = match known {
+                    Some(known) => kv.create_revision == known.created && revision > known.modified,
+                    None => kv.create_revision == revision,
+                };
+                if !fits {
+                    return Err(Gap(revision));
+                }
+                self.put(&key, kv, interner, None);
+            }
+            Change::Delete { key: raw, .. } => {
+                if known.is_none_or(|known| revision <= known.modified) {
+                    return Err(Gap(revision));
+                }
+                self.broken.remove(&raw);
+                self.ledger.set(&key, None);
+                self.withdraw(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a listed key. What `known` has decoded from the same revision is not decoded again.
+    pub(super) fn list(&mut self, keys: &Keys, kv: KeyValue, interner: &mut Interner, known: Option<&Self>) {
+        match keys.parse(&kv.key) {
+            Some(key) => self.put(&key, kv, interner, known),
+            None => self.put_unknown(kv.key),
+        }
+    }
+
+    /// A value that cannot be decoded replaces what was there all the same: the key is its owner's, and answering
+    /// from a value that nobody can read any more would differ from host to host. The owner notices and repairs it.
+    fn put(&mut self, key: &Key, kv: KeyValue, interner: &mut Interner, known: Option<&Self>) {
+        let seen = Seen { created: kv.create_revision, modified: kv.mod_revision };
+        self.ledger.set(key, Some(seen));
+        let known = known.filter(|known| known.ledger.get(key) == Some(seen));
+        let outcome = match key {
+            Key::Session(host) => known
+                .and_then(|known| known.host(host))
+                .map(|known| Ok(known.session.clone()))
+                .filter(|known| known.as_ref().is_ok_and(|session| !session.nonce.is_empty()))
+                .unwrap_or_else(|| record::decode_session(&kv.value, interner))
+                .map(|session| self.host_mut(host).session = session),
+            Key::Instance(host, container) => known
+                .and_then(|known| known.host(host)?.publications.get(container).cloned())
+                .map_or_else(|| record::decode(*container, &kv.value, interner).map(Arc::new), Ok)
+                .map(|publication| drop(self.host_mut(host).publications.insert(*container, publication))),
+            Key::Echo(_) => Ok(()),
+        };
+        match outcome {
+            Ok(()) => drop(self.broken.remove(&kv.key)),
+            Err(error) => {
+                self.withdraw(key);
+                let found = String::from_utf8_lossy(kv.value.get(..256).unwrap_or(&kv.value)).into_owned();
+                self.remember_broken(kv.key, &found, &error.to_string());
+            }
+        }
+    }
+
+    fn put_unknown(&mut self, key: Vec<u8>) {
+        self.remember_broken(
+            key,
+            "a key that means nothing",
+            "<host>/session or <host>/instances/<container>: delete it",
+        );
+    }
+
+    fn remember_broken(&mut self, key: Vec<u8>, found: &str, expected: &str) {
+        if self.broken.len() < MAX_BROKEN || self.broken.contains_key(&key) {
+            let place = format!("etcd key {}", key.escape_ascii());
+            self.broken.insert(key, Problem::new(place, found, expected));
+        }
+    }
+
+    fn withdraw(&mut self, key: &Key) {
+        let (Key::Session(id) | Key::Instance(id, _)) = key else { return };
+        let origin = Origin::Registry(id.clone());
+        let Some(host) = self.hosts.get_mut(&origin) else { return };
+        let host = Arc::make_mut(host);
+        match key {
+            Key::Instance(_, container) => drop(host.publications.remove(container)),
+            _ => host.session = Session::default(),
+        }
+        if host.publications.is_empty() && host.session == Session::default() {
+            self.hosts.remove(&origin);
+        }
+    }
+
+    fn host(&self, id: &HostId) -> Option<&Arc<Host>> {
+        self.hosts.get(&Origin::Registry(id.clone()))
+    }
+
+    fn host_mut(&mut self, id: &HostId) -> &mut Host {
+        Arc::make_mut(self.hosts.entry(Origin::Registry(id.clone())).or_default())
+    }
+
+    /// Takes as much of its structure from `before` as is the same, so that a reader of both finds only what differs.
+    pub(super) fn share_with(&mut self, before: &OrdMap<Origin, Arc<Host>>) {
+        let mut shared = before.clone();
+        for origin in before.keys().filter(|origin| !self.hosts.contains_key(*origin)) {
+            shared.remove(origin);
+        }
+        for (origin, host) in &self.hosts {
+            match before.get(origin) {
+                Some(known) if known == host => {}
+                Some(known) => {
+                    let publications = share(&known.publications, &host.publications);
+                    shared.insert(origin.clone(), Arc::new(Host { session: host.session.clone(), publications }));
+                }
+                None => drop(shared.insert(origin.clone(), Arc::clone(host))),
+            }
+        }
+        self.hosts = shared;
+    }
+}
+
+type Publications = OrdMap<ShortId, Arc<Publication>>;
+
+fn share(before: &Publications, now: &Publications) -> Publications {
+    let mut shared = before.clone();
+    for container in before.keys().filter(|container| !now.contains_key(*container)) {
+        shared.remove(container);
+    }
+    for (container, publication) in now {
+        if before.get(container) != Some(publication) {
+            shared.insert(*container, Arc::clone(publication));
+        }
+    }
+    shared
+}

@@ -1,0 +1,273 @@
+//! What each outcome means for what is known: the second half of the publisher.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::{Rng, RngExt};
+
+use super::{
+    super::{
+        call::{CallError, KeyValue, LeaseId, Op, OpReply, Reply, Revision},
+        plan::{Fence, Stored},
+        record::{self, Interner},
+    },
+    BACKOFF, COMPARE_EVERY, CONFLICT_EVERY, ECHO_EVERY, Effect, Hold, MAX_WRITTEN, Publisher, RENEW_AGAIN, RENEWALS,
+    Step,
+};
+
+impl Publisher {
+    pub(super) fn take_saved(&mut self, outcome: Result<(), String>) {
+        match self.step.take() {
+            Some(Step::Save(file)) => self.saved = Some(file),
+            step => {
+                self.step = step;
+                return;
+            }
+        }
+        // Publishing matters more than a quick return after a crash: go on, and try again with the next change.
+        if let Err(error) = outcome {
+            tracing::warn!(
+                error,
+                "the session file cannot be written: after a crash we may have to wait for our lease"
+            );
+            self.status.last_error = Some(error);
+        }
+    }
+
+    pub(super) fn take_reply(
+        &mut self,
+        now: Duration,
+        outcome: Result<Reply, CallError>,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(step) = self.step.take() else { return };
+        match outcome {
+            Ok(reply) => {
+                self.failures = 0;
+                self.status.last_error = None;
+                self.take_success(now, step, reply, rng, effects);
+            }
+            Err(CallError::LeaseNotFound) => match step {
+                Step::Adopt(_) => self.forget_lease(),
+                Step::Revoke(_) => self.leave(effects),
+                _ => self.lose_lease(),
+            },
+            Err(error) => {
+                // It may have been carried out, and may yet be: only a new revision of the session key fences it off.
+                if matches!(error, CallError::Unknown(_)) && matches!(step, Step::Claim { .. } | Step::Write { .. }) {
+                    self.let_go();
+                }
+                self.fail(now, error.to_string(), rng);
+            }
+        }
+        if self.step.is_none() {
+            self.judge_touched(now);
+        }
+    }
+
+    fn take_success(&mut self, now: Duration, step: Step, reply: Reply, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
+        match (step, reply) {
+            (Step::Look, Reply::Txn { replies, .. }) => match replies.into_iter().next() {
+                Some(OpReply::Got(found)) => self.judge(now, found),
+                _ => self.hold = Hold::Unknown,
+            },
+            (Step::Adopt(lease), Reply::Alive { ttl, .. }) if ttl > 0 => self.hold_lease(now, lease, ttl),
+            (Step::Adopt(_), Reply::Alive { .. }) => self.forget_lease(),
+            (Step::Grant, Reply::Granted { lease, ttl, .. }) => self.hold_lease(now, lease, ttl),
+            (Step::Claim { value }, Reply::Txn { succeeded: true, header, .. }) => {
+                let fence = Fence { key: self.session_key.clone(), revision: header.revision };
+                self.hold = Hold::Ours { fence, value };
+                self.file.nonces = vec![self.identity.session.nonce.to_string()];
+                self.status.conflict = None;
+                self.echo_at = now;
+                // What was read before the fence stood may have been overwritten since.
+                self.stored = None;
+                self.believed = None;
+                self.take_revision(header.revision, effects);
+            }
+            (Step::Read { mut read, .. }, Reply::Range { kvs, more, .. }) => {
+                let last = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat());
+                read.extend(kvs.into_iter().map(|kv| (kv.key, Stored { value: kv.value, lease: kv.lease })));
+                match last {
+                    Some(start) if more => self.begin(Step::Read { start, read }, effects),
+                    _ => self.take_own(now, read, rng),
+                }
+            }
+            (Step::Write { ops }, Reply::Txn { succeeded: true, header, .. }) => {
+                self.take_written(ops, header.revision);
+                self.take_revision(header.revision, effects);
+            }
+            (Step::Echo, Reply::Txn { succeeded: true, header, .. }) => {
+                self.echo_at = now + ECHO_EVERY;
+                effects.push(Effect::Echoed(header.revision));
+            }
+            // A fence failed: somebody wrote our session key. Look who.
+            (Step::Claim { .. } | Step::Write { .. } | Step::Echo, Reply::Txn { .. }) => self.let_go(),
+            (Step::Revoke(_), Reply::Revoked { .. }) => self.leave(effects),
+            (step, reply) => {
+                tracing::error!(?step, ?reply, "etcd answered another question");
+                self.let_go();
+                self.fail(now, "etcd answered another question".into(), rng);
+            }
+        }
+    }
+
+    pub(super) fn take_renewal(&mut self, now: Duration, outcome: Result<Reply, CallError>) {
+        let renewed = self.renewing.take();
+        if renewed.is_none() || renewed != self.lease {
+            return;
+        }
+        match outcome {
+            Ok(Reply::Alive { ttl, .. }) if ttl > 0 => self.renew_at = now + pause(ttl),
+            Ok(_) | Err(CallError::LeaseNotFound) => self.lose_lease(),
+            Err(error) => {
+                self.status.last_error = Some(error.to_string());
+                self.renew_at = now + RENEW_AGAIN;
+            }
+        }
+    }
+
+    /// Decides from our session key whether this host id is ours.
+    fn judge(&mut self, now: Duration, found: Option<KeyValue>) {
+        let Some(found) = found else {
+            self.hold = Hold::Free(0);
+            return;
+        };
+        match record::decode_session(&found.value, &mut Interner::default()) {
+            Ok(session) if !self.file.nonces.iter().any(|nonce| **nonce == *session.nonce) => {
+                let addresses: Vec<String> = session.advertise.iter().map(ToString::to_string).collect();
+                let at = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(" and ") };
+                let message = format!(
+                    "another agent publishes as host {} (session {}, at {at}): give one of the two a new --host-id, or an empty state directory",
+                    self.identity.host, session.nonce
+                );
+                if self.status.conflict.as_ref() != Some(&message) {
+                    tracing::error!("{message}");
+                }
+                self.status.conflict = Some(message);
+                self.status.synced = false;
+                // Cloned with the state directory, the lease would be the winner's too: neither renew nor revoke it.
+                self.forget_lease();
+                self.stored = None;
+                self.believed = None;
+                self.hold = Hold::Theirs { look_again: now + CONFLICT_EVERY };
+            }
+            // Ours from before, or nothing an agent would write: that is nobody's claim.
+            Ok(_) | Err(_) => self.hold = Hold::Free(found.mod_revision),
+        }
+    }
+
+    fn hold_lease(&mut self, now: Duration, lease: LeaseId, ttl: i64) {
+        self.lease = Some(lease);
+        self.lease_tried = true;
+        self.file.lease = Some(lease.0);
+        self.renew_at = now + pause(ttl);
+    }
+
+    fn forget_lease(&mut self) {
+        self.lease = None;
+        self.lease_tried = true;
+        self.file.lease = None;
+    }
+
+    /// Our lease is gone, and all our keys with it: everything is put again under a new one.
+    fn lose_lease(&mut self) {
+        tracing::warn!(lease = ?self.lease, "the lease has ended: everything is published again");
+        self.status.lease_losses += 1;
+        self.forget_lease();
+        self.let_go();
+    }
+
+    /// The session key must be looked at and claimed again before anything is written.
+    fn let_go(&mut self) {
+        self.hold = Hold::Unknown;
+        self.stored = None;
+        self.believed = None;
+        self.status.synced = false;
+    }
+
+    /// Our keys as etcd has them.
+    fn take_own(&mut self, now: Duration, read: BTreeMap<Vec<u8>, Stored>, rng: &mut impl Rng) {
+        if let Some(believed) = self.believed.take() {
+            let differing = believed.iter().filter(|(key, stored)| read.get(*key) != Some(stored)).count();
+            let foreign = read.keys().filter(|key| !believed.contains_key(*key)).count();
+            if differing + foreign > 0 {
+                tracing::warn!(differing, foreign, "our keys in etcd are not as we wrote them");
+                self.status.repairs += (differing + foreign) as u64;
+            }
+        }
+        self.stored = Some(read);
+        self.compare_at = now + rng.random_range(COMPARE_EVERY.0..COMPARE_EVERY.1);
+    }
+
+    fn take_written(&mut self, ops: Vec<Op>, revision: i64) {
+        let (Hold::Ours { fence, value: session }, Some(stored)) = (&mut self.hold, &mut self.stored) else { return };
+        for op in ops {
+            match op {
+                Op::Put { key, value, lease } => {
+                    if key == self.session_key {
+                        fence.revision = revision;
+                        session.clone_from(&value);
+                    }
+                    stored.insert(key, Stored { value, lease: Some(lease) });
+                }
+                Op::Delete { key } => {
+                    stored.remove(&key);
+                }
+                Op::Get { .. } => {}
+            }
+        }
+        self.status.writes += 1;
+    }
+
+    /// The watch saw a change of our keys. If it was not ours, look at them now rather than in minutes.
+    pub(super) fn take_touch(&mut self, now: Duration, revision: Revision) {
+        if let Hold::Theirs { look_again } = &mut self.hold {
+            *look_again = now;
+        } else if self.written.contains(&revision) {
+            // Our own.
+        } else if self.step.is_some() && self.touched.len() < MAX_WRITTEN {
+            self.touched.push(revision);
+        } else {
+            self.compare_at = self.compare_at.min(now);
+        }
+    }
+
+    /// One of our writes has this revision. Other changes seen while it was under way were not ours.
+    fn take_revision(&mut self, revision: Revision, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Wrote(revision));
+        self.written.push_back(revision);
+        if self.written.len() > MAX_WRITTEN {
+            self.written.pop_front();
+        }
+        self.touched.retain(|touched| *touched != revision);
+    }
+
+    fn judge_touched(&mut self, now: Duration) {
+        if !self.touched.is_empty() {
+            self.touched.clear();
+            self.compare_at = self.compare_at.min(now);
+        }
+    }
+
+    pub(super) fn leave(&mut self, effects: &mut Vec<Effect>) {
+        self.forget_lease();
+        self.let_go();
+        self.stored = None;
+        self.left = true;
+        effects.extend([Effect::Save(self.file.clone()), Effect::Left]);
+    }
+
+    fn fail(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
+        let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + rng.random_range(longest / 2..=longest);
+        self.status.last_error = Some(error);
+        self.status.synced = false;
+    }
+}
+
+/// The pause between two renewals of a lease with this many seconds left.
+fn pause(ttl: i64) -> Duration {
+    Duration::from_secs(u64::try_from(ttl).unwrap_or(0)) / RENEWALS
+}
