@@ -164,8 +164,12 @@ async fn replies_to_anything_but_this_question_are_skipped() {
         let lie = changed(&answer(packet, 1), |reply| reply.answers[0].data = RData::A(A::new(6, 6, 6, 6)));
         vec![
             changed(&lie, |reply| reply.metadata.id ^= 1),
-            changed(&lie, |reply| drop(reply.queries[0].set_name("www.example.com.".parse().unwrap()))),
-            changed(&lie, |reply| drop(reply.queries[0].set_query_type(RecordType::AAAA))),
+            changed(&lie, |reply| {
+                reply.queries[0].set_name("www.example.com.".parse().unwrap());
+            }),
+            changed(&lie, |reply| {
+                reply.queries[0].set_query_type(RecordType::AAAA);
+            }),
             changed(&lie, |reply| reply.queries.clear()),
             packet.to_vec(),
             lie[..11].to_vec(),
