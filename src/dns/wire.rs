@@ -7,8 +7,8 @@
 //! The reply's question section is the query's, octet for octet: resolvers hide bits in the letter case (0x20).
 //! A reply over UDP holds at most what the client said it takes, never over [`MAX_UDP`], and 512 octets for a client
 //! without EDNS. Where the answer is longer, the records that fit stay and TC is set (RFC 2181 section 9): those who
-//! can will ask over TCP, and those who cannot (musl before 1.2.4) still hold addresses that work. Addresses in
-//! ADDITIONAL come in whole RRsets or not at all, and their absence sets no TC.
+//! can will ask over TCP, and those who cannot (musl before 1.2.4) still hold addresses that work. In ADDITIONAL the
+//! addresses of a name come all together or not at all, and their absence sets no TC.
 
 use hickory_proto::{
     op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, Query},
@@ -228,7 +228,7 @@ impl Reply<'_> {
         self.metadata.truncation = usize::from(counts.answers) < self.answers.len();
         if !self.metadata.truncation {
             counts.authorities = emit_until_full(&mut encoder, self.authority.as_slice());
-            for set in self.additionals.chunk_by(|a, b| a.name == b.name && a.record_type() == b.record_type()) {
+            for set in self.additionals.chunk_by(|a, b| a.name == b.name) {
                 let start = encoder.offset();
                 let emitted = emit_until_full(&mut encoder, set);
                 if usize::from(emitted) < set.len() {

@@ -238,14 +238,16 @@ pub enum WatchEvent {
         /// Cluster and revision.
         header: Header,
     },
-    /// Changes, whole revisions only, in order.
+    /// Changes, whole revisions only, in order: of each range for itself. A revision that touches two ranges may come
+    /// in two events, one for each range, and another range's later revision may come in between.
     Changes {
         /// Cluster and revision.
         header: Header,
         /// In order of revision.
         changes: Vec<Change>,
     },
-    /// Everything up to this revision has been delivered.
+    /// Everything up to this revision has been delivered, as far as etcd knows (3.4 is known to be wrong at times): a
+    /// sign of life, no proof.
     Progress {
         /// Cluster and revision.
         header: Header,

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Answer, Question, Snapshot};
 use crate::{
     dns::{name, source::is_ours},
-    model::{Origin, Publication, Scope},
+    model::{Attachment, Origin, Publication},
 };
 
 /// Names of one address. Each is the name of one service of the container that has it.
@@ -73,14 +73,14 @@ impl Question<'_> {
         }
     }
 
-    /// The instance names of an address. What another host says counts only for networks that we are on as well.
+    /// The instance names of an address. What another host says counts only for networks that we are on as well; its
+    /// local networks are not in the index.
     fn names(&self, address: IpAddr) -> Vec<Name> {
         let Snapshot { zone, local, settings } = self.snapshot;
         let is_known = |origin: &Origin, publication: &Publication| {
-            publication.networks.iter().any(|network| {
-                let shared = network.scope != Scope::Local && local.networks.contains_key(&network.id);
-                network.ips.contains(&address) && (*origin == Origin::Own || shared)
-            })
+            let holds = |network: &&Attachment| network.ips.contains(&address);
+            *origin == Origin::Own
+                || publication.networks.iter().filter(holds).any(|network| local.networks.contains_key(&network.id))
         };
         let known = zone.at(address).filter(|(origin, publication)| is_known(origin, publication));
         let mut names: Vec<Name> = known

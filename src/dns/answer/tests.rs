@@ -180,13 +180,15 @@ fn addresses_of_containers_have_their_names() {
          network mesh overlay 10.1.0.0/24
          network lan macvlan 192.168.1.0/24
          foreign theirs bridge
+         foreign other overlay
          asker f1 shop n1=172.18.0.9
          asker in shop cut=172.30.0.9
          host own 192.0.2.1
            a1 @n1=172.18.0.2,fd00:18::2 @lan=192.168.1.2 web.shop 80/tcp
            a2 @n1=172.18.0.3 web.shop 80/tcp api.shop 81/tcp
          host b 192.0.2.2
-           b1 @mesh=10.1.0.3 @theirs=172.18.0.4 web.shop 80/tcp",
+           b1 @mesh=10.1.0.3 @theirs=172.18.0.4 web.shop 80/tcp
+           b2 @other=10.1.0.4 web.shop 80/tcp",
     );
     world.check(
         "f1 | PTR 2.0.18.172.in-addr.arpa | a10000000000.web.shop.svc.internal.
@@ -195,6 +197,7 @@ fn addresses_of_containers_have_their_names() {
          f1 | PTR 3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | NXDOMAIN
          f1 | PTR 2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | a10000000000.web.shop.svc.internal.
          f1 | PTR 3.0.1.10.in-addr.arpa | b10000000000.web.shop.svc.internal.
+         f1 | PTR 4.0.1.10.in-addr.arpa | NXDOMAIN
          f1 | PTR 4.0.18.172.in-addr.arpa | NXDOMAIN
          f1 | A 2.0.18.172.in-addr.arpa | NODATA
          f1 | ANY 2.0.18.172.in-addr.arpa | RFC8482

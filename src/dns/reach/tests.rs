@@ -295,13 +295,15 @@ fn an_instance_has_one_address_and_only_ports_that_work_there() {
     two_hosts(
         "host b 192.0.2.2
            b1 @theirs=172.30.0.2 web.shop main=443 80/tcp>198.51.100.1:80 443/tcp>198.51.100.2:443
+           b3 @theirs=172.30.0.4 two.shop 80/tcp~0.0.0.0:7000>0.0.0.0:8080
            b2 @theirs=172.30.0.3 api.shop 80/tcp~198.51.100.1:80>198.51.100.2:8080",
     )
     .check(
         "f1 | A b10000000000.web.shop.svc.internal | 198.51.100.2
          f1 | SRV web.svc.internal | b1:443=198.51.100.2
          f1 | A api.svc.internal | 198.51.100.2
-         f1 | SRV api.svc.internal | b2:8080=198.51.100.2",
+         f1 | SRV api.svc.internal | b2:8080=198.51.100.2
+         f1 | SRV two.svc.internal | b3:8080=192.0.2.2",
     );
 }
 

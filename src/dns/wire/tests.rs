@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use hickory_proto::{op::Message, rr::RData};
 use proptest::prelude::*;
@@ -296,6 +296,9 @@ fn ask(world: &World, name: &str, kind: &str, size: Option<u16>, transport: Tran
         (Transport::Udp, Some(size)) => usize::from(size.clamp(512, 1232)),
     };
     assert!(reply.len() <= limit, "{} octets of {limit}", reply.len());
+    let mut decoder = BinDecoder::new(&reply);
+    Message::read(&mut decoder).unwrap();
+    assert!(decoder.is_empty(), "{} octets follow the message", decoder.len());
     Message::from_vec(&reply).unwrap()
 }
 
@@ -330,10 +333,22 @@ fn additional_addresses_come_whole_or_not_at_all_and_set_no_tc() {
     let world = many(6);
     let full = ask(&world, "web", "SRV", None, Transport::Tcp);
     assert_eq!((full.answers.len(), full.additionals.len()), (12, 12));
-    let reply = ask(&world, "web", "SRV", Some(900), Transport::Udp);
-    assert!(!reply.metadata.truncation);
-    assert_eq!(reply.answers.len(), 12);
-    assert!((1..12).contains(&reply.additionals.len()), "{}", reply.additionals.len());
+    for length in 1..40 {
+        let service = "s".repeat(length);
+        let place = |i| format!("{i:012x} @n1=172.18.0.{},fd00:18::{i:x} {service}.default 80/tcp\n", i + 2);
+        let instances: String = (0..5).map(place).collect();
+        let world = World::parse(&format!("network n1 bridge 172.18.0.0/16,fd00:18::/64\nhost own\n{instances}"));
+        let plain = ask(&world, &service, "SRV", None, Transport::Udp);
+        assert_eq!(plain.additionals.len() % 2, 0, "{length}: A and AAAA of a target");
+    }
+    let mut seen = BTreeSet::new();
+    for size in 780..1000 {
+        let reply = ask(&world, "web", "SRV", Some(size), Transport::Udp);
+        assert_eq!((reply.metadata.truncation, reply.answers.len()), (false, 12), "{size}");
+        assert_eq!(reply.additionals.len() % 2, 0, "{size}: A and AAAA of a target");
+        seen.insert(reply.additionals.len());
+    }
+    assert!(seen.len() > 3, "{seen:?}");
 }
 
 #[test]

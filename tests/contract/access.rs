@@ -1,0 +1,144 @@
+//! Users, tokens and certificates.
+
+use std::fs;
+
+use portolan::registry::{
+    call::{CallError, Reply},
+    etcd::{Etcd, Options, OptionsError, Tls},
+};
+use tokio::time::timeout;
+
+use crate::{
+    both::{PATIENCE, client, client_with},
+    etcd::{self, Certificates, Cluster},
+    faults::{broken, everything, get, put, watching},
+};
+
+fn as_root(cluster: &Cluster, password: &str) -> Etcd {
+    client_with(cluster, |options| options.user = Some(("root".into(), password.into())))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_no_password_and_a_foreign_key_are_denied() {
+    let cluster = Cluster::single();
+    cluster.enable_auth("secret");
+    let root = as_root(&cluster, "secret");
+    root.call(put("a", "1")).await.unwrap();
+    for etcd in [as_root(&cluster, "wrong"), client(&cluster)] {
+        let error = etcd.call(put("a", "1")).await.unwrap_err();
+        assert!(matches!(error, CallError::Denied(_)), "{error:?}");
+        broken(&mut etcd.watch(everything(), 0)).await;
+    }
+    let ctl = |arguments: &[&str]| cluster.ctl(&[&["--user=root:secret"], arguments].concat());
+    ctl(&["user", "add", "host:pw"]);
+    ctl(&["role", "add", "host"]);
+    ctl(&["role", "grant-permission", "--prefix=true", "host", "readwrite", "/own/"]);
+    ctl(&["user", "grant-role", "host", "host"]);
+    let host = client_with(&cluster, |options| options.user = Some(("host".into(), "pw".into())));
+    host.call(put("/own/a", "1")).await.unwrap();
+    let error = host.call(put("/other/a", "1")).await.unwrap_err();
+    assert!(matches!(error, CallError::Denied(_)), "{error:?}");
+    let reason = broken(&mut host.watch(everything(), 0)).await;
+    assert!(reason.contains("permission denied"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_etcd_forgot_is_renewed_for_calls_and_for_watches() {
+    let cluster = Cluster::single();
+    cluster.enable_auth("secret");
+    // A change of the password, also to the same one, ends all tokens of the user.
+    let forget = || {
+        let mut command = std::process::Command::new("sh");
+        let script = "printf 'secret\\nsecret\\n' | etcdctl --user=root:secret --endpoints=$0 user passwd root";
+        let output = command.env("ETCDCTL_API", "3").args(["-c", script, &cluster.endpoint(0)]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let etcd = as_root(&cluster, "secret");
+    etcd.call(put("a", "1")).await.unwrap();
+    let mut old = watching(&etcd).await;
+    forget();
+    etcd.call(put("a", "2")).await.unwrap();
+    forget();
+    watching(&etcd).await;
+    // A watch needs its token only to be created.
+    assert!(timeout(PATIENCE, old.recv()).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_no_hindrance_before_authentication_is_enabled_and_logs_in_afterwards() {
+    let cluster = Cluster::single();
+    let etcd = as_root(&cluster, "secret");
+    etcd.call(put("a", "1")).await.unwrap();
+    cluster.enable_auth("secret");
+    etcd.call(put("a", "2")).await.unwrap();
+    watching(&etcd).await;
+}
+
+fn tls(certificates: &Certificates) -> Tls {
+    let Certificates { ca, cert, key } = certificates.clone();
+    Tls { ca: Some(ca), cert: Some(cert), key: Some(key) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_checked_by_both_sides_and_read_anew_for_each_connection() {
+    let cluster = Cluster::start(&etcd::Options { tls: true, ..Default::default() });
+    let ours = tls(cluster.certificates().unwrap());
+    let etcd = client_with(&cluster, |options| options.tls = Some(ours.clone()));
+    etcd.call(put("a", "1")).await.unwrap();
+    watching(&etcd).await;
+    // The scheme may be left out.
+    let address = cluster.endpoint(0).trim_start_matches("https://").to_owned();
+    let short = client_with(&cluster, |options| {
+        options.endpoints = vec![address];
+        options.tls = Some(ours.clone());
+    });
+    short.call(get("a")).await.unwrap();
+
+    let nobody = Tls { ca: ours.ca.clone(), ..Tls::default() };
+    let distrustful = Tls { ca: ours.cert.clone(), ..ours.clone() };
+    for (stranger, certain) in [(nobody, false), (distrustful, true)] {
+        let etcd = client_with(&cluster, |options| options.tls = Some(stranger));
+        let error = etcd.call(get("a")).await.unwrap_err();
+        // A client's certificate is refused only after its first bytes have been sent (TLS 1.3).
+        match error {
+            CallError::Unreachable(_) => {}
+            CallError::Unknown(_) if !certain => {}
+            error => panic!("{error:?}"),
+        }
+    }
+
+    let fresh = client_with(&cluster, |options| options.tls = Some(ours.clone()));
+    let key = ours.key.unwrap();
+    let good = fs::read(&key).unwrap();
+    fs::write(&key, "nonsense").unwrap();
+    let error = fresh.call(get("a")).await.unwrap_err();
+    assert!(matches!(&error, CallError::Unreachable(reason) if reason.contains("certificates")), "{error:?}");
+    fs::write(&key, &good).unwrap();
+    let read = fresh.call(get("a")).await;
+    assert!(matches!(read, Ok(Reply::Txn { .. })), "{read:?}");
+}
+
+#[test]
+fn options_that_cannot_work_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let garbage = directory.path().join("garbage.pem");
+    fs::write(&garbage, "-----BEGIN CERTIFICATE-----\nnonsense\n").unwrap();
+    let missing = directory.path().join("missing.pem");
+    let with = |endpoint: &str, tls: Option<Tls>| {
+        let result = Etcd::new(Options { endpoints: vec![endpoint.into()], tls, ..Options::default() });
+        result.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let ca = |path: &std::path::Path| Some(Tls { ca: Some(path.into()), ..Tls::default() });
+    assert!(matches!(Etcd::new(Options::default()), Err(OptionsError::NoEndpoint)));
+    assert_eq!(with("http://127.0.0.1:2379", None), "");
+    assert_eq!(with("127.0.0.1:2379", None), "");
+    assert!(with("ftp://127.0.0.1", None).contains("ftp is neither http nor https"));
+    assert!(with("http://not a host", None).contains("not a host"));
+    assert!(with("http://127.0.0.1:2379", ca(&garbage)).contains("is not https, but certificates are given"));
+    assert!(with("https://127.0.0.1:2379", ca(&missing)).contains("missing.pem"));
+    assert!(with("https://127.0.0.1:2379", ca(&garbage)).contains("cannot be used"));
+    let half = Tls { cert: Some(garbage.clone()), ..Tls::default() };
+    assert!(with("https://127.0.0.1:2379", Some(half)).contains("needs both"));
+    let secret = Options { user: Some(("root".into(), "secret".into())), ..Options::default() };
+    assert!(!format!("{secret:?}").contains("secret"));
+}
