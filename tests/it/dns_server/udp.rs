@@ -122,8 +122,8 @@ async fn one_client_cannot_use_up_the_forwarder() {
 /// An address of this host that is not loopback, from which a container might ask.
 fn outward() -> IpAddr {
     let interfaces = nix::ifaddrs::getifaddrs().unwrap();
-    let addresses = interfaces.filter_map(|interface| Some(IpAddr::V4(interface.address?.as_sockaddr_in()?.ip())));
-    addresses.filter(|ip| !ip.is_loopback()).next().expect("an interface with an IPv4 address, such as docker0")
+    let mut addresses = interfaces.filter_map(|interface| Some(IpAddr::V4(interface.address?.as_sockaddr_in()?.ip())));
+    addresses.find(|ip| !ip.is_loopback()).expect("an interface with an IPv4 address, such as docker0")
 }
 
 /// What this host knows when `ip` lies in a bridge's subnet, and whom it belongs to.
