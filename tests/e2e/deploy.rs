@@ -158,7 +158,7 @@ fn demonstration(command: &mut Command) {
         .filter(|line| *line == "(no such name)" || line.parse::<std::net::IpAddr>().is_ok())
         .map(|line| if line.starts_with('(') { "none" } else { "address" })
         .collect();
-    assert_eq!(asked, ["none", "address", "address", "none"], "{shown}");
+    assert_eq!(asked, ["none", "address", "address", "address", "address", "none"], "{shown}");
     for kind in [["ps", "-aq"], ["network", "ls"]] {
         let left = outer(&[kind[0], kind[1], "--filter", "name=portolan-demo", "--format", "{{.ID}}"]);
         assert_eq!(left, "", "left behind by the demonstration");

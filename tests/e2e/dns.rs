@@ -8,7 +8,7 @@ use std::{
 };
 
 use hickory_proto::{
-    op::{Message, Query, ResponseCode},
+    op::{Edns, Message, Query, ResponseCode},
     rr::{Name, RData, RecordType},
 };
 
@@ -57,6 +57,10 @@ pub(crate) fn question(id: u16, name: &str, kind: RecordType) -> Vec<u8> {
     message.metadata.id = id;
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(format!("{name}.")).expect("a name of the test's own"), kind));
+    // Ten targets with their addresses are more than 512 octets.
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232);
+    message.set_edns(edns);
     message.to_vec().expect("a question fits")
 }
 
