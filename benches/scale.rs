@@ -1,2 +1,120 @@
-//! scale
-fn main() {}
+//! `make bench-scale`: an agent that starts into a large cluster, and what one change costs there.
+//!
+//! 100,000 instances of 10,000 services from 1,000 hosts are put into a real etcd. Then an agent is started:
+//! time from its start to its first answer, memory, and the time from a put to the changed answer. The same change
+//! (one watch event through mirror, catalog and zone) is then timed in this process at three sizes of catalog, with
+//! its allocations counted: it must not grow with the catalog.
+
+use std::{net::Ipv4Addr, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use portolan::registry::{
+    call::{LeaseId, Op, Reply, Request},
+    etcd::{Etcd, Options},
+};
+
+#[path = "../tests/support/agent.rs"]
+mod agent;
+#[path = "../tests/support/etcd.rs"]
+mod etcd_fixture;
+#[path = "../tests/support/figures.rs"]
+mod figures;
+
+use agent::{Agent, DEADLINE, Want};
+use figures::{Figures, percentile};
+
+const HOSTS: usize = 1_000;
+const SERVICES: usize = 10_000;
+const INSTANCES: usize = 100_000;
+/// Changes sent through etcd to the running agent.
+const CHANGES: usize = 500;
+
+fn main() -> Result<()> {
+    let etcd = etcd_fixture::Cluster::single();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let client = {
+        let _inside = runtime.enter();
+        Etcd::new(Options {
+            endpoints: etcd.endpoints(),
+            own_prefixes: vec![b"/portolan/".to_vec()],
+            ..Options::default()
+        })?
+    };
+    let filled = Instant::now();
+    let lease = runtime.block_on(fill(&client))?;
+    eprintln!("{INSTANCES} instances put into etcd in {:.1} s", filled.elapsed().as_secs_f64());
+
+    let mut figures = Figures::new("scale");
+    figures.say(&format!("{INSTANCES} instances of {SERVICES} services from {HOSTS} hosts"));
+    let state = tempfile::tempdir()?;
+    let started = agent::wall();
+    let agent =
+        Agent::start("bench-scale", 5393, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
+    let answered =
+        agent.await_change("svc-42.global.svc.internal", Want::Present).recv_timeout(DEADLINE).context("no answer")?;
+    figures.row("start to first answer", &[("took", (answered - started).as_secs_f64(), "s")]);
+    let rss = agent.memory_kib("VmRSS")? / 1024.0;
+    figures.row(
+        "memory when first answered",
+        &[("now", rss, "MiB"), ("peak", agent.memory_kib("VmHWM")? / 1024.0, "MiB")],
+    );
+
+    let mut changed = Vec::new();
+    for round in 0..CHANGES {
+        let (phase, want) = if round % 2 == 0 { ("serving", Want::Present) } else { ("paused", Want::Absent) };
+        let told = agent.await_change("probe.global.svc.internal", want);
+        let put = Op::Put { key: instance_key(0, 0xfff_ffff), value: record("probe", 0, phase), lease };
+        let sent = agent::wall();
+        runtime.block_on(client.call(Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] }))?;
+        changed
+            .push((told.recv_timeout(DEADLINE).context("the change was never answered")? - sent).as_secs_f64() * 1e3);
+    }
+    let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut changed, share));
+    figures.row("put to changed answer", &[("p50", p50, "ms"), ("p99", p99, "ms")]);
+    let rss = agent.memory_kib("VmRSS")? / 1024.0;
+    figures.row(&format!("memory after {CHANGES} changes"), &[("now", rss, "MiB")]);
+    drop(agent);
+
+    figures.write()
+}
+
+fn instance_key(host: usize, container: usize) -> Vec<u8> {
+    format!("/portolan/v1/hosts/host-{host:04}/instances/{container:012x}").into_bytes()
+}
+
+/// A record as README.md documents it, written by hand so that the contract itself is what is measured.
+fn record(service: &str, container: usize, phase: &str) -> Vec<u8> {
+    let address = Ipv4Addr::from(0xac12_0000 + u32::try_from(container % 60_000).unwrap_or(0) + 2);
+    serde_json::json!({
+        "name": format!("{service}-{container}"), "image": "registry.example/shop/backend:1.42", "phase": phase, "health": "none",
+        "services": [{"service": service, "namespace": "global", "tags": [], "weight": 1, "ports": [
+            {"port": 80, "proto": "tcp", "published": [{"ip": "0.0.0.0", "port": 8080, "chosen": true}]}]}],
+        "networks": [{"id": format!("{:064x}", container % HOSTS), "name": "bridge", "driver": "bridge", "scope": "local", "internal": false, "ips": [address]}]
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// Puts every host's session and instances under one lease each; returns the first host's.
+async fn fill(client: &Etcd) -> Result<LeaseId> {
+    let mut first = None;
+    for host in 0..HOSTS {
+        let Reply::Granted { lease, .. } = client.call(Request::Grant { ttl: 3600 }).await? else { bail!("no lease") };
+        first.get_or_insert(lease);
+        let advertise = Ipv4Addr::from(0x0a00_0001 + u32::try_from(host)?);
+        let session = serde_json::json!({"nonce": format!("{host:032x}"), "advertise": [advertise], "locality": "", "version": "0.1.0"});
+        let key = format!("/portolan/v1/hosts/host-{host:04}/session").into_bytes();
+        let mut then = vec![Op::Put { key, value: session.to_string().into_bytes(), lease }];
+        for slot in 0..INSTANCES / HOSTS {
+            let container = host * (INSTANCES / HOSTS) + slot;
+            let service = format!("svc-{}", (container * 7) % SERVICES);
+            then.push(Op::Put {
+                key: instance_key(host, container),
+                value: record(&service, container, "serving"),
+                lease,
+            });
+        }
+        client.call(Request::Txn { compare: vec![], then, otherwise: vec![] }).await?;
+    }
+    first.context("no host")
+}

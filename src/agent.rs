@@ -1,1 +1,514 @@
-//! Not written yet.
+//! The composition root: makes the channels, starts every loop in one [`JoinSet`], and takes them down in order.
+//!
+//! ```text
+//! watch/docker ──Desired──► registry/driver ──View──┐
+//!      │           └────────────────────────────────┴─► snapshots ──Zone──► dns/server
+//!      └─────Local──────────────────────────────────────────┘  └──Catalog──► api/http
+//! ```
+//!
+//! Everything here is wiring. The one decision made in this file is what a signal does: SIGTERM keeps the lease (a
+//! restart must be invisible) unless `--on-term leave`, SIGINT and the control socket withdraw. A loop that ends
+//! unasked is a bug: the agent ends loudly, so that the supervisor starts it anew while the lease still stands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    io::Write,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    api::{ApiState, ResolveError, ResolveReply, ResolveRequest, http},
+    config::{Config, DnsListen, OnTerm, Registry, Upstreams},
+    dns::{
+        access::AccessList,
+        answer::{Settings, Snapshot},
+        forward::{self, Forwarder},
+        listen::{Listen, wanted},
+        name::Apex,
+        server::{self, BindState, Limits, Shared, may_bind_53},
+        zone::Zone,
+    },
+    model::{Catalog, Desired, Local, Session},
+    registry::{
+        catalog::{self, Own},
+        driver::{self, Backend, Command},
+        etcd::{self, Etcd},
+        memory::Store,
+        mirror::View,
+        publisher::Identity,
+        record::Keys,
+        state::StateDirectory,
+    },
+    watch::{docker, host},
+};
+
+mod advertise;
+mod facts;
+mod resolve;
+
+/// How long withdrawing may take at the end before the agent ends all the same; the names then leave with the lease.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long start-up waits for the listeners before it tells how they are; they are tried on for ever.
+const BIND_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the addresses that others reach us by are looked at again: interfaces change without telling us.
+const ADVERTISE_EVERY: Duration = Duration::from_secs(10);
+/// How long the resolver may take for the name of an etcd endpoint when our own address is looked for.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
+/// Commands to the registry side that may wait.
+const COMMANDS: usize = 16;
+
+/// Runs the agent until a signal ends it.
+pub async fn run(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let state = Arc::new(StateDirectory::open(&config.state_dir.value)?);
+    let agent = Agent::compose(config, &state).await?;
+    let mut tasks = JoinSet::new();
+    let (leaves_out, leaves) = mpsc::channel(COMMANDS);
+    agent.spawn(&mut tasks, state, leaves_out, leaves).await?;
+    agent.introduce(&mut tasks).await?;
+    let notified = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Err(error) = notified {
+        warn!(%error, "systemd was not told that we are ready");
+    }
+    let leave = tokio::select! {
+        _ = terminate.recv() => agent.config.on_term.value == OnTerm::Leave,
+        _ = interrupt.recv() => true,
+        Some(ended) = tasks.join_next() => return Err(unasked(ended)),
+    };
+    let _best_effort = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if leave {
+        info!("withdrawing this host");
+        let (done, outcome) = oneshot::channel();
+        agent.commands.send(Command::Leave(done)).await.context("the registry side has ended")?;
+        match timeout(LEAVE_DEADLINE, outcome).await {
+            Ok(Ok(Ok(()))) => info!("withdrawn"),
+            Ok(Ok(Err(reason))) => warn!(reason, "not withdrawn: the names leave when the lease ends"),
+            Ok(Err(_)) | Err(_) => warn!("not withdrawn in time: the names leave when the lease ends"),
+        }
+    } else {
+        info!("stopping; the names stay until the lease ends");
+    }
+    Ok(())
+}
+
+type Ended = Result<(&'static str, Result<()>), tokio::task::JoinError>;
+
+/// A loop that ends although nobody asked it to.
+fn unasked(ended: Ended) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow!("{name} has ended unasked"),
+        Ok((name, Err(error))) => error.context(format!("{name} has ended")),
+        Err(error) => anyhow!("a task has died: {error}"),
+    }
+}
+
+/// The channels between the loops: their receiving ends, which can be had any number of times.
+struct Agent {
+    config: Config,
+    identity: Identity,
+    shared: Arc<Shared>,
+    forwarder: Arc<Forwarder>,
+    listens: Vec<Listen>,
+    commands: mpsc::Sender<Command>,
+    desired: Channel<Desired>,
+    local: Channel<Local>,
+    view: Channel<View>,
+    catalog: Channel<Catalog>,
+    session: Channel<Session>,
+    wanted: Channel<BTreeSet<SocketAddr>>,
+    bound: Channel<BTreeMap<SocketAddr, BindState>>,
+    docker: (watch::Sender<docker::Status>, watch::Receiver<docker::Status>),
+    registry: (watch::Sender<driver::Status>, watch::Receiver<driver::Status>),
+    advertise_problems: Arc<Mutex<Vec<crate::model::Problem>>>,
+    pending: Mutex<Option<mpsc::Receiver<Command>>>,
+}
+
+/// Both ends of a `watch` channel of snapshots.
+struct Channel<T>(watch::Sender<Arc<T>>, watch::Receiver<Arc<T>>);
+
+impl<T: Default> Default for Channel<T> {
+    fn default() -> Self {
+        let (sender, receiver) = watch::channel(Arc::default());
+        Self(sender, receiver)
+    }
+}
+
+impl Agent {
+    /// Everything that can be wrong with the configuration is found here, before anything runs.
+    async fn compose(config: Config, state: &StateDirectory) -> Result<Self> {
+        let host = state.host_id(config.host_id.value.as_ref())?;
+        let apex = Apex::parse(&config.zone.value).context("--zone")?;
+        let listens: Vec<Listen> = config.dns.value.iter().map(listen).collect();
+        let nameserver = |listen: &Listen| match listen {
+            Listen::Address(address) if address.port() == 53 && !address.ip().is_unspecified() => Some(address.ip()),
+            _ => None,
+        };
+        let settings = Settings {
+            apex: apex.clone(),
+            ttl: config.ttl.value,
+            routed: config.routed.value.clone(),
+            nameserver: listens.iter().filter_map(nameserver).collect(),
+            forwarding: config.upstream.value != Upstreams::None,
+            ..Settings::default()
+        };
+        let upstreams = match &config.upstream.value {
+            Upstreams::System => forward::Upstreams::ResolvConf(config.resolv_conf.value.clone()),
+            Upstreams::None => forward::Upstreams::None,
+            Upstreams::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
+        };
+        let (local, wanted) = (Channel::<Local>::default(), Channel::default());
+        let options = forward::Options { upstreams, ..forward::Options::default() };
+        let forwarder = Forwarder::new(options, &apex, wanted.1.clone(), local.1.clone());
+        let session = Session {
+            nonce: format!("{:032x}", rand::random::<u128>()).into(),
+            advertise: config.advertise.value.clone(),
+            locality: config.locality.value.as_deref().unwrap_or_default().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let lease_ttl = i64::try_from(config.lease.value.as_secs()).context("--lease")?;
+        let keys = Keys::new(&config.etcd_prefix.value);
+        let identity = Identity { host, keys, session: session.clone(), lease_ttl };
+        let (commands, pending) = mpsc::channel(COMMANDS);
+        let agent = Self {
+            identity,
+            shared: Arc::new(Shared::new(settings, Limits::default())),
+            forwarder: Arc::new(forwarder),
+            listens,
+            commands,
+            desired: Channel::default(),
+            local,
+            view: Channel::default(),
+            catalog: Channel::default(),
+            session: Channel::default(),
+            wanted,
+            bound: Channel::default(),
+            docker: watch::channel(docker::Status::default()),
+            registry: watch::channel(driver::Status::default()),
+            advertise_problems: Arc::default(),
+            pending: Mutex::new(Some(pending)),
+            config,
+        };
+        agent.session.0.send_replace(Arc::new(session));
+        // Known before anything is published, so that the first session already says it.
+        agent.advertise_once().await;
+        Ok(agent)
+    }
+
+    fn backend(&self) -> Result<Backend> {
+        let config = &self.config;
+        if config.registry.value == Registry::Memory {
+            return Ok(Backend::Memory(Store::embedded(rand::random())));
+        }
+        let user = config.etcd_user.value.as_ref().map(|user| {
+            let password = user.password.as_ref().map_or("", |password| password.reveal());
+            (user.name.clone(), password.to_owned())
+        });
+        let (ca, cert, key) = (&config.etcd_ca.value, &config.etcd_cert.value, &config.etcd_key.value);
+        let has_tls = ca.is_some() || cert.is_some() || key.is_some();
+        let Identity { keys, host, .. } = &self.identity;
+        let etcd = Etcd::new(etcd::Options {
+            endpoints: config.etcd_endpoints.value.clone(),
+            user,
+            tls: has_tls.then(|| etcd::Tls { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
+            own_prefixes: vec![keys.host_prefix(host), keys.echo(host)],
+            ..etcd::Options::default()
+        })?;
+        Ok(Backend::Etcd(etcd))
+    }
+
+    /// Starts every loop.
+    async fn spawn(
+        &self,
+        tasks: &mut JoinSet<(&'static str, Result<()>)>,
+        state: Arc<StateDirectory>,
+        leaves_out: mpsc::Sender<http::Leave>,
+        leaves: mpsc::Receiver<http::Leave>,
+    ) -> Result<()> {
+        let http_address = self.config.http.value;
+        let listener = http::listen(http_address).await.with_context(|| {
+            format!("--http {http_address} cannot be listened on: free it, or choose another address")
+        })?;
+        let control_path = &self.config.control.value;
+        let control = http::ControlSocket::bind(control_path)
+            .with_context(|| format!("--control {} cannot be made: choose another path", control_path.display()))?;
+
+        spawn(tasks, "snapshots", Snapshots::of(self).follow());
+        spawn(tasks, "dns", {
+            let (shared, forwarder) = (Arc::clone(&self.shared), Arc::clone(&self.forwarder));
+            let serve = server::serve(shared, self.wanted.1.clone(), forwarder, self.bound.0.clone());
+            async move { serve.await.map_err(Into::into) }
+        });
+        let forwarder = Arc::clone(&self.forwarder);
+        spawn(tasks, "forwarder", async move {
+            forwarder.follow().await;
+            Ok(())
+        });
+        let docker_options =
+            docker::Options { endpoint: self.config.docker_host.value.parse()?, ..docker::Options::default() };
+        let outputs = docker::Outputs {
+            desired: self.desired.0.clone(),
+            local: self.local.0.clone(),
+            status: self.docker.0.clone(),
+        };
+        spawn(tasks, "docker", async move {
+            docker::follow(docker_options, outputs).await;
+            Ok(())
+        });
+        let commands = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take().context("started twice")?;
+        let mut identity = self.identity.clone();
+        identity.session = Session::clone(&self.session.1.borrow());
+        let options = driver::Options { identity, state };
+        let outputs = driver::Outputs { view: self.view.0.clone(), status: self.registry.0.clone() };
+        let registry = driver::run(options, self.backend()?, self.desired.1.clone(), outputs, commands);
+        spawn(tasks, "registry", async move {
+            registry.await;
+            Ok(())
+        });
+        spawn(tasks, "advertise", self.advertiser());
+        spawn(tasks, "withdrawals", withdraw(leaves, self.commands.clone()));
+        let bound = listener.local_addr()?;
+        let public = http::public(self.api(), bound);
+        spawn(tasks, "http", async move { match http::serve_tcp(listener, public, http::Limits::default()).await {} });
+        let router = http::control(leaves_out);
+        spawn(
+            tasks,
+            "control",
+            async move { match http::serve_control(control, router, http::Limits::default()).await {} },
+        );
+        Ok(())
+    }
+
+    fn api(&self) -> ApiState {
+        let shared = Arc::clone(&self.shared);
+        ApiState {
+            host: self.identity.host.clone(),
+            zone: self.config.zone.value.as_str().into(),
+            catalog: self.catalog.1.clone(),
+            local: self.local.1.clone(),
+            facts: facts::collector(facts::Sources {
+                kind: if self.config.registry.value == Registry::Memory { "memory" } else { "etcd" },
+                desired: self.desired.1.clone(),
+                docker: self.docker.1.clone(),
+                registry: self.registry.1.clone(),
+                view: self.view.1.clone(),
+                bound: self.bound.1.clone(),
+                shared: Arc::clone(&self.shared),
+                forwarder: Arc::clone(&self.forwarder),
+                advertise_problems: Arc::clone(&self.advertise_problems),
+            }),
+            resolve: Arc::new(move |request| answer(&shared, &request)),
+        }
+    }
+
+    /// Says what we are and how to ask, once it is known where we listen.
+    async fn introduce(&self, tasks: &mut JoinSet<(&'static str, Result<()>)>) -> Result<()> {
+        let mut bound = self.bound.1.clone();
+        let is_up = |states: &Arc<BTreeMap<SocketAddr, BindState>>| {
+            states.values().any(|state| matches!(state, BindState::Bound { .. }))
+        };
+        tokio::select! {
+            _ = timeout(BIND_DEADLINE, bound.wait_for(is_up)) => {}
+            Some(ended) = tasks.join_next() => return Err(unasked(ended)),
+        }
+        let states = Arc::clone(&self.bound.1.borrow());
+        let zone = &self.config.zone.value;
+        let mut lines = vec![format!("portolan {} on host {}", env!("CARGO_PKG_VERSION"), self.identity.host)];
+        lines.push(format!("zone      {zone}"));
+        for (address, state) in states.iter() {
+            match state {
+                BindState::Bound { .. } => lines.push(format!("dns       {address}")),
+                BindState::Failed { reason, .. } => lines.push(format!("dns       {address} not yet: {reason}")),
+            }
+        }
+        lines.push(match self.config.registry.value {
+            Registry::Memory => {
+                "registry  memory (this host alone; name --etcd-endpoints to share with others)".to_owned()
+            }
+            Registry::Etcd => format!("registry  etcd {}", self.config.etcd_endpoints.value.join(" ")),
+        });
+        let advertise: Vec<String> = self.session.1.borrow().advertise.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "advertise {}",
+            if advertise.is_empty() { "nothing".to_owned() } else { advertise.join(" ") }
+        ));
+        lines.push(format!("http      http://{}", self.config.http.value));
+        let up =
+            states.iter().filter(|(_, state)| matches!(state, BindState::Bound { .. })).map(|(address, _)| address);
+        // Loopback is the address a person at this host asks most easily.
+        if let Some(address) = up.min_by_key(|address| !address.ip().is_loopback()) {
+            lines.push(format!("try       dig @{} -p {} NAME.{zone}", address.ip(), address.port()));
+        }
+        // Nobody may be reading any more, which is no reason to end.
+        let _best_effort = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+        Ok(())
+    }
+
+    /// Finds out where others reach us, and tells when it changes.
+    async fn advertise_once(&self) {
+        let endpoints = self.config.etcd_endpoints.value.clone();
+        let (chosen, problems) = look_around(&self.config.advertise.value, &endpoints, &self.local.1).await;
+        *self.advertise_problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+        self.session.0.send_modify(|session| Arc::make_mut(session).advertise = chosen);
+    }
+
+    fn advertiser(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        let configured = self.config.advertise.value.clone();
+        let endpoints = self.config.etcd_endpoints.value.clone();
+        let (mut local, session, commands) = (self.local.1.clone(), self.session.0.clone(), self.commands.clone());
+        let problems = Arc::clone(&self.advertise_problems);
+        async move {
+            let mut ticks = interval(ADVERTISE_EVERY);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    Ok(()) = local.changed() => { local.borrow_and_update(); }
+                }
+                let (chosen, found) = look_around(&configured, &endpoints, &local).await;
+                *problems.lock().unwrap_or_else(PoisonError::into_inner) = found;
+                if session.borrow().advertise != chosen {
+                    info!(?chosen, "other hosts reach us here from now on");
+                    session.send_modify(|session| Arc::make_mut(session).advertise.clone_from(&chosen));
+                    commands.send(Command::Advertise(chosen)).await?;
+                }
+            }
+        }
+    }
+}
+
+fn spawn(
+    tasks: &mut JoinSet<(&'static str, Result<()>)>,
+    name: &'static str,
+    task: impl Future<Output = Result<()>> + Send + 'static,
+) {
+    tasks.spawn(async move { (name, task.await) });
+}
+
+fn listen(listen: &DnsListen) -> Listen {
+    match listen {
+        DnsListen::Auto => Listen::Auto,
+        DnsListen::Docker => Listen::Docker,
+        DnsListen::Address(address) => Listen::Address(*address),
+    }
+}
+
+fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
+    let (zone, local) = (shared.zone(), shared.local());
+    let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
+    resolve::resolve(&snapshot, request, &mut rand::rng())
+}
+
+/// Asks the kernel which addresses it would use, and chooses.
+async fn look_around(
+    configured: &[IpAddr],
+    endpoints: &[String],
+    local: &watch::Receiver<Arc<Local>>,
+) -> (Vec<IpAddr>, Vec<crate::model::Problem>) {
+    let mut towards_etcd = Vec::new();
+    if configured.is_empty() {
+        for endpoint in endpoints {
+            let authority =
+                endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest).trim_end_matches('/');
+            let Ok(Ok(addresses)) = timeout(LOOKUP_DEADLINE, tokio::net::lookup_host(authority)).await else {
+                continue;
+            };
+            towards_etcd.extend(addresses.filter_map(|address| host::source_towards(address).ok()));
+        }
+    }
+    let default_route = host::default_source();
+    let local = Arc::clone(&local.borrow());
+    let known =
+        advertise::Known { configured, towards_etcd: &towards_etcd, default_route: &default_route, local: &local };
+    advertise::choose(known)
+}
+
+/// The control socket's withdrawals, one after the other.
+async fn withdraw(mut leaves: mpsc::Receiver<http::Leave>, commands: mpsc::Sender<Command>) -> Result<()> {
+    while let Some(leave) = leaves.recv().await {
+        commands.send(Command::Leave(leave)).await?;
+    }
+    bail!("the control socket is gone")
+}
+
+/// The loop that turns what is known into what is served: one merge, one zone, one swap for each change.
+struct Snapshots {
+    shared: Arc<Shared>,
+    allow: Vec<ipnet::IpNet>,
+    listens: Vec<Listen>,
+    own: Own,
+    desired: watch::Receiver<Arc<Desired>>,
+    local: watch::Receiver<Arc<Local>>,
+    view: watch::Receiver<Arc<View>>,
+    session: watch::Receiver<Arc<Session>>,
+    catalog: watch::Sender<Arc<Catalog>>,
+    wanted: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
+}
+
+impl Snapshots {
+    fn of(agent: &Agent) -> Self {
+        let session = Session::clone(&agent.session.1.borrow());
+        Self {
+            shared: Arc::clone(&agent.shared),
+            allow: agent.config.allow.value.clone(),
+            listens: agent.listens.clone(),
+            own: Own { host: agent.identity.host.clone(), session },
+            desired: agent.desired.1.clone(),
+            local: agent.local.1.clone(),
+            view: agent.view.1.clone(),
+            session: agent.session.1.clone(),
+            catalog: agent.catalog.0.clone(),
+            wanted: agent.wanted.0.clone(),
+        }
+    }
+
+    async fn follow(mut self) -> Result<()> {
+        let port_53 = may_bind_53();
+        let (mut catalog, mut zone) = (Arc::<Catalog>::default(), Arc::<Zone>::default());
+        let mut known_local = None;
+        self.local.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.desired.changed() => changed?,
+                changed = self.local.changed() => changed?,
+                changed = self.view.changed() => changed?,
+                changed = self.session.changed() => changed?,
+            }
+            // An asker must be known before names are answered that only it may see, so this one goes first.
+            let local = Arc::clone(&self.local.borrow_and_update());
+            let local_changed = known_local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &local));
+            if local_changed {
+                self.shared.set_local(Arc::clone(&local));
+            }
+            self.own.session = Session::clone(&self.session.borrow_and_update());
+            let view = Arc::clone(&self.view.borrow_and_update());
+            let desired = Arc::clone(&self.desired.borrow_and_update());
+            let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
+            zone = Arc::new(zone.update(&catalog, &merged));
+            self.shared.set_zone(Arc::clone(&zone));
+            if local_changed || AccessList::is_affected(&catalog, &merged) {
+                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+                let wanted = Arc::new(wanted(&self.listens, &local, port_53));
+                self.wanted.send_if_modified(|known| {
+                    let differs = *known != wanted;
+                    *known = wanted;
+                    differs
+                });
+            }
+            self.catalog.send_replace(Arc::clone(&merged));
+            (catalog, known_local) = (merged, Some(local));
+        }
+    }
+}

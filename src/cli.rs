@@ -1,1 +1,141 @@
-//! Not written yet.
+//! The command line: what was typed → one command → an exit code. Data goes to stdout, everything else to stderr.
+//!
+//! One small file per command lies in `cli/`. Flags that are settings are not written down here: `flags.rs` makes
+//! them from the table in `config.rs`, so that flag, environment, file and help always agree. Client commands ask a
+//! running agent over its API and know nothing themselves.
+
+mod agent;
+mod config;
+mod flags;
+mod leave;
+mod output;
+mod resolve;
+mod services;
+mod watch;
+
+use std::{
+    io::{self, IsTerminal, Read},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use self::output::note;
+use crate::{
+    api::client::ClientError,
+    config::{Env, Errors, LogFormat, MAX_FILE},
+};
+
+/// What the process tells its parent. A contract (design, "Command line").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// It went wrong.
+    Failure = 1,
+    /// The command line or the configuration is wrong: trying again does not help.
+    Usage = 2,
+    /// There is no such thing, or nothing at all.
+    NotFound = 3,
+    /// No agent answers.
+    Unreachable = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Docker containers to cluster-wide DNS answers that are live and reachable for the one who asks.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 not found or empty, 4 no agent answers.
+
+Examples:
+  portolan agent                       one host, no other server needed
+  dig @127.0.0.1 -p 5300 web.shop.svc.internal
+  portolan services                    what is known, anywhere in the cluster")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Agent(agent::Arguments),
+    Services(services::Arguments),
+    Resolve(resolve::Arguments),
+    Watch(watch::Arguments),
+    Leave(leave::Arguments),
+    Config(config::Arguments),
+}
+
+/// What a command may know of the process it runs in.
+#[derive(Debug)]
+pub struct Process {
+    /// The environment.
+    pub env: Env,
+    /// Whether it runs as root.
+    pub root: bool,
+}
+
+/// Runs the command that was typed. Nothing it meets escapes: errors are told on stderr.
+pub async fn run(cli: Cli, process: Process) -> Exit {
+    let outcome = match cli.command {
+        Command::Agent(arguments) => agent::run(&arguments, &process).await,
+        Command::Services(arguments) => services::run(&arguments, &process).await,
+        Command::Resolve(arguments) => resolve::run(&arguments, &process).await,
+        Command::Watch(arguments) => watch::run(&arguments, &process).await,
+        Command::Leave(arguments) => leave::run(&arguments, &process).await,
+        Command::Config(arguments) => config::run(&arguments, &process),
+    };
+    outcome.unwrap_or_else(|error| tell(&error))
+}
+
+/// Tells an error, and finds the exit code it stands for.
+fn tell(error: &anyhow::Error) -> Exit {
+    if let Some(Errors(errors)) = error.downcast_ref() {
+        errors.iter().for_each(|error| note(format_args!("error: {error}")));
+        return Exit::Usage;
+    }
+    // `portolan services | head -1` has what it wanted.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return Exit::Done;
+    }
+    note(format_args!("error: {error:#}"));
+    match error.downcast_ref() {
+        Some(ClientError::Unreachable { .. }) => Exit::Unreachable,
+        Some(ClientError::Refused { status, .. }) => match status.as_u16() {
+            400 => Exit::Usage,
+            404 => Exit::NotFound,
+            _ => Exit::Failure,
+        },
+        _ => Exit::Failure,
+    }
+}
+
+/// Reads a small text file: configuration, password, certificate.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
+    }
+    Ok(text)
+}
+
+/// Log lines go to stderr. The filter has been checked with the configuration.
+fn start_log(format: LogFormat, filter: &str) {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    // A second call in one process keeps the first log.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

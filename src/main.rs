@@ -1,2 +1,25 @@
-//! The binary.
-fn main() {}
+//! The binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use portolan::cli::{Cli, Exit, Process, run};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Variables that are not text are none of ours.
+    let env =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let process = Process { env: env.collect(), root: nix::unistd::geteuid().is_root() };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return Exit::Failure.into();
+        }
+    };
+    let exit = runtime.block_on(run(cli, process));
+    // Work that still blocks, such as a name lookup, must not hold up the end.
+    runtime.shutdown_background();
+    exit.into()
+}

@@ -1,1 +1,485 @@
-//! Not written yet.
+//! \[IO\] The HTTP side: read-only routes over TCP, the one that changes state over the control socket, and the accept
+//! loop with its limits.
+//!
+//! A browser on this host can be made to ask us: DNS rebinding turns an attacker's name into our address. So the TCP
+//! side answers only requests whose `Host` is an address it is bound to, a loopback address or `localhost`: an
+//! attacker has to use a name. Readiness never turns red again once it was green (D14): losing etcd or Docker later
+//! empties nothing, and a load balancer that drops a working resolver makes the outage.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, HttpBody},
+    extract::{Query, Request, State},
+    http::{HeaderValue, StatusCode, header, uri::Authority},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::{Listener, ListenerExt},
+};
+use futures_util::{Stream, stream};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream, unix},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    ApiState, AskAs, ResolveError, ResolveRequest,
+    changes::{Change, changes},
+    json, metrics,
+};
+use crate::model::{Catalog, Problem};
+
+/// What one listener allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the kernel's backlog. 64 people, scrapers and load balancers.
+    pub connections: usize,
+    /// From a connection's start, or the end of its last request, to the end of the next request's head.
+    pub head: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 64, head: Duration::from_secs(10) }
+    }
+}
+
+/// Streams of `/v1/watch` at a time: a quarter of the connections, so that watchers never keep health checks out.
+pub const MAX_WATCHERS: usize = 16;
+
+/// Largest request head in bytes: a line and a few headers; hyper's smallest allowed is 8 KiB.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Most headers of a request.
+const MAX_HEADERS: usize = 64;
+
+/// A peer that takes no byte for this long is gone (TCP_USER_TIMEOUT): three beats of a watch stream.
+const PEER_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// A watch stream is never silent for longer, so that both ends find out that the other is gone.
+pub const WATCH_BEAT: Duration = Duration::from_secs(15);
+
+/// Most bytes of a watch stream that are made ahead of its reader.
+const WATCH_PIECE: usize = 64 << 10;
+
+/// How long `leave` may take: a revoke on one endpoint after the other, 2 s each, and some air.
+pub const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+
+struct Public {
+    state: ApiState,
+    bound: SocketAddr,
+    was_ready: AtomicBool,
+    watchers: Arc<Semaphore>,
+}
+
+impl Public {
+    fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.state.catalog.borrow())
+    }
+
+    /// Of the registry's data and of everything else, each once.
+    fn problems(&self, catalog: &Catalog) -> Vec<Problem> {
+        let mut problems = (self.state.facts)().problems;
+        problems.extend_from_slice(&catalog.problems);
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
+/// The read-only routes. `bound` is the address the listener really has.
+pub fn public(state: ApiState, bound: SocketAddr) -> Router {
+    let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
+    let public = Arc::new(Public { state, bound, was_ready: AtomicBool::new(false), watchers });
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/v1/services", get(services))
+        .route("/v1/resolve", get(resolve))
+        .route("/v1/watch", get(watch))
+        .route("/v1/problems", get(problems))
+        .route("/v1/status", get(status))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&public), check))
+        .with_state(public)
+}
+
+/// A request to withdraw this host. The answer says that it is done, or why not.
+pub type Leave = oneshot::Sender<Result<(), String>>;
+
+/// The routes that change state; only ever served on the control socket.
+pub fn control(leave: mpsc::Sender<Leave>) -> Router {
+    Router::new()
+        .route("/v1/leave", post(withdraw))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(leave)
+}
+
+fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
+    (status, Json(json!({ "error": message.into() }))).into_response()
+}
+
+async fn no_such_route(request: Request) -> Response {
+    refusal(StatusCode::NOT_FOUND, format!("no such path: {}", request.uri().path()))
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let message = format!("{} is not possible here; what changes state goes over the control socket", request.method());
+    refusal(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+/// Before every route: the Host header, and no body.
+async fn check(State(public): State<Arc<Public>>, request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let header = hosts.next().and_then(|host| host.to_str().ok()).and_then(|host| host.parse().ok());
+    // A target with a host of its own wins over the header (RFC 9112 section 3.2.2).
+    let authority = request.uri().authority().cloned().or(header);
+    if hosts.next().is_some() || !authority.is_some_and(|authority| may_be_asked_as(&authority, public.bound)) {
+        let bound = public.bound;
+        let message = format!(
+            "this port answers to its address and to localhost only, whatever name leads to it (DNS rebinding); use http://{bound}/"
+        );
+        return refusal(StatusCode::FORBIDDEN, message);
+    }
+    if !request.body().is_end_stream() {
+        let mut response = refusal(StatusCode::PAYLOAD_TOO_LARGE, "a request here has no body");
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    next.run(request).await
+}
+
+/// Rebinding needs a name, so an address is trusted where the listener has it, or may have it.
+fn may_be_asked_as(authority: &Authority, bound: SocketAddr) -> bool {
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse::<IpAddr>();
+    match address.map(|address| address.to_canonical()) {
+        Ok(address) => address.is_loopback() || bound.ip().is_unspecified() || address == bound.ip().to_canonical(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(public): State<Arc<Public>>) -> Response {
+    let catalog = public.catalog();
+    if catalog.is_complete() {
+        public.was_ready.store(true, Ordering::Relaxed);
+    }
+    let facts = (public.state.facts)();
+    let because = |error: Option<String>| error.map(|error| format!(" ({error})")).unwrap_or_default();
+    let mut lines = Vec::new();
+    if !catalog.docker_listed {
+        lines.push(format!("docker has not been listed yet{}", because(facts.docker.last_error)));
+    } else if !facts.docker.connected {
+        lines.push(format!("stale: docker cannot be heard{}", because(facts.docker.last_error)));
+    }
+    if !catalog.registry_listed {
+        lines.push(format!("the registry has not been listed yet{}", because(facts.registry.last_error)));
+    } else if catalog.stale {
+        lines.push(format!("stale: the registry cannot be heard{}", because(facts.registry.last_error)));
+    }
+    let (status, word) = match public.was_ready.load(Ordering::Relaxed) {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    let body: String = std::iter::once(word).chain(lines.iter().map(String::as_str)).flat_map(|l| [l, "\n"]).collect();
+    (status, body).into_response()
+}
+
+async fn metrics(State(public): State<Arc<Public>>) -> Response {
+    // The catalog is walked once: 100,000 instances take some 20 ms, which no worker of the DNS side should lose.
+    let render = tokio::task::spawn_blocking(move || {
+        let (catalog, local) = (public.catalog(), Arc::clone(&public.state.local.borrow()));
+        let problems = public.problems(&catalog).len();
+        metrics::render(&public.state.host, &catalog, &local, &(public.state.facts)(), problems)
+    });
+    match render.await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn services(State(public): State<Arc<Public>>, Query(filter): Query<json::Filter>) -> Response {
+    let index = tokio::task::spawn_blocking(move || {
+        let catalog = public.catalog();
+        json::services(&catalog, &public.state.host, &filter, public.problems(&catalog).len())
+    });
+    match index.await {
+        Ok(pieces) => {
+            let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)));
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+#[derive(Deserialize)]
+struct ResolveQuery {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(rename = "as")]
+    asker: Option<String>,
+}
+
+async fn resolve(State(public): State<Arc<Public>>, Query(query): Query<ResolveQuery>) -> Response {
+    let asker = query.asker.map(|text| match text.parse() {
+        Ok(address) => AskAs::Address(address),
+        Err(_) => AskAs::Container(text),
+    });
+    let kind = query.kind.unwrap_or_else(|| "A".to_owned()).to_ascii_uppercase();
+    match (public.state.resolve)(ResolveRequest { name: query.name, kind, asker }) {
+        Ok(reply) => Json(reply).into_response(),
+        Err(ResolveError::Invalid(message)) => refusal(StatusCode::BAD_REQUEST, message),
+        Err(ResolveError::NoSuchAsker(message)) => refusal(StatusCode::NOT_FOUND, message),
+    }
+}
+
+async fn problems(State(public): State<Arc<Public>>) -> Response {
+    Json(json!({ "problems": public.problems(&public.catalog()) })).into_response()
+}
+
+async fn status(State(public): State<Arc<Public>>) -> Response {
+    let (catalog, local) = (public.catalog(), Arc::clone(&public.state.local.borrow()));
+    Json(json!({
+        "host": public.state.host,
+        "version": env!("CARGO_PKG_VERSION"),
+        "zone": public.state.zone,
+        "catalog": {
+            "hosts": catalog.hosts.len(),
+            "revision": catalog.revision,
+            "cluster": catalog.cluster,
+            "docker_listed": catalog.docker_listed,
+            "registry_listed": catalog.registry_listed,
+            "stale": catalog.stale,
+        },
+        "local": { "askers": local.askers.len(), "networks": local.networks.len() },
+        "problems": public.problems(&catalog).len(),
+        "facts": (public.state.facts)(),
+    }))
+    .into_response()
+}
+
+#[derive(Deserialize)]
+struct WatchQuery {
+    /// Begin with everything that is known, as `added`.
+    #[serde(default)]
+    initial: bool,
+}
+
+async fn watch(State(public): State<Arc<Public>>, Query(query): Query<WatchQuery>) -> Response {
+    let Ok(permit) = Arc::clone(&public.watchers).try_acquire_owned() else {
+        let message = format!("{MAX_WATCHERS} watch already; close one");
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, message);
+    };
+    let body = Body::from_stream(watch_stream(public, permit, query.initial));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// What a watcher has been told so far.
+struct Watcher {
+    public: Arc<Public>,
+    receiver: tokio::sync::watch::Receiver<Arc<Catalog>>,
+    /// The catalog that the reader has, once `pending` has been written.
+    told: Arc<Catalog>,
+    pending: std::vec::IntoIter<Change>,
+    greeted: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Lines of JSON: changes as they come, `synced` when the stream stands, `stale` and `fresh` as the registry goes and
+/// comes back, an empty line in silence. Nothing is queued: hyper asks for the next piece when the last is written, and
+/// the difference is then taken to the newest catalog, so a slow reader skips what came and went.
+fn watch_stream(
+    public: Arc<Public>,
+    permit: OwnedSemaphorePermit,
+    initial: bool,
+) -> impl Stream<Item = Result<Vec<u8>, Infallible>> {
+    let mut receiver = public.state.catalog.clone();
+    let now = Arc::clone(&receiver.borrow_and_update());
+    let before = if initial { Arc::new(Catalog { stale: now.stale, ..Catalog::default() }) } else { Arc::clone(&now) };
+    let pending = changes(&before, &now, &public.state.host).into_iter();
+    let watcher = Watcher { public, receiver, told: now, pending, greeted: false, _permit: permit };
+    stream::unfold(watcher, |mut watcher| async move {
+        let piece = watcher.next().await?;
+        Some((Ok(piece), watcher))
+    })
+}
+
+impl Watcher {
+    /// The next piece of the stream; `None` when the agent ends.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        let mut piece = Vec::new();
+        let beat = Instant::now() + WATCH_BEAT;
+        loop {
+            for change in self.pending.by_ref() {
+                piece.extend(json::event(change.kind.as_str(), &change.host, &change.publication));
+                if piece.len() >= WATCH_PIECE {
+                    return Some(piece);
+                }
+            }
+            if !self.greeted {
+                self.greeted = true;
+                let (revision, stale) = (self.told.revision, self.told.stale);
+                piece.extend(json::line(&json!({ "event": "synced", "revision": revision, "stale": stale })));
+            }
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+            match timeout_at(beat, self.receiver.changed()).await {
+                Err(_) => return Some(b"\n".to_vec()),
+                Ok(Err(_)) => return None,
+                Ok(Ok(())) => {}
+            }
+            let now = Arc::clone(&self.receiver.borrow_and_update());
+            if now.stale != self.told.stale {
+                piece.extend(json::line(&json!({ "event": if now.stale { "stale" } else { "fresh" } })));
+            }
+            self.pending = changes(&self.told, &now, &self.public.state.host).into_iter();
+            self.told = now;
+        }
+    }
+}
+
+async fn withdraw(State(leave): State<mpsc::Sender<Leave>>) -> Response {
+    let (done, outcome) = oneshot::channel();
+    let stopping = || refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    let asked = timeout(LEAVE_DEADLINE, async {
+        leave.send(done).await.ok()?;
+        outcome.await.ok()
+    });
+    match asked.await {
+        Ok(Some(Ok(()))) => Json(json!({ "left": true })).into_response(),
+        Ok(Some(Err(message))) => refusal(StatusCode::INTERNAL_SERVER_ERROR, message),
+        Ok(None) => stopping(),
+        Err(_) => refusal(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("not done within {} s; the names leave when the lease ends", LEAVE_DEADLINE.as_secs()),
+        ),
+    }
+}
+
+/// Binds the address of the public routes.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves a router on a TCP listener. Ends only by being dropped, and takes its connections along.
+pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits) -> Infallible {
+    let listener = listener.tap_io(|stream| {
+        // Best effort: without it a vanished peer keeps its place until the kernel's retries end.
+        let socket = socket2::SockRef::from(&*stream);
+        if let Err(error) = socket.set_tcp_user_timeout(Some(PEER_TIMEOUT)) {
+            tracing::debug!(%error, "no TCP_USER_TIMEOUT on an API connection");
+        }
+    });
+    serve(listener, router, limits).await
+}
+
+/// Serves a router on the control socket. Ends only by being dropped, and takes its connections along.
+pub async fn serve_control(socket: ControlSocket, router: Router, limits: Limits) -> Infallible {
+    serve(socket, router, limits).await
+}
+
+async fn serve<L: Listener>(mut listener: L, router: Router, limits: Limits) -> Infallible {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            (io, _) = listener.accept(), if connections.len() < limits.connections => {
+                let service = TowerToHyperService::new(router.clone());
+                connections.spawn(http.serve_connection(TokioIo::new(io), service));
+            }
+            Some(ended) = connections.join_next() => {
+                // A peer that goes, or sends no HTTP, is its own affair; a panic is ours.
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "an API request panicked");
+                }
+            }
+        }
+    }
+}
+
+/// The control socket: only its owner may open it (0600), and its name goes when it goes.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl ControlSocket {
+    /// Binds it. It is made under another name and renamed when it is ready: nobody sees it with other permissions,
+    /// one left behind by a crash is replaced, and a newer agent takes the name over without a gap.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(format!(".{}", std::process::id()));
+        let unfinished = PathBuf::from(unfinished);
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        socket.bind(&socket2::SockAddr::unix(&unfinished)?)?;
+        std::fs::set_permissions(&unfinished, PermissionsExt::from_mode(0o600))?;
+        socket.listen(16)?; // One person at a time, and a few scripts.
+        socket.set_nonblocking(true)?;
+        let inode = std::fs::symlink_metadata(&unfinished)?.ino();
+        std::fs::rename(&unfinished, path)?;
+        let listener = UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
+        Ok(Self { listener, path: path.to_owned(), inode })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A newer agent may have the name by now.
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener for ControlSocket {
+    type Io = UnixStream;
+    type Addr = unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        Listener::accept(&mut self.listener).await
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}

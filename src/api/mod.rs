@@ -1,4 +1,85 @@
-//! Not written yet.
+//! What people and tools see of a running agent over HTTP, and the client that asks for it.
+//!
+//! Snapshots come in ([`ApiState`]: the catalog, this host's own facts, numbers from the other parts), text and JSON
+//! go out. Nothing here owns state: each request reads the snapshots of its moment, metrics included. What is read is
+//! offered over TCP, what changes something only over a unix socket that belongs to the agent's user.
+//!
+//! - `facts.rs`: the numbers the other parts hand in, as plain data;
+//! - `json.rs`: the shapes of the answers; field names are those of the etcd records;
+//! - `changes.rs`: two catalogs → what happened between them;
+//! - `metrics.rs`: snapshots → OpenMetrics text;
+//! - `http.rs` \[IO\]: routes, the Host check, the bounded accept loop, the control socket;
+//! - `client.rs` \[IO\]: one request over TCP or the control socket, with deadlines.
+//!
+//! Deliberately absent: authentication (the TCP side reads only, and listens on loopback unless told otherwise), TLS,
+//! and any route that writes over TCP. A failure here harms only the request that met it; DNS never waits for it.
 
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::model::{Catalog, HostId, Local};
+
+pub mod changes;
 pub mod client;
+pub mod facts;
 pub mod http;
+pub mod json;
+pub mod metrics;
+
+pub use facts::{DnsFacts, DockerFacts, Facts, Listener, RegistryFacts};
+pub use json::{ResolveRecord, ResolveReply};
+
+/// Answers a question as the DNS side would, without a packet.
+pub type Resolve = Arc<dyn Fn(ResolveRequest) -> Result<ResolveReply, ResolveError> + Send + Sync>;
+
+/// Collects the numbers of the moment.
+pub type Collect = Arc<dyn Fn() -> Facts + Send + Sync>;
+
+/// What the routes read. Everything in it is a snapshot or a function that makes one.
+#[derive(Clone)]
+pub struct ApiState {
+    /// This host.
+    pub host: HostId,
+    /// The domain we answer for.
+    pub zone: Arc<str>,
+    /// Everything known.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// This host's askers and networks.
+    pub local: watch::Receiver<Arc<Local>>,
+    /// Numbers and problems of the other parts.
+    pub facts: Collect,
+    /// The DNS side's answer to a question.
+    pub resolve: Resolve,
+}
+
+/// A question of `portolan resolve`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolveRequest {
+    /// The name as typed: bare, partial or with the zone.
+    pub name: String,
+    /// The record type in upper case: `A`, `AAAA`, `SRV`, …
+    pub kind: String,
+    /// Who asks; `None`: this host.
+    pub asker: Option<AskAs>,
+}
+
+/// On whose behalf a question is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskAs {
+    /// A container of this host, by name or id.
+    Container(String),
+    /// Whoever has this address.
+    Address(std::net::IpAddr),
+}
+
+/// Why a question cannot be asked. A negative DNS answer is a reply, not an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name or the type is malformed.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such asker.
+    #[error("{0}")]
+    NoSuchAsker(String),
+}

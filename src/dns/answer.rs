@@ -1,1 +1,419 @@
-//! Not written yet.
+//! The decision: what a question of one asker gets, from one snapshot.
+//!
+//! - A name that exists has records, or NODATA for types it lacks; it exists with all its instances, ready or not,
+//!   reachable or not. A name above existing names exists too (RFC 8020). Everything else of ours is NXDOMAIN.
+//! - NXDOMAIN and NODATA are statements about everything there is, so they are made only by a complete zone; until
+//!   then such a question fails (SERVFAIL), and the asker tries elsewhere or again. Records are given from whatever
+//!   is known. One exception: where A or AAAA of a name has addresses, the other family may be denied before the
+//!   zone is complete. Resolvers that ask for both (musl) would drop the good half with the failed one, and the own
+//!   host must stay right without any registry (P3).
+//! - A service without namespace is the asker's own, else that of `global`; never both. The own one wins because it
+//!   exists, also while none of its instances is ready or reachable: a replica that stops must not hand its clients
+//!   over to a stranger of the same name.
+//! - Nothing of ours is forwarded, and no single label. Names of others are forwarded for this host and for
+//!   containers that may leave their networks (P7).
+//!
+//! Names that are asked for without the apex (`web.`) are answered as if the root were ours: negative answers carry
+//! an SOA of the root, as the real root's would, because an SOA must stand above the name it denies (RFC 2308
+//! section 3).
+//!
+//! The apex is its own name server, so that no service name is taken away for it.
+
+mod reverse;
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::{
+    Name, RData, Record, RecordType,
+    rdata::{A, AAAA, HINFO, NS, SOA, SRV, TXT},
+};
+use ipnet::IpNet;
+use rand::{Rng, seq::SliceRandom};
+
+pub use super::source::{Source, locate};
+use super::{
+    name::{self, Apex, Named, Subject},
+    reach::{Family, Viewpoint, one_port},
+    zone::{Candidate, Zone},
+};
+use crate::model::{Label, Local, MAX_LABEL, Port, Proto, ShortId};
+
+/// Addresses in one answer, sampled from all. 16 AAAA of 28 octets are 448, which leaves 64 of the 512 that every
+/// resolver takes for header (12), EDNS (11) and a question of 41.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// SRV records in one answer, sampled from all, however short they are: more is work for few.
+pub const MAX_TARGETS: usize = 256;
+
+/// Octets that SRV records may fill, so that an answer always fits into a TCP message: 65,535 - 12 for the header
+/// - 255 - 4 for the question - 11 for EDNS. Of the longest names (see `targets`) 124 records fit.
+const ROOM: usize = 65_535 - 12 - 255 - 4 - 11;
+
+/// Strings in a TXT record: 128 x 256 = 32,768 octets always fit into a TCP message.
+pub const MAX_TAGS: usize = 128;
+
+/// The longest string of a TXT record (RFC 1035 section 3.3). Longer tags are left out.
+const MAX_STRING: usize = 255;
+
+/// What the operator chose.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--zone`
+    pub apex: Apex,
+    /// `--ttl` in seconds, of everything that names an instance. 0 because a freed address is taken at once (D10).
+    pub ttl: u32,
+    /// Seconds for which a "no" may be kept.
+    pub negative_ttl: u32,
+    /// `--routed`: container subnets that everybody reaches.
+    pub routed: Vec<IpNet>,
+    /// Addresses given for the name server itself, where it listens on port 53 by `--dns ADDR:53`. Containers are
+    /// given the gateways of their networks first, where `--dns docker` listens.
+    pub nameserver: Vec<IpAddr>,
+    /// Names of others are forwarded; not so with `--upstream none`.
+    pub forwarding: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            apex: Apex::default(),
+            ttl: 0,
+            negative_ttl: 1,
+            routed: Vec::new(),
+            nameserver: Vec::new(),
+            forwarding: true,
+        }
+    }
+}
+
+/// Everything an answer is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    /// What there is.
+    pub zone: &'a Zone,
+    /// Who may be asking.
+    pub local: &'a Local,
+    /// What the operator chose.
+    pub settings: &'a Settings,
+}
+
+/// What a question gets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// There are records; those in `additionals` save the next question.
+    Records {
+        /// At least one.
+        answers: Vec<Record>,
+        /// Addresses of names in `answers`, grouped by name and type.
+        additionals: Vec<Record>,
+    },
+    /// The name exists, but not with this type: NOERROR, and the SOA to keep that by.
+    NoData(Box<Record>),
+    /// There is no such name: NXDOMAIN, and the SOA to keep that by.
+    NoName(Box<Record>),
+    /// Ours, but not enough is known yet: SERVFAIL.
+    NotYet,
+    /// Somebody else's name, to be asked for on behalf of this asker.
+    Forward,
+    /// Somebody else's name, and not for this asker: REFUSED.
+    Refused,
+}
+
+/// Whether names of others are asked for on behalf of `source`: what RA says.
+pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
+    snapshot.settings.forwarding
+        && match source {
+            Source::Host => true,
+            Source::Container(_) => !Viewpoint::new(snapshot.local, &[], source).is_confined(),
+            Source::Stranger | Source::Unknown => false,
+        }
+}
+
+/// Answers one question of class IN. `name` is kept as it came, letter case and all.
+pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: RecordType, rng: &mut impl Rng) -> Answer {
+    let Settings { apex, routed, .. } = snapshot.settings;
+    let question = Question { snapshot, source, name, kind, view: Viewpoint::new(snapshot.local, routed, source) };
+    match name::classify(&name::fold(name), apex) {
+        Subject::Apex => question.apex(),
+        Subject::Bare(service) => {
+            let soa = question.soa(Name::root());
+            question.service(Named { service, namespace: None }, Members::Ready, soa, rng)
+        }
+        Subject::Service(named) => question.service(named, Members::Ready, question.apex_soa(), rng),
+        Subject::All(named) => question.service(named, Members::All, question.apex_soa(), rng),
+        Subject::Port(port, proto, named) => question.port(port, proto, named, rng),
+        Subject::Transport(proto, named) => question.transport(proto, named),
+        Subject::Instance(instance, named) => question.instance(instance, named, rng),
+        Subject::Nothing => question.nothing(question.apex_soa()),
+        Subject::Reverse(prefix) => question.reverse(prefix, reverse::Depth::At),
+        Subject::BelowReverse(prefix) => question.reverse(prefix, reverse::Depth::Below),
+        Subject::Outside => question.outside(),
+    }
+}
+
+/// Which instances of a service count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Members {
+    Ready,
+    All,
+}
+
+struct Question<'a> {
+    snapshot: &'a Snapshot<'a>,
+    source: &'a Source,
+    name: &'a Name,
+    kind: RecordType,
+    view: Viewpoint<'a>,
+}
+
+impl<'a> Question<'a> {
+    fn apex(&self) -> Answer {
+        let addresses = self.nameserver();
+        let apex = self.snapshot.settings.apex.name();
+        match self.kind {
+            RecordType::SOA => self.records(vec![self.soa(self.name.clone())]),
+            RecordType::NS => {
+                let additionals = addresses.iter().map(|address| self.address(apex, *address)).collect();
+                Answer::Records { answers: vec![self.record(RData::NS(NS(apex.clone())))], additionals }
+            }
+            RecordType::A | RecordType::AAAA if addresses.iter().any(|address| self.wants(*address)) => {
+                let wanted = addresses.iter().filter(|address| self.wants(**address));
+                self.records(wanted.map(|address| self.address(self.name, *address)).collect())
+            }
+            RecordType::ANY => self.any(),
+            // What the apex holds does not depend on what is known, so it may be denied at any time.
+            _ => Answer::NoData(Box::new(self.apex_soa())),
+        }
+    }
+
+    fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
+        let Some(candidates) = self.find(named) else {
+            return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
+        };
+        let chosen: Vec<&Candidate> =
+            candidates.iter().filter(|c| members == Members::All || c.publication.is_ready()).collect();
+        match self.kind {
+            RecordType::A | RecordType::AAAA => self.addresses(one_port(&self.view, &chosen).addresses, soa, rng),
+            RecordType::SRV => self.targets(&chosen, &|_| true, soa, rng),
+            RecordType::TXT => self.tags(&chosen, soa),
+            RecordType::ANY => self.any(),
+            _ => self.no_data(soa),
+        }
+    }
+
+    /// Whether a name that is no service has names below it: a namespace its services, the last label of the apex us.
+    fn stands_above(&self, named: Named<'_>, zone: &Name) -> bool {
+        let Snapshot { zone: known, settings, .. } = self.snapshot;
+        match named.namespace {
+            Some(_) => false,
+            None if zone.is_root() => settings.apex.as_str().rsplit('.').next() == Some(named.service),
+            None => known.has_namespace(named.service),
+        }
+    }
+
+    fn instance(&self, instance: &str, named: Named<'_>, rng: &mut impl Rng) -> Answer {
+        let soa = self.apex_soa();
+        let chosen: Vec<&Candidate> = self.find(named).map(|all| instances(all, instance)).unwrap_or_default();
+        if chosen.is_empty() {
+            return self.nothing(soa);
+        }
+        match self.kind {
+            RecordType::A | RecordType::AAAA => {
+                let ways = chosen.iter().flat_map(|candidate| self.view.ways(candidate).iter());
+                self.addresses(ways.map(|way| way.address).collect(), soa, rng)
+            }
+            RecordType::SRV => self.targets(&chosen, &|_| true, soa, rng),
+            RecordType::TXT => self.tags(&chosen, soa),
+            RecordType::ANY => self.any(),
+            _ => self.no_data(soa),
+        }
+    }
+
+    fn port(&self, port: &str, proto: Proto, named: Named<'_>, rng: &mut impl Rng) -> Answer {
+        let soa = self.apex_soa();
+        let is_meant =
+            |offered: &Port| offered.proto == proto && offered.name.as_ref().is_some_and(|name| name.as_str() == port);
+        let candidates = self.find(named).unwrap_or_default();
+        if !candidates.iter().any(|candidate| candidate.offer().ports.iter().any(is_meant)) {
+            return self.nothing(soa);
+        }
+        let ready: Vec<&Candidate> = candidates.iter().filter(|c| c.publication.is_ready()).collect();
+        match self.kind {
+            RecordType::SRV => self.targets(&ready, &is_meant, soa, rng),
+            RecordType::ANY => self.any(),
+            _ => self.no_data(soa),
+        }
+    }
+
+    fn transport(&self, proto: Proto, named: Named<'_>) -> Answer {
+        let soa = self.apex_soa();
+        let candidates = self.find(named).unwrap_or_default();
+        let mut ports = candidates.iter().flat_map(|candidate| &candidate.offer().ports);
+        match ports.any(|port| port.proto == proto && port.name.is_some()) {
+            true => self.no_data(soa),
+            false => self.nothing(soa),
+        }
+    }
+
+    fn outside(&self) -> Answer {
+        if may_forward(self.snapshot, self.source) { Answer::Forward } else { Answer::Refused }
+    }
+
+    /// The instances of a service, in the namespace that is meant.
+    fn find(&self, named: Named<'_>) -> Option<&'a [Candidate]> {
+        let zone = self.snapshot.zone;
+        match named.namespace {
+            Some(namespace) => zone.service(namespace, named.service),
+            None => zone
+                .service(self.source.namespace().as_str(), named.service)
+                .or_else(|| zone.service(Label::global().as_str(), named.service)),
+        }
+    }
+
+    fn addresses(&self, mut addresses: Vec<IpAddr>, soa: Record, rng: &mut impl Rng) -> Answer {
+        let any = !addresses.is_empty();
+        addresses.retain(|address| self.wants(*address));
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses.is_empty() {
+            // See the exception above.
+            return if any { Answer::NoData(Box::new(soa)) } else { self.no_data(soa) };
+        }
+        let (sample, _) = addresses.partial_shuffle(rng, MAX_ADDRESSES);
+        self.records(sample.iter().map(|address| self.address(self.name, *address)).collect())
+    }
+
+    fn targets(
+        &self,
+        candidates: &[&Candidate],
+        is_meant: &dyn Fn(&Port) -> bool,
+        soa: Record,
+        rng: &mut impl Rng,
+    ) -> Answer {
+        let apex = &self.snapshot.settings.apex;
+        let mut order: Vec<&&Candidate> = candidates.iter().collect();
+        let mut answers = Vec::new();
+        let mut additionals = Vec::new();
+        order.shuffle(rng);
+        for candidate in order {
+            let (offer, ways) = (candidate.offer(), self.view.ways(candidate));
+            let numbers = |port| ways.iter().find_map(|way| self.view.number(candidate, way, port));
+            let target = apex.instance(candidate.publication.container, offer);
+            let ports = offer.ports.iter().filter(|port| is_meant(port)).filter_map(numbers);
+            let records: Vec<Record> = ports
+                .map(|number| self.record(RData::SRV(SRV::new(0, offer.weight, number, target.clone()))))
+                // 53/tcp and 53/udp under one number are one record (RFC 2181 section 5).
+                .fold(Vec::new(), |mut distinct, record| {
+                    if !distinct.contains(&record) {
+                        distinct.push(record);
+                    }
+                    distinct
+                });
+            if records.is_empty() {
+                continue;
+            }
+            // Both names in full, because compression ends after many names: 10 and 6 for the fields of record and SRV.
+            let limit = MAX_TARGETS.min(ROOM / (self.name.len() + 1 + 10 + 6 + target.len() + 1));
+            answers.extend(records.into_iter().take(limit - answers.len()));
+            additionals.extend(ways.iter().map(|way| self.address(&target, way.address)));
+            if answers.len() == limit {
+                break;
+            }
+        }
+        if answers.is_empty() { self.no_data(soa) } else { Answer::Records { answers, additionals } }
+    }
+
+    /// All tags of the instances as one record, one string per tag, in alphabetical order.
+    fn tags(&self, candidates: &[&Candidate], soa: Record) -> Answer {
+        let tags = candidates.iter().flat_map(|candidate| &candidate.offer().tags);
+        let mut tags: Vec<&[u8]> = tags.map(|tag| tag.as_bytes()).filter(|tag| tag.len() <= MAX_STRING).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        tags.truncate(MAX_TAGS);
+        if tags.is_empty() {
+            return self.no_data(soa);
+        }
+        self.records(vec![self.record(RData::TXT(TXT::from_bytes(tags)))])
+    }
+
+    /// The smallest answer to ANY, and no amplifier (RFC 8482 section 4.2).
+    fn any(&self) -> Answer {
+        let nothing = HINFO::new("RFC8482".to_owned(), String::new());
+        self.records(vec![self.record(RData::HINFO(nothing))])
+    }
+
+    fn no_data(&self, soa: Record) -> Answer {
+        if self.snapshot.zone.is_complete() { Answer::NoData(Box::new(soa)) } else { Answer::NotYet }
+    }
+
+    fn nothing(&self, soa: Record) -> Answer {
+        if self.snapshot.zone.is_complete() { Answer::NoName(Box::new(soa)) } else { Answer::NotYet }
+    }
+
+    fn records(&self, answers: Vec<Record>) -> Answer {
+        Answer::Records { answers, additionals: Vec::new() }
+    }
+
+    fn record(&self, data: RData) -> Record {
+        Record::from_rdata(self.name.clone(), self.snapshot.settings.ttl, data)
+    }
+
+    fn address(&self, owner: &Name, address: IpAddr) -> Record {
+        let data = match address {
+            IpAddr::V4(address) => RData::A(A(address)),
+            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+        };
+        Record::from_rdata(owner.clone(), self.snapshot.settings.ttl, data)
+    }
+
+    fn wants(&self, address: IpAddr) -> bool {
+        let family = if self.kind == RecordType::A { Family::V4 } else { Family::V6 };
+        family.holds(address)
+    }
+
+    fn apex_soa(&self) -> Record {
+        self.soa(self.snapshot.settings.apex.name().clone())
+    }
+
+    /// The SOA of a zone of ours. Its TTL and its minimum are how long a "no" may be kept (RFC 2308 section 3);
+    /// nobody transfers the zone, so the other times are only usual ones.
+    fn soa(&self, owner: Name) -> Record {
+        let Settings { apex, negative_ttl, .. } = self.snapshot.settings;
+        let contact = Name::from_labels([b"hostmaster".as_slice()].into_iter().chain(apex.name().iter()))
+            .expect("an apex leaves room for more than one label");
+        // A serial is a counter modulo 2^32 (RFC 1982).
+        let serial = u32::try_from(self.snapshot.zone.revision() & i64::from(u32::MAX)).unwrap_or_default();
+        let data = SOA::new(apex.name().clone(), contact, serial, 7200, 1800, 86_400, *negative_ttl);
+        Record::from_rdata(owner, *negative_ttl, RData::SOA(data))
+    }
+
+    fn nameserver(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = self.view.gateways().collect();
+        if addresses.is_empty() && !self.view.is_confined() {
+            addresses.clone_from(&self.snapshot.settings.nameserver);
+        }
+        addresses.truncate(MAX_ADDRESSES);
+        addresses
+    }
+}
+
+/// The instances that a label names: the one container with that short id, else all with that name.
+fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z Candidate> {
+    if let Some(id) = ShortId::parse(label).filter(|id| id.as_str() == label) {
+        let first = candidates.partition_point(|candidate| candidate.publication.container < id);
+        let held: Vec<_> = candidates[first..].iter().take_while(|c| c.publication.container == id).collect();
+        if !held.is_empty() {
+            return held;
+        }
+    }
+    candidates.iter().filter(|candidate| is_alias(&candidate.publication.name, label)).collect()
+}
+
+/// Whether a container's name, written as a label, is `label`. A name that is too long for one has no alias.
+fn is_alias(name: &str, label: &str) -> bool {
+    let written = |octet: u8| if octet == b'.' { b'-' } else { octet.to_ascii_lowercase() };
+    name.len() == label.len() && name.len() <= MAX_LABEL && name.bytes().map(written).eq(label.bytes())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,33 @@
-//! Not written yet.
+//! From the catalog to the bytes of a DNS answer.
+//!
+//! In comes the [`Catalog`](crate::model::Catalog) and what this host knows of itself ([`Local`](crate::model::Local));
+//! out goes, for every packet, a reply, a question to forward, or silence.
+//!
+//! ```text
+//! Catalog ─ zone.rs ─► Zone ─┐
+//! Local ───────────────────  ├─► answer.rs ─► wire.rs ─► server.rs [IO] ─► resolver
+//! packet ─ wire.rs ─ name.rs ┘     reach.rs                forward.rs [IO] ─► upstream
+//! ```
+//!
+//! - `name.rs` says what a name means, `source.rs` who asks, `reach.rs` which address that one gets;
+//! - `zone.rs` is the index: immutable, swapped whole, changed in the time of what changed;
+//! - `answer.rs` decides between records, NODATA, NXDOMAIN, SERVFAIL and "not ours"; `wire.rs` turns packets into
+//!   questions and decisions into packets. Both are pure: time plays no part, chance comes from the caller;
+//! - `access.rs` and `listen.rs` decide who may ask and where we listen; `server.rs` and `forward.rs` hold the sockets.
+//!
+//! Nobody here owns state that outlives a snapshot. Nothing here asks etcd, Docker or an upstream in order to
+//! answer for our own names: a failure of any of them shows as answers from what was known last, or as SERVFAIL for
+//! what was never known, and never as a false "there is no such name".
 
 pub mod access;
 pub mod answer;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod forward;
 pub mod listen;
 pub mod name;
 pub mod reach;
 pub mod server;
+pub mod source;
 pub mod wire;
 pub mod zone;

@@ -1,1 +1,431 @@
-//! Not written yet.
+//! Which address an asker gets for an instance, and on which port numbers: the five rules and the one-port rule.
+//!
+//! Each family stands for itself. The first rule that holds decides:
+//!
+//! 1. asker and instance share a network on which containers may talk: the instance's address there. An asker that
+//!    has only internal networks stops here;
+//! 2. the asker is the instance's own host: its address on a bridge. The instance is on its host's network: that
+//!    host's address, for any asker;
+//! 3. its address is routed, by the operator's word; or has a link-layer life of its own (macvlan, ipvlan) and the
+//!    asker is on another host;
+//! 4. it is published: the host's address and the published number;
+//! 5. nothing of that: left out, and the [`Obstacle`] says why.
+//!
+//! By rules 1 to 3 a port has its own number, by rule 4 the published one. SRV records carry the number with the
+//! address. Addresses alone cannot, so those of a service are only given where *one and the same* number works
+//! ([`one_port`]).
+//!
+//! The asker of another host is never told apart from a stranger: both see published ports, routed addresses and
+//! hosts. Whatever is not known to be reachable is left out (P6): better one replica fewer than one that refuses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    source::{Source, is_ours},
+    zone::{Candidate, Home},
+};
+use crate::model::{Attachment, Driver, GWBRIDGE, Local, Network, Origin, Port, Proto, Publication, Published, Scope};
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `A`
+    V4,
+    /// `AAAA`
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Whether the address belongs to it.
+    pub fn holds(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}
+
+/// Why an asker gets an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// 1: they share a network.
+    SharedNetwork,
+    /// 2: the asker is the host, and a host reaches its bridges.
+    HostsBridge,
+    /// 2: the instance's ports are its host's own.
+    HostNetwork,
+    /// 3: the operator said that its subnet is routed.
+    Routed,
+    /// 3: it has an address in the network around its host.
+    LinkLayer,
+    /// 4: its port is published.
+    Published,
+}
+
+/// Why an asker gets no address of a family: rule 5, with its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The asker has only internal networks, and is on none with the instance.
+    Confined,
+    /// No port is published off loopback in this family, and no other rule holds.
+    NotPublished,
+    /// The instance's host has no address of this family that the asker could use.
+    NoHostAddress,
+    /// Same host, another bridge, and no docker-proxy holds the published port.
+    NoProxy,
+    /// Same host, but the asker is on no bridge: macvlan containers cannot reach their own host.
+    NoBridge,
+    /// The port is published on an address that only the instance's own host has: one inside a Docker subnet.
+    OtherHostsOnly,
+}
+
+/// The address an asker uses for an instance, and the rule that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The address.
+    pub address: IpAddr,
+    /// The rule.
+    pub rule: Rule,
+}
+
+/// An asker's place, worked out once per question.
+#[derive(Debug)]
+pub struct Viewpoint<'a> {
+    local: &'a Local,
+    routed: &'a [IpNet],
+    source: &'a Source,
+    /// The asker's networks, docker_gwbridge among them.
+    networks: Vec<&'a Network>,
+    confined: bool,
+    bridged: bool,
+}
+
+impl<'a> Viewpoint<'a> {
+    /// The place of `source` on the host that `local` describes; `routed` are the operator's `--routed` subnets.
+    ///
+    /// A container whose networks are not known to lead anywhere is confined (P7).
+    pub fn new(local: &'a Local, routed: &'a [IpNet], source: &'a Source) -> Self {
+        let networks: Vec<&Network> = match source {
+            Source::Container(asker) => {
+                asker.networks.iter().filter_map(|id| local.networks.get(id)).map(|network| &**network).collect()
+            }
+            Source::Host | Source::Stranger | Source::Unknown => Vec::new(),
+        };
+        let is_container = matches!(source, Source::Container(_));
+        let leads_out = |network: &&Network| !network.internal;
+        // A container of an overlay network that is not internal leaves over docker_gwbridge, a bridge.
+        let leads_to_host = |network: &&Network| {
+            leads_out(network) && matches!(network.driver, Driver::Bridge | Driver::Overlay | Driver::Other(_))
+        };
+        Self {
+            confined: matches!(source, Source::Unknown) || is_container && !networks.iter().any(leads_out),
+            bridged: networks.iter().any(leads_to_host),
+            local,
+            routed,
+            source,
+            networks,
+        }
+    }
+
+    /// Whether the asker may not leave its networks, so that nothing of it is forwarded either.
+    pub fn is_confined(&self) -> bool {
+        self.confined
+    }
+
+    /// The gateways of the asker's own networks: where it finds its host.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let bridges = self.networks.iter().filter(|network| network.driver == Driver::Bridge);
+        bridges.flat_map(|network| network.gateways.iter().copied())
+    }
+
+    /// The address of one family under which the asker reaches an instance of `home`.
+    pub fn way(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
+        let publication = &*candidate.publication;
+        let own = candidate.home.origin == Origin::Own;
+        let asks_from_here = matches!(self.source, Source::Container(_) | Source::Host);
+        let address_on = |wanted: &dyn Fn(&Attachment) -> bool| {
+            let networks = publication.networks.iter().filter(|network| wanted(network));
+            networks.flat_map(|network| network.ips.iter().copied()).find(|address| family.holds(*address))
+        };
+
+        if let Some(address) = address_on(&|network| self.shares(network, publication, own)) {
+            return Ok(Way { address, rule: Rule::SharedNetwork });
+        }
+        if self.confined {
+            return Err(Obstacle::Confined);
+        }
+        if own
+            && *self.source == Source::Host
+            && let Some(address) = address_on(&|network| network.driver == Driver::Bridge)
+        {
+            return Ok(Way { address, rule: Rule::HostsBridge });
+        }
+        if publication.is_on_host_network() {
+            let address = self.host_address(&candidate.home, family).ok_or(Obstacle::NoHostAddress)?;
+            let crosses_host = matches!(self.source, Source::Container(_)) && self.is_here(&candidate.home, address);
+            return if crosses_host && !self.bridged {
+                Err(Obstacle::NoBridge)
+            } else {
+                Ok(Way { address, rule: Rule::HostNetwork })
+            };
+        }
+        let in_routed = |network: &Attachment| {
+            let covered = |ip: &IpAddr| family.holds(*ip) && self.routed.iter().any(|subnet| subnet.contains(ip));
+            !network.internal && network.ips.iter().any(covered)
+        };
+        if let Some(address) = address_on(&in_routed) {
+            return Ok(Way { address, rule: Rule::Routed });
+        }
+        let on_link =
+            |network: &Attachment| !network.internal && matches!(network.driver, Driver::Macvlan | Driver::Ipvlan);
+        if !(own && asks_from_here)
+            && let Some(address) = address_on(&on_link)
+        {
+            return Ok(Way { address, rule: Rule::LinkLayer });
+        }
+        self.published(candidate, family)
+    }
+
+    /// Rule 1. Ids of local networks mean something on their own host only.
+    fn shares(&self, attachment: &Attachment, publication: &Publication, own: bool) -> bool {
+        let Source::Container(asker) = self.source else { return false };
+        let itself = own && asker.container == publication.container;
+        (own || attachment.scope != Scope::Local)
+            && attachment.driver != Driver::Host
+            && &*attachment.name != GWBRIDGE
+            && self.networks.iter().any(|network| network.id == attachment.id && (network.icc || itself))
+    }
+
+    /// Rule 4: one address per family, that of the service's main port where it is published, else of another port.
+    fn published(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
+        let offer = candidate.offer();
+        let main = offer.main_port();
+        let mut best = None;
+        let mut obstacle = Obstacle::NotPublished;
+        for port in &offer.ports {
+            for published in &port.published {
+                match self.published_address(&candidate.home, port.proto, published, family) {
+                    Ok(address) => {
+                        let rank = (main != Some(port.port), !published.chosen);
+                        if best.is_none_or(|(held, _)| rank < held) {
+                            best = Some((rank, address));
+                        }
+                    }
+                    Err(Obstacle::NotPublished) => {}
+                    Err(other) => obstacle = other,
+                }
+            }
+        }
+        best.map(|(_, address)| Way { address, rule: Rule::Published }).ok_or(obstacle)
+    }
+
+    fn published_address(
+        &self,
+        home: &Home,
+        proto: Proto,
+        published: &Published,
+        family: Family,
+    ) -> Result<IpAddr, Obstacle> {
+        if !family.holds(published.ip) || published.ip.is_loopback() {
+            return Err(Obstacle::NotPublished);
+        }
+        let address = if published.ip.is_unspecified() {
+            self.host_address(home, family).ok_or(Obstacle::NoHostAddress)?
+        } else {
+            published.ip
+        };
+        // 172.17.0.1 is another machine on every host: good only where it is known to be this one.
+        let own = home.origin == Origin::Own;
+        let elsewhere = !own || *self.source == Source::Stranger;
+        if elsewhere && !published.ip.is_unspecified() && (self.is_docker_subnet(address) || is_link_local(address)) {
+            return Err(Obstacle::OtherHostsOnly);
+        }
+        if matches!(self.source, Source::Container(_)) && self.is_here(home, address) {
+            if !self.bridged {
+                return Err(Obstacle::NoBridge);
+            }
+            if !self.local.proxied.contains(&(proto, published.port)) {
+                return Err(Obstacle::NoProxy);
+            }
+        }
+        Ok(address)
+    }
+
+    /// The host's address for this asker. Our own host is also found when it advertises none at all.
+    fn host_address(&self, home: &Home, family: Family) -> Option<IpAddr> {
+        let advertised = home.advertise.iter().copied().find(|address| family.holds(*address));
+        if home.origin != Origin::Own || !home.advertise.is_empty() {
+            return advertised;
+        }
+        let usable = |address: &IpAddr| family.holds(*address) && !address.is_loopback() && !is_link_local(*address);
+        match self.source {
+            Source::Host => self.local.addresses.iter().copied().find(usable),
+            Source::Container(_) => self.gateways().find(usable),
+            Source::Stranger | Source::Unknown => None,
+        }
+    }
+
+    /// Whether traffic of an asker of this host to `address` stays on this host. A record of the registry may be our
+    /// own: before Docker was listed, and after our id was taken.
+    fn is_here(&self, home: &Home, address: IpAddr) -> bool {
+        home.origin == Origin::Own || self.local.addresses.contains(&address)
+    }
+
+    fn is_docker_subnet(&self, address: IpAddr) -> bool {
+        let covers = |subnet: &IpNet| subnet.contains(&address);
+        self.local.networks.values().any(|network| is_ours(network) && network.subnets.iter().any(covers))
+    }
+
+    /// The numbers under which a port answers on that way.
+    fn numbers<'s>(&'s self, candidate: &'s Candidate, way: Way, port: &'s Port) -> impl Iterator<Item = Number> + 's {
+        let published: &[Published] = if way.rule == Rule::Published { &port.published } else { &[] };
+        let own = (way.rule != Rule::Published).then_some(Number { number: port.port, lasting: true });
+        let family = if way.address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let leads_there = move |published: &&Published| {
+            self.published_address(&candidate.home, port.proto, published, family) == Ok(way.address)
+        };
+        let numbered = |published: &Published| Number { number: published.port, lasting: published.chosen };
+        own.into_iter().chain(published.iter().filter(leads_there).map(numbered))
+    }
+
+    /// The number an SRV record gives for a port on that way: the operator's choice before Docker's, the lower of two.
+    pub fn number(&self, candidate: &Candidate, way: Way, port: &Port) -> Option<u16> {
+        let numbers = self.numbers(candidate, way, port);
+        numbers.min_by_key(|held| (!held.lasting, held.number)).map(|held| held.number)
+    }
+
+    /// The addresses of the one instance, for its own name and for the SRV records that point to it.
+    ///
+    /// One number must hold for both families, because an SRV record has one number and its target has addresses of
+    /// both. Docker may publish a port under different numbers for IPv4 and IPv6: then IPv6 is left out.
+    pub fn ways(&self, candidate: &Candidate) -> Ways {
+        let v4 = self.way(candidate, Family::V4).ok();
+        let v6 = self.way(candidate, Family::V6).ok();
+        let v6 = v6.filter(|v6| {
+            v4.is_none_or(|v4| {
+                let agrees = |port| self.number(candidate, v4, port) == self.number(candidate, *v6, port);
+                candidate.offer().ports.iter().all(agrees)
+            })
+        });
+        Ways { v4, v6 }
+    }
+}
+
+/// A port's number on a way; `lasting` unless Docker chose it and will choose another one at the next start.
+#[derive(Clone, Copy)]
+struct Number {
+    number: u16,
+    lasting: bool,
+}
+
+/// How an asker reaches one instance, agreeing in port numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Over IPv4.
+    pub v4: Option<Way>,
+    /// Over IPv6.
+    pub v6: Option<Way>,
+}
+
+impl Ways {
+    /// Those there are.
+    pub fn iter(self) -> impl Iterator<Item = Way> {
+        self.v4.into_iter().chain(self.v6)
+    }
+}
+
+/// What addresses of a service stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnePort {
+    /// The number that works on all of them; `None` for a portless service.
+    pub number: Option<u16>,
+    /// The addresses, of both families: a client that takes both uses one number.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The addresses of a service on which one and the same port number works.
+///
+/// The *service's port* is the one most candidates name (`portolan.port`, else the lowest), the lower of two. If
+/// anyone offers it under that number, the number is that. Else it is the number chosen by operators for it that
+/// most candidates share, the lower of two. Numbers that Docker chose never count. Where no candidate has a port
+/// at all, or none that works, the portless ones are given as they are.
+pub fn one_port(view: &Viewpoint<'_>, candidates: &[&Candidate]) -> OnePort {
+    let reach = |candidate: &&Candidate| Family::BOTH.map(|family| view.way(candidate, family).ok());
+    let ways: Vec<[Option<Way>; 2]> = candidates.iter().map(reach).collect();
+    let reached =
+        || candidates.iter().zip(&ways).flat_map(|(c, ways)| ways.iter().flatten().map(move |way| (*c, *way)));
+
+    let number =
+        most_frequent(candidates.iter().filter_map(|candidate| candidate.offer().main_port())).and_then(|main| {
+            if reached().any(|(candidate, way)| works(view, candidate, way, main)) {
+                return Some(main);
+            }
+            most_frequent(candidates.iter().zip(&ways).flat_map(|(candidate, ways)| {
+                // Two families, or 53/tcp and 53/udp, under one number are one vote.
+                let votes: BTreeSet<u16> =
+                    ways.iter().flatten().flat_map(|way| main_numbers(view, candidate, *way)).collect();
+                votes
+            }))
+        });
+    let holds = |candidate: &Candidate, way| match number {
+        Some(number) => {
+            works(view, candidate, way, number) || main_numbers(view, candidate, way).any(|held| held == number)
+        }
+        None => candidate.offer().main_port().is_none(),
+    };
+    let addresses = reached().filter(|(candidate, way)| holds(candidate, *way)).map(|(_, way)| way.address).collect();
+    OnePort { number, addresses }
+}
+
+/// Whether the container's port `number` answers under its own number, lastingly.
+fn works(view: &Viewpoint<'_>, candidate: &Candidate, way: Way, number: u16) -> bool {
+    let offer = candidate.offer();
+    // A label may name a port that the image does not expose.
+    way.rule != Rule::Published && offer.main_port() == Some(number)
+        || lasting(view, candidate, way, number).any(|held| held == number)
+}
+
+/// The lasting numbers of a candidate's own main port.
+fn main_numbers<'s>(view: &'s Viewpoint<'_>, candidate: &'s Candidate, way: Way) -> impl Iterator<Item = u16> + 's {
+    let main = candidate.offer().main_port();
+    let unexposed = main.filter(|_| way.rule != Rule::Published);
+    unexposed.into_iter().chain(main.into_iter().flat_map(move |main| lasting(view, candidate, way, main)))
+}
+
+/// The numbers under which a container port answers, without those that Docker chose.
+fn lasting<'s>(
+    view: &'s Viewpoint<'_>,
+    candidate: &'s Candidate,
+    way: Way,
+    port: u16,
+) -> impl Iterator<Item = u16> + 's {
+    let ports = candidate.offer().ports.iter().filter(move |offered| offered.port == port);
+    let numbers = ports.flat_map(move |offered| view.numbers(candidate, way, offered));
+    numbers.filter(|held| held.lasting).map(|held| held.number)
+}
+
+/// The lower of two that are equally frequent.
+fn most_frequent(numbers: impl Iterator<Item = u16>) -> Option<u16> {
+    let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+    for number in numbers {
+        *counts.entry(number).or_default() += 1;
+    }
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(number, _)| number)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => Ipv6Addr::is_unicast_link_local(&address),
+    }
+}
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;

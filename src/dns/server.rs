@@ -1,1 +1,385 @@
-//! Not written yet.
+//! The sockets of DNS: who asked, what, on which address; and back the same way. [IO]
+//!
+//! In come packets and the current snapshots ([`Shared`]); out go replies. All decisions are made elsewhere: whether
+//! one may ask in `access.rs`, where to listen in `listen.rs`, what to reply in `wire.rs`.
+//!
+//! ```text
+//! wanted addresses ─► serve ─► bind.rs ─► udp.rs   threads, one socket each per address ─┐
+//!                                    └──► tcp.rs   a task per listener and connection   ─┼─► query.rs ─► wire::respond
+//!                                                                                        └─ Later ─► forwarder
+//! ```
+//!
+//! A name of ours is answered from memory: the snapshots are read, the answer is built and sent, with no lock, no
+//! `await` and no other thread in between. What takes time goes elsewhere, below caps: questions to forward, and
+//! questions of an asker whom Docker has not told us of yet. Over a cap the reply is SERVFAIL at once, so that the
+//! client turns to its next server instead of waiting.
+//!
+//! Nothing here gives up. An address that cannot be bound is reported with the reason and tried again for ever; an
+//! error of one socket, connection or packet is counted and costs nobody else anything. The set of addresses may
+//! change at any time; what is no longer wanted is closed before [`serve`] looks at anything new.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use super::{access::AccessList, answer::Settings, forward::Forwarder, zone::Zone};
+use crate::model::Local;
+
+mod admission;
+mod bind;
+mod metrics;
+mod query;
+mod tcp;
+mod udp;
+
+pub use bind::may_bind_53;
+pub use metrics::{Counter, Counts};
+
+use admission::Admission;
+use metrics::Metrics;
+use query::Desk;
+
+/// How much of everything there may be at once.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Threads that answer over UDP. By default one per core, at most 4: each answers some 100,000 questions a second.
+    pub udp_workers: usize,
+    /// Octets of a UDP socket's receive buffer: 8 MiB hold 20,000 small queries, the default of 208 KiB holds 256.
+    /// Only what waits is held.
+    pub receive_buffer: usize,
+    /// TCP connections in all. With 512 of them, one descriptor each, half of the usual limit of 1,024 is left.
+    pub tcp_connections: usize,
+    /// TCP connections of one client.
+    pub tcp_per_client: usize,
+    /// TCP connections of clients that may not ask: to be told so.
+    pub tcp_strangers: usize,
+    /// Questions of one TCP connection that wait for their answers; no more are read until then.
+    pub tcp_in_flight: usize,
+    /// A TCP connection without a question is closed after this (RFC 7766 section 6.2.3: a few seconds).
+    pub tcp_idle: Duration,
+    /// A message that has begun must be there after this.
+    pub tcp_read: Duration,
+    /// A client must take its replies within this.
+    pub tcp_write: Duration,
+    /// Questions being forwarded: as many as Docker's own DNS forwards. At 5 s each, 200 a second to dead upstreams.
+    pub forwarding: usize,
+    /// Questions of one source being forwarded.
+    pub forwarding_per_source: usize,
+    /// Questions of unknown askers being held back; they need no more than `unknown_asker` each.
+    pub waiting: usize,
+    /// Questions of one unknown asker being held back.
+    pub waiting_per_source: usize,
+    /// How long an unknown asker is waited for. Docker's `connect` shows its address within milliseconds.
+    pub unknown_asker: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            udp_workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
+            receive_buffer: 8 * 1024 * 1024,
+            tcp_connections: 512,
+            tcp_per_client: 32,
+            tcp_strangers: 16,
+            tcp_in_flight: 32,
+            tcp_idle: Duration::from_secs(10),
+            tcp_read: Duration::from_secs(5),
+            tcp_write: Duration::from_secs(5),
+            forwarding: 1024,
+            forwarding_per_source: 128,
+            waiting: 256,
+            waiting_per_source: 32,
+            unknown_asker: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Connections of one client that may not ask.
+const STRANGERS_PER_CLIENT: usize = 2;
+
+/// What answers are made from, shared by everybody who makes them. Each snapshot is swapped whole.
+pub struct Shared {
+    zone: ArcSwap<Zone>,
+    local: ArcSwap<Local>,
+    /// Told of every change of `local`.
+    local_changes: watch::Sender<()>,
+    access: ArcSwap<AccessList>,
+    settings: Settings,
+    limits: Limits,
+    metrics: Metrics,
+    forwarding: Arc<Admission>,
+    waiting: Arc<Admission>,
+    connections: Arc<Admission>,
+    strangers: Arc<Admission>,
+}
+
+impl Shared {
+    /// Before anything is set: an empty zone that answers SERVFAIL, and nobody may ask.
+    pub fn new(settings: Settings, limits: Limits) -> Self {
+        Self {
+            zone: ArcSwap::default(),
+            local: ArcSwap::default(),
+            local_changes: watch::Sender::default(),
+            access: ArcSwap::default(),
+            settings,
+            metrics: Metrics::new(limits.udp_workers),
+            forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
+            waiting: Admission::new(limits.waiting, limits.waiting_per_source),
+            connections: Admission::new(limits.tcp_connections, limits.tcp_per_client),
+            strangers: Admission::new(limits.tcp_strangers, STRANGERS_PER_CLIENT),
+            limits,
+        }
+    }
+
+    /// Answers are made from this zone from now on.
+    pub fn set_zone(&self, zone: Arc<Zone>) {
+        self.zone.store(zone);
+    }
+
+    /// Askers are told apart by this from now on; those who wait to become known are looked at again.
+    pub fn set_local(&self, local: Arc<Local>) {
+        self.local.store(local);
+        self.local_changes.send_replace(());
+    }
+
+    /// These may ask from now on.
+    pub fn set_access(&self, access: Arc<AccessList>) {
+        self.access.store(access);
+    }
+
+    /// The zone that answers are made from.
+    pub fn zone(&self) -> Arc<Zone> {
+        self.zone.load_full()
+    }
+
+    /// What askers are told apart by.
+    pub fn local(&self) -> Arc<Local> {
+        self.local.load_full()
+    }
+
+    /// Who may ask.
+    pub fn access(&self) -> Arc<AccessList> {
+        self.access.load_full()
+    }
+
+    /// What the operator chose.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// TCP connections that are open now.
+    pub fn tcp_connections(&self) -> u64 {
+        (self.connections.inside() + self.strangers.inside()) as u64
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> Counts {
+        self.metrics.counts()
+    }
+}
+
+/// What became of an address that we should listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindState {
+    /// Answered on, over UDP and TCP.
+    Bound {
+        /// Octets of each UDP socket's receive buffer; less than [`Limits::receive_buffer`] where the kernel refused.
+        receive_buffer: usize,
+    },
+    /// Not answered on. It is tried again.
+    Failed {
+        /// Why, and what to do.
+        reason: String,
+        /// How often it was tried in a row.
+        attempts: u32,
+    },
+}
+
+/// First pause after an address could not be bound; doubled up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest such pause: who freed a port is answered soon, and four attempts a minute are nothing.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+
+/// How often it is checked that every thread and listener still runs.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// Answers on the wanted addresses, and tells in `bound` what became of each.
+///
+/// Returns `Ok` when `wanted` has no sender any more. An error says that the UDP threads could not be started or have
+/// died; an address that cannot be bound is none. Dropping the future closes everything within milliseconds.
+pub async fn serve(
+    shared: Arc<Shared>,
+    mut wanted: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
+    forwarder: Arc<Forwarder>,
+    bound: watch::Sender<Arc<BTreeMap<SocketAddr, BindState>>>,
+) -> io::Result<()> {
+    let (jobs, queue) = mpsc::channel((shared.limits.forwarding + shared.limits.waiting).max(1));
+    let workers = udp::Workers::start(&shared, &jobs)?;
+    let desk = Desk { shared, forwarder };
+    let mut listeners = Listeners { desk: desk.clone(), workers, listeners: BTreeMap::new() };
+    let listen = async {
+        loop {
+            let wish = wanted.borrow_and_update().clone();
+            listeners.reconcile(&wish).await?;
+            bound.send_if_modified(|current| {
+                let states = listeners.states();
+                let changed = **current != states;
+                if changed {
+                    *current = Arc::new(states);
+                }
+                changed
+            });
+            tokio::select! {
+                changed = wanted.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+                () = sleep_until(listeners.wake_at()) => {}
+            }
+        }
+    };
+    tokio::select! {
+        ended = listen => ended,
+        () = settle_jobs(queue, desk) => Ok(()),
+    }
+}
+
+/// Runs what the UDP workers hand over. The permits that jobs carry bound how many there are.
+async fn settle_jobs(mut queue: mpsc::Receiver<udp::Job>, desk: Desk) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(job) = queue.recv() => drop(running.spawn(job.run(desk.clone()))),
+            Some(ended) = running.join_next(), if !running.is_empty() => if ended.is_err() {
+                desk.shared.metrics.tasks().count(Counter::Panics);
+            },
+            else => return,
+        }
+    }
+}
+
+/// What is open, made equal to what is wanted.
+struct Listeners {
+    desk: Desk,
+    workers: udp::Workers,
+    listeners: BTreeMap<SocketAddr, Listener>,
+}
+
+enum Listener {
+    Open { receive_buffer: usize, accepting: Task },
+    Failed { reason: String, attempts: u32, again_at: Instant },
+}
+
+impl Listeners {
+    async fn reconcile(&mut self, wanted: &BTreeSet<SocketAddr>) -> io::Result<()> {
+        if !self.workers.are_alive() {
+            return Err(io::Error::other("a UDP thread of the DNS server has ended"));
+        }
+        let unwanted: Vec<SocketAddr> = self.listeners.keys().filter(|a| !wanted.contains(a)).copied().collect();
+        for address in unwanted {
+            self.close(address).await;
+            tracing::info!(%address, "no longer answering here");
+        }
+        let now = Instant::now();
+        for address in wanted {
+            match self.listeners.get(address) {
+                Some(Listener::Open { accepting, .. }) if accepting.has_ended() => {
+                    tracing::error!(%address, "the TCP listener has ended; opening it anew");
+                    self.close(*address).await;
+                    self.open(*address, 0);
+                }
+                Some(Listener::Open { .. }) => {}
+                Some(Listener::Failed { again_at, .. }) if *again_at > now => {}
+                Some(Listener::Failed { attempts, .. }) => self.open(*address, *attempts),
+                None => self.open(*address, 0),
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, address: SocketAddr, attempts: u32) {
+        let limits = &self.desk.shared.limits;
+        let listener = match bind::bind(address, limits.udp_workers, limits.receive_buffer) {
+            Ok(sockets) => {
+                tracing::info!(%address, "answering here");
+                if sockets.receive_buffer < limits.receive_buffer {
+                    tracing::warn!(
+                        %address, granted = sockets.receive_buffer, wanted = limits.receive_buffer,
+                        "the receive buffer is small and bursts may be lost: raise net.core.rmem_max or give CAP_NET_ADMIN"
+                    );
+                }
+                self.workers.open(address, sockets.udp);
+                let accepting = Task(tokio::spawn(tcp::accept(sockets.tcp, self.desk.clone())));
+                Listener::Open { receive_buffer: sockets.receive_buffer, accepting }
+            }
+            Err(error) => {
+                let reason = bind::explain(address, &error);
+                if attempts == 0 {
+                    tracing::warn!(%address, reason, "cannot answer here yet; trying again");
+                }
+                let pause = MIN_PAUSE.saturating_mul(1 << attempts.min(16)).min(MAX_PAUSE);
+                let again_at = Instant::now() + pause;
+                Listener::Failed { reason, attempts: attempts.saturating_add(1), again_at }
+            }
+        };
+        self.listeners.insert(address, listener);
+    }
+
+    /// Returns when the address is free again.
+    async fn close(&mut self, address: SocketAddr) {
+        if let Some(Listener::Open { accepting, .. }) = self.listeners.remove(&address) {
+            self.workers.close(address).await;
+            accepting.stop().await;
+        }
+    }
+
+    fn states(&self) -> BTreeMap<SocketAddr, BindState> {
+        let state = |listener: &Listener| match listener {
+            Listener::Open { receive_buffer, .. } => BindState::Bound { receive_buffer: *receive_buffer },
+            Listener::Failed { reason, attempts, .. } => {
+                BindState::Failed { reason: reason.clone(), attempts: *attempts }
+            }
+        };
+        self.listeners.iter().map(|(address, listener)| (*address, state(listener))).collect()
+    }
+
+    fn wake_at(&self) -> Instant {
+        let failed = self.listeners.values().filter_map(|listener| match listener {
+            Listener::Failed { again_at, .. } => Some(*again_at),
+            Listener::Open { .. } => None,
+        });
+        failed.chain([Instant::now() + CHECK]).min().expect("it has at least one element")
+    }
+}
+
+/// A task that ends with its handle.
+struct Task(JoinHandle<io::Result<()>>);
+
+impl Task {
+    fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Returns when everything that the task held is closed.
+    async fn stop(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

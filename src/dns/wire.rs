@@ -1,1 +1,273 @@
-//! Not written yet.
+//! Packets to questions, and answers to packets: everything of DNS that is not about names.
+//!
+//! A packet is read as far as it goes. What cannot be read harms only itself: without a header there is nobody to
+//! answer, with one the reply says FORMERR. A response is never answered, so that two servers cannot be made to talk
+//! to each other for ever (RUSTSEC-2023-0041).
+//!
+//! The reply's question section is the query's, octet for octet: resolvers hide bits in the letter case (0x20).
+//! A reply over UDP holds at most what the client said it takes, never over [`MAX_UDP`], and 512 octets for a client
+//! without EDNS. Where the answer is longer, the records that fit stay and TC is set (RFC 2181 section 9): those who
+//! can will ask over TCP, and those who cannot (musl before 1.2.4) still hold addresses that work. In ADDITIONAL the
+//! addresses of a name come all together or not at all, and their absence sets no TC.
+
+use hickory_proto::{
+    op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, Query},
+    rr::{DNSClass, Name, Record, RecordType},
+    serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, DecodeError},
+};
+use rand::Rng;
+
+pub use hickory_proto::op::ResponseCode;
+
+use super::answer::{Answer, Snapshot, Source, answer, may_forward};
+
+/// The longest reply over UDP: 1280 octets, which every IPv6 path carries, less 40 and 8 for its headers. No path
+/// cuts it into fragments (RFC 8085 section 3.2, DNS flag day 2020).
+pub const MAX_UDP: u16 = 1232;
+
+/// The longest reply over UDP for a client without EDNS (RFC 1035 section 4.2.1).
+pub const MAX_UDP_PLAIN: u16 = 512;
+
+/// The OPT record of a reply: root, type, size, version and flags, no options.
+const OPT_LENGTH: u16 = 1 + 2 + 2 + 4 + 2;
+
+/// What the query came over, and the reply goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream; packets are given and taken without the two octets of length.
+    Tcp,
+}
+
+/// What to do with a packet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Send this.
+    Reply(Vec<u8>),
+    /// Say nothing.
+    Drop,
+    /// Ask an upstream for that on behalf of the asker, with the packet's own flags and options.
+    Forward(Query),
+    /// Well formed, but the asker is not known yet: try again within 100 ms, then give up with [`failure`].
+    Wait,
+}
+
+/// Decides on one packet of `source`.
+pub fn respond(
+    snapshot: &Snapshot<'_>,
+    source: &Source,
+    packet: &[u8],
+    transport: Transport,
+    rng: &mut impl Rng,
+) -> Outcome {
+    let Some(request) = Request::read(packet) else { return Outcome::Drop };
+    let refuse = |code| Outcome::Reply(request.reply(code).encode(transport));
+    let query = match request.check() {
+        Ok(query) => query,
+        Err(code) => return refuse(code),
+    };
+    if *source == Source::Unknown {
+        return Outcome::Wait;
+    }
+    let mut reply = request.reply(ResponseCode::NoError);
+    match answer(snapshot, source, &query.name, query.query_type, rng) {
+        Answer::Records { answers, additionals } => {
+            reply.answers = answers;
+            reply.additionals = additionals;
+        }
+        Answer::NoData(soa) => reply.authority = Some(*soa),
+        Answer::NoName(soa) => {
+            reply.metadata.response_code = ResponseCode::NXDomain;
+            reply.authority = Some(*soa);
+        }
+        Answer::NotYet => return refuse(ResponseCode::ServFail),
+        Answer::Refused => return refuse(ResponseCode::Refused),
+        Answer::Forward => return Outcome::Forward(query.clone()),
+    }
+    reply.metadata.authoritative = true;
+    reply.metadata.recursion_available = may_forward(snapshot, source);
+    Outcome::Reply(reply.encode(transport))
+}
+
+/// A reply that carries nothing but `code`: for queries that were not answered, whatever the reason. It fits into
+/// any datagram. `None` for what is no query, which must not be answered.
+pub fn failure(packet: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
+    Some(Request::read(packet)?.reply(code).encode(Transport::Udp))
+}
+
+/// As much of a query as could be read.
+struct Request {
+    header: Header,
+    /// The question, if there is exactly one and it is well formed.
+    query: Option<Query>,
+    /// What it says of itself by EDNS; an error where the rest of the packet could not be read.
+    edns: Result<Option<Edns>, Malformed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Malformed;
+
+impl From<DecodeError> for Malformed {
+    fn from(_: DecodeError) -> Self {
+        Self
+    }
+}
+
+impl Request {
+    /// `None` for what is shorter than a header, and for responses.
+    fn read(packet: &[u8]) -> Option<Self> {
+        let mut decoder = BinDecoder::new(packet);
+        let header = Header::read(&mut decoder).ok().filter(|header| header.message_type == MessageType::Query)?;
+        let query = (header.counts.queries == 1).then(|| read_question(&mut decoder)).and_then(Result::ok);
+        let edns = if query.is_some() { read_edns(&mut decoder, &header) } else { Err(Malformed) };
+        Some(Self { header, query, edns })
+    }
+
+    /// The question, if it is one that we answer or forward. The first thing wrong decides.
+    fn check(&self) -> Result<&Query, ResponseCode> {
+        // Other opcodes use the sections for other things, so nothing is asked of them.
+        if self.header.op_code != OpCode::Query {
+            return Err(ResponseCode::NotImp);
+        }
+        let (Some(query), Ok(edns)) = (&self.query, &self.edns) else { return Err(ResponseCode::FormErr) };
+        if edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+            return Err(ResponseCode::BADVERS);
+        }
+        let is_transfer = matches!(query.query_type, RecordType::AXFR | RecordType::IXFR);
+        if query.query_class != DNSClass::IN || is_transfer {
+            return Err(ResponseCode::Refused);
+        }
+        Ok(query)
+    }
+
+    fn reply(&self, code: ResponseCode) -> Reply<'_> {
+        let mut metadata = Metadata::response_from_request(&self.header.metadata);
+        // Nothing of ours is signed, so there is nothing whose check could be disabled (RFC 4035 section 3.1.6).
+        metadata.checking_disabled = false;
+        metadata.response_code = code;
+        Reply { request: self, metadata, answers: Vec::new(), authority: None, additionals: Vec::new() }
+    }
+}
+
+fn read_question(decoder: &mut BinDecoder<'_>) -> Result<Query, Malformed> {
+    let start = decoder.index();
+    let query = Query::read(decoder)?;
+    // A name as it stands is its labels, each with its length, the root, type and class. Shorter: it was compressed,
+    // into the header, as nothing else stands before it.
+    let whole = query.name.iter().map(|label| label.len() + 1).sum::<usize>() + 1 + 4;
+    if decoder.index() - start == whole { Ok(query) } else { Err(Malformed) }
+}
+
+/// Walks the records after the question. Only OPT matters; the others must merely be whole, and nothing may follow.
+fn read_edns(decoder: &mut BinDecoder<'_>, header: &Header) -> Result<Option<Edns>, Malformed> {
+    let outside = u32::from(header.counts.answers) + u32::from(header.counts.authorities);
+    let mut edns = None;
+    for place in 0..outside + u32::from(header.counts.additionals) {
+        let owner = Name::read(decoder)?;
+        let kind = RecordType::read(decoder)?;
+        let class = decoder.read_u16()?.unverified(/* any value is a class, or the size that a client takes */);
+        let ttl = decoder.read_u32()?.unverified(/* any value is a TTL, or version and flags */);
+        let length = decoder.read_u16()?.unverified(/* read_slice checks it */);
+        let data = decoder.read_slice(length.into())?.unverified(/* options are walked below, the rest is skipped */);
+        if kind != RecordType::OPT {
+            continue;
+        }
+        // One OPT, in ADDITIONAL, owned by the root, with whole options (RFC 6891 sections 6.1.1 and 6.1.2).
+        if edns.is_some() || place < outside || !owner.is_root() {
+            return Err(Malformed);
+        }
+        walk_options(data)?;
+        let [_, version, flags, _] = ttl.to_be_bytes();
+        let mut read = Edns::new();
+        read.set_version(version).set_max_payload(class).set_dnssec_ok(flags & 0x80 != 0);
+        edns = Some(read);
+    }
+    if decoder.is_empty() { Ok(edns) } else { Err(Malformed) }
+}
+
+/// Options mean nothing to us, known or not (RFC 6891 section 6.1.2), but they must be whole.
+fn walk_options(data: &[u8]) -> Result<(), Malformed> {
+    let mut decoder = BinDecoder::new(data);
+    while !decoder.is_empty() {
+        let _code = decoder.read_u16()?;
+        let length = decoder.read_u16()?.unverified(/* read_slice checks it */);
+        decoder.read_slice(length.into())?;
+    }
+    Ok(())
+}
+
+/// A reply in the making.
+struct Reply<'r> {
+    request: &'r Request,
+    metadata: Metadata,
+    answers: Vec<Record>,
+    authority: Option<Record>,
+    additionals: Vec<Record>,
+}
+
+impl Reply<'_> {
+    fn encode(mut self, transport: Transport) -> Vec<u8> {
+        let asked = self.request.edns.as_ref().ok().and_then(Option::as_ref);
+        let limit = match (transport, asked) {
+            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Udp, None) => MAX_UDP_PLAIN,
+            (Transport::Udp, Some(edns)) => edns.max_payload().clamp(MAX_UDP_PLAIN, MAX_UDP),
+        };
+        let mut packet = Vec::with_capacity(usize::from(MAX_UDP_PLAIN));
+        let mut encoder = BinEncoder::new(&mut packet);
+        let mut counts = HeaderCounts::default();
+        encoder.set_max_size(limit - if asked.is_some() { OPT_LENGTH } else { 0 });
+
+        let place = encoder.place::<Header>().expect("a header fits into 501 octets");
+        if let Some(query) = &self.request.query {
+            query.emit(&mut encoder).expect("a header and a question of at most 259 octets fit into 501 octets");
+            counts.queries = 1;
+        }
+        counts.answers = emit_until_full(&mut encoder, &self.answers);
+        self.metadata.truncation = usize::from(counts.answers) < self.answers.len();
+        if !self.metadata.truncation {
+            counts.authorities = emit_until_full(&mut encoder, self.authority.as_slice());
+            for set in self.additionals.chunk_by(|a, b| a.name == b.name) {
+                let start = encoder.offset();
+                let emitted = emit_until_full(&mut encoder, set);
+                if usize::from(emitted) < set.len() {
+                    encoder.set_offset(start);
+                    encoder.trim();
+                    break;
+                }
+                counts.additionals += emitted;
+            }
+        }
+        if let Some(asked) = asked {
+            encoder.set_max_size(limit);
+            let mut edns = Edns::new();
+            edns.set_max_payload(MAX_UDP).set_rcode_high(self.metadata.response_code.high());
+            // DO is copied (RFC 3225 section 3), the rest of the flags is ours and zero.
+            edns.set_dnssec_ok(asked.flags().dnssec_ok);
+            edns.emit(&mut encoder).expect("room was left for it");
+            counts.additionals += 1;
+        }
+        let header = Header { metadata: self.metadata, counts };
+        place.replace(&mut encoder, header).expect("the header's place was taken before");
+        packet
+    }
+}
+
+/// Writes records for as long as they fit; whatever is wrong with one leaves it and the rest out.
+fn emit_until_full(encoder: &mut BinEncoder<'_>, records: &[Record]) -> u16 {
+    let mut count = 0;
+    for record in records {
+        let start = encoder.offset();
+        if record.emit(encoder).is_err() {
+            encoder.set_offset(start);
+            encoder.trim();
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The calls of [`call`](super::call) and the watch, carried to a real etcd cluster. [IO]
+//! The calls of [`call`](super::call) and the watch, carried to a real etcd cluster. \[IO\]
 //!
 //! In comes a [`Request`], out goes a [`Reply`] or a [`CallError`] within [`Options::call_deadline`], whatever etcd and
 //! the network do. Nothing here remembers leases, keys or revisions and nothing is retried for longer than that: the

@@ -1,1 +1,544 @@
-//! Not written yet.
+//! The set of containers and networks of this host, kept true by events and by answers to our own questions.
+//!
+//! Events say *which* container to look at, and what certainly ended; the answer to an inspect is the truth. An
+//! answer may be overtaken by events, so each question has an order in time:
+//!
+//! * An inspect is asked with a [`Ticket`]. Every later event of that container voids the ticket and asks anew, so
+//!   an answer is taken only if nothing happened to its container since it was asked.
+//! * A list, and a network's inspect, carry the [`Moment`] they were asked at. They say nothing about a container
+//!   (on that network) which had an event since. A list never changes a container: where it differs from what is held,
+//!   the container is inspected. It only removes containers which it does not know.
+//!
+//! `die`, `destroy` and `disconnect` take effect before any question is answered, because the next container is given
+//! the freed address. Nothing here knows time or Docker's API: [`Containers::apply`] returns [`Wish`]es, and
+//! `docker.rs` carries them out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::labels::{self, Claim};
+pub use super::{
+    event::{Cause, Depth, Event, Moment, Ticket, Wish},
+    facts::{Binding, ContainerId, Endpoint, Inspected, NetworkFacts, NetworkMode, State, Summary},
+};
+use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId};
+
+/// Addresses of a container on one network. Without addresses: it left at `moved`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    pub(super) ips: Box<[IpAddr]>,
+    /// The last connect or disconnect.
+    pub(super) moved: Moment,
+}
+
+/// Who a container is to the asker table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) name: Arc<str>,
+    pub(super) namespace: Label,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: ContainerId,
+    /// Unknown until a create event, a list or an inspect has told it.
+    pub(super) identity: Option<Identity>,
+    /// The last inspect, less what events have ended since.
+    pub(super) inspected: Option<Inspected>,
+    /// What its labels say, as of the last inspect.
+    pub(super) claim: Claim,
+    pub(super) problems: Vec<Problem>,
+    /// Why the last inspect brought nothing.
+    pub(super) failure: Option<Arc<str>>,
+    pub(super) places: BTreeMap<NetworkId, Place>,
+    /// The last event.
+    touched: Moment,
+    /// The last `die`.
+    ended: Moment,
+    /// The last inspect that was taken.
+    seen: Moment,
+    /// The inspect under way, and why it was asked.
+    awaiting: Option<(Ticket, Cause)>,
+    /// To be asked again.
+    failed: bool,
+}
+
+impl Entry {
+    fn new(id: ContainerId) -> Self {
+        let claim = Claim { offers: Vec::new(), namespace: Label::default_namespace() };
+        Self {
+            id,
+            identity: None,
+            inspected: None,
+            claim,
+            problems: Vec::new(),
+            failure: None,
+            places: BTreeMap::new(),
+            touched: Moment::default(),
+            ended: Moment::default(),
+            seen: Moment::default(),
+            awaiting: None,
+            failed: false,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.inspected.as_ref().is_some_and(|inspected| inspected.state.is_alive())
+    }
+
+    /// Its addresses are gone, at once.
+    fn end(&mut self, now: Moment) {
+        self.ended = now;
+        self.places.clear();
+        if let Some(inspected) = &mut self.inspected {
+            inspected.state = State::Stopped;
+            inspected.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
+            inspected.bindings.clear();
+        }
+    }
+
+    fn differs_from(&self, summary: &Summary) -> bool {
+        let Some(inspected) = &self.inspected else { return summary.state.is_alive() };
+        let placed = |endpoints: &[Endpoint]| -> BTreeSet<(NetworkId, Box<[IpAddr]>)> {
+            endpoints.iter().map(|endpoint| (endpoint.network.clone(), endpoint.ips.clone())).collect()
+        };
+        inspected.name != summary.name
+            || inspected.state.is_alive() != summary.state.is_alive()
+            || (summary.state.is_alive() && inspected.state != summary.state)
+            || (summary.state.is_alive() && placed(&inspected.endpoints) != placed(&summary.endpoints))
+    }
+}
+
+/// What changed since it was last taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Containers whose publication may differ.
+    pub containers: BTreeSet<ShortId>,
+    /// The asker table may differ.
+    pub askers: bool,
+    /// Published ports may differ.
+    pub bindings: bool,
+    /// What a list found on a living connection though no event had told it.
+    pub unheard: u32,
+}
+
+impl Changes {
+    fn touch(&mut self, id: ShortId) {
+        self.containers.insert(id);
+        self.askers = true;
+    }
+}
+
+/// All containers and networks of this host.
+#[derive(Debug, Default)]
+pub struct Containers {
+    pub(super) entries: BTreeMap<ShortId, Entry>,
+    pub(super) networks: BTreeMap<NetworkId, NetworkFacts>,
+    now: Moment,
+    tickets: u64,
+    /// Networks being inspected; `true`: once more after that.
+    looking: BTreeMap<NetworkId, bool>,
+    /// Networks destroyed since the last list, which may not know it yet.
+    destroyed: BTreeMap<NetworkId, Moment>,
+    /// Live containers of the first list that are not inspected yet; `None` before that list.
+    unsettled: Option<BTreeSet<ShortId>>,
+    changes: Changes,
+}
+
+impl Containers {
+    /// The moment to stamp a list with before it is asked for.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Docker has been listed, and each live container of that first list was inspected (or would not answer).
+    pub fn is_listed(&self) -> bool {
+        self.unsettled.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// All ports published on this host.
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        self.entries.values().filter_map(|entry| entry.inspected.as_ref()).flat_map(|inspected| &inspected.bindings)
+    }
+
+    /// Whether an answer to this question would still be taken.
+    pub fn is_wanted(&self, id: &ContainerId, ticket: Ticket) -> bool {
+        let awaiting = self.entries.get(&id.short()).and_then(|entry| entry.awaiting);
+        awaiting.is_some_and(|(own, _)| own == ticket)
+    }
+
+    /// Asks again for all containers whose inspect failed.
+    pub fn retry(&mut self) -> Vec<Wish> {
+        let failed: Vec<_> = self.entries.values().filter(|entry| entry.failed).map(|entry| entry.id.clone()).collect();
+        failed.into_iter().map(|id| self.ask(&id, Cause::Restore)).collect()
+    }
+
+    /// Takes note of one event, and says what must be asked now.
+    pub fn apply(&mut self, event: Event) -> Vec<Wish> {
+        match event {
+            Event::Created { id, name, labels } => {
+                let entry = self.touch(&id);
+                entry.identity = Some(Identity { name, namespace: labels::namespace(&labels) });
+                Vec::new()
+            }
+            Event::Changed(id) => {
+                self.touch(&id);
+                vec![self.ask(&id, Cause::Event)]
+            }
+            Event::Paused(id) => {
+                if let Some(inspected) = &mut self.touch(&id).inspected
+                    && inspected.state == State::Running
+                {
+                    inspected.state = State::Paused;
+                }
+                vec![self.ask(&id, Cause::Event)]
+            }
+            Event::Died(id) => {
+                self.settle(id.short());
+                if self.entries.contains_key(&id.short()) {
+                    let now = self.next();
+                    self.changes.bindings = true;
+                    let entry = self.touch(&id);
+                    entry.end(now);
+                    entry.awaiting = None;
+                    entry.failed = false;
+                    entry.failure = None;
+                }
+                Vec::new()
+            }
+            Event::Destroyed(id) => {
+                self.next();
+                self.remove(id.short());
+                Vec::new()
+            }
+            Event::Connected { id, network } => self.connected(&id, network),
+            Event::Disconnected { id, network } => self.disconnected(&id, network),
+            Event::NetworkCreated(id) => self.look(id).into_iter().collect(),
+            Event::NetworkDestroyed(id) => {
+                let now = self.next();
+                self.destroyed.insert(id.clone(), now);
+                self.remove_network(&id);
+                Vec::new()
+            }
+            Event::Present { ticket, inspected } => self.present(ticket, *inspected),
+            Event::Absent { ticket, id } => {
+                if self.is_wanted(&id, ticket) {
+                    self.remove(id.short());
+                }
+                Vec::new()
+            }
+            Event::Failed { ticket, id, error } => {
+                self.failed(ticket, &id, &error);
+                Vec::new()
+            }
+            Event::Listed { began, depth, containers, networks } => self.listed(began, depth, containers, networks),
+            Event::NetworkPresent { began, facts, endpoints } => self.network_present(began, *facts, endpoints),
+            Event::NetworkAbsent(id) => {
+                self.remove_network(&id);
+                self.looked(id)
+            }
+            Event::NetworkFailed(id) => self.looked(id),
+            Event::Lost => {
+                self.looking.clear();
+                for entry in self.entries.values_mut() {
+                    entry.failed |= entry.awaiting.take().is_some();
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn next(&mut self) -> Moment {
+        self.now.0 += 1;
+        self.now
+    }
+
+    fn touch(&mut self, id: &ContainerId) -> &mut Entry {
+        let now = self.next();
+        self.changes.touch(id.short());
+        let entry = self.entries.entry(id.short()).or_insert_with(|| Entry::new(id.clone()));
+        entry.touched = now;
+        entry
+    }
+
+    /// Asks for a container. An older question about it loses its right to answer.
+    fn ask(&mut self, id: &ContainerId, cause: Cause) -> Wish {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let entry = self.entries.entry(id.short()).or_insert_with(|| Entry::new(id.clone()));
+        entry.awaiting = Some((ticket, cause));
+        entry.failed = false;
+        Wish::Inspect { id: id.clone(), ticket, cause }
+    }
+
+    /// Asks for a network, or notes that it must be asked once more.
+    fn look(&mut self, id: NetworkId) -> Option<Wish> {
+        match self.looking.get_mut(&id) {
+            Some(again) => {
+                *again = true;
+                None
+            }
+            None => {
+                self.looking.insert(id.clone(), false);
+                Some(Wish::InspectNetwork { id, began: self.now })
+            }
+        }
+    }
+
+    fn looked(&mut self, id: NetworkId) -> Vec<Wish> {
+        let again = self.looking.remove(&id).unwrap_or_default();
+        if again { self.look(id).into_iter().collect() } else { Vec::new() }
+    }
+
+    fn settle(&mut self, id: ShortId) {
+        if let Some(unsettled) = &mut self.unsettled
+            && unsettled.remove(&id)
+        {
+            // The last one makes the set listed.
+            self.changes.askers = true;
+        }
+    }
+
+    fn remove(&mut self, id: ShortId) {
+        self.settle(id);
+        if self.entries.remove(&id).is_some() {
+            self.changes.touch(id);
+            self.changes.bindings = true;
+        }
+    }
+
+    fn connected(&mut self, id: &ContainerId, network: NetworkId) -> Vec<Wish> {
+        let now = self.next();
+        let entry = self.touch(id);
+        entry.places.entry(network.clone()).or_default().moved = now;
+        // An inspect of a container that is only starting blocks until it has started: its start event asks.
+        let ask = entry.is_alive() || entry.awaiting.is_some() || entry.identity.is_none();
+        let mut wishes: Vec<Wish> = self.look(network).into_iter().collect();
+        if ask {
+            wishes.push(self.ask(id, Cause::Event));
+        }
+        wishes
+    }
+
+    fn disconnected(&mut self, id: &ContainerId, network: NetworkId) -> Vec<Wish> {
+        if !self.entries.contains_key(&id.short()) {
+            return Vec::new();
+        }
+        let now = self.next();
+        self.changes.bindings = true;
+        let entry = self.touch(id);
+        if let Some(inspected) = &mut entry.inspected {
+            inspected.endpoints.retain(|endpoint| endpoint.network != network);
+            // Its last network carried its published ports.
+            if inspected.endpoints.iter().all(|endpoint| endpoint.ips.is_empty()) {
+                inspected.bindings.clear();
+            }
+        }
+        entry.places.insert(network, Place { ips: Box::default(), moved: now });
+        let ask = entry.is_alive() || entry.awaiting.is_some();
+        if ask { vec![self.ask(id, Cause::Event)] } else { Vec::new() }
+    }
+
+    fn present(&mut self, ticket: Ticket, inspected: Inspected) -> Vec<Wish> {
+        let id = inspected.id.short();
+        let gateway = self.gateway_bridge();
+        let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
+        let cause = match entry.awaiting {
+            Some((own, cause)) if own == ticket => cause,
+            _ => return Vec::new(),
+        };
+        entry.awaiting = None;
+        entry.seen = self.now;
+        if entry.failure.take().is_some() {
+            self.changes.containers.insert(id);
+        }
+        if entry.inspected.as_ref() == Some(&inspected) {
+            self.settle(id);
+            return Vec::new();
+        }
+        if cause == Cause::Check {
+            self.changes.unheard += 1;
+        }
+        let ports: BTreeSet<_> = inspected
+            .exposed
+            .iter()
+            .copied()
+            .chain(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)))
+            .collect();
+        let place = format!("container {id} ({})", inspected.name);
+        (entry.claim, entry.problems) = labels::read(&place, &inspected.metadata, &inspected.name, &ports);
+        entry.identity = Some(Identity { name: inspected.name.clone(), namespace: entry.claim.namespace.clone() });
+        // docker_gwbridge is not in an inspect: its place is known from its own list only.
+        let alive = inspected.state.is_alive();
+        entry.places.retain(|network, place| Some(network) == gateway.as_ref() && alive && !place.ips.is_empty());
+        for endpoint in inspected.endpoints.iter().filter(|endpoint| !endpoint.ips.is_empty()) {
+            entry.places.insert(endpoint.network.clone(), Place { ips: endpoint.ips.clone(), moved: entry.touched });
+        }
+        let unplaced = gateway.filter(|gateway| alive && !entry.places.contains_key(gateway));
+        let overlay = inspected.endpoints.iter().any(|endpoint| {
+            self.networks.get(&endpoint.network).is_some_and(|network| network.driver == Driver::Overlay)
+        });
+        entry.inspected = Some(inspected);
+        self.changes.touch(id);
+        self.changes.bindings = true;
+        self.settle(id);
+        unplaced.filter(|_| overlay).and_then(|gateway| self.look(gateway)).into_iter().collect()
+    }
+
+    fn failed(&mut self, ticket: Ticket, id: &ContainerId, error: &str) {
+        let Some(entry) = self.entries.get_mut(&id.short()) else { return };
+        if entry.awaiting.is_none_or(|(own, _)| own != ticket) {
+            return;
+        }
+        entry.awaiting = None;
+        entry.failed = true;
+        if entry.failure.as_deref() != Some(error) {
+            entry.failure = Some(error.into());
+            self.changes.containers.insert(id.short());
+        }
+        self.settle(id.short());
+    }
+
+    fn listed(
+        &mut self,
+        began: Moment,
+        depth: Depth,
+        containers: Vec<Summary>,
+        networks: Vec<NetworkFacts>,
+    ) -> Vec<Wish> {
+        let known: BTreeSet<NetworkId> = networks.iter().map(|network| network.id.clone()).collect();
+        let gone: Vec<_> = self.networks.keys().filter(|id| !known.contains(*id)).cloned().collect();
+        let mut wishes: Vec<Wish> = gone.into_iter().filter_map(|id| self.look(id)).collect();
+        for network in networks {
+            if self.is_destroyed_since(&network.id, began) {
+                continue;
+            }
+            // Only an inspect shows docker_gwbridge's containers, and no event announces them.
+            if &*network.name == GWBRIDGE || depth == Depth::Every {
+                wishes.extend(self.look(network.id.clone()));
+            }
+            self.hold_network(network);
+        }
+        self.destroyed.retain(|_, moment| *moment > began);
+        let present: BTreeSet<ShortId> = containers.iter().map(|summary| summary.id.short()).collect();
+        let absent = |(id, entry): (&ShortId, &Entry)| (!present.contains(id) && entry.touched <= began).then_some(*id);
+        let gone: Vec<_> = self.entries.iter().filter_map(absent).collect();
+        for id in gone {
+            self.changes.unheard += u32::from(depth == Depth::Changed);
+            self.remove(id);
+        }
+        let mut look = Vec::new();
+        for summary in containers {
+            let short = summary.id.short();
+            let entry = self.entries.entry(short).or_insert_with(|| Entry::new(summary.id.clone()));
+            if entry.identity.is_none() {
+                let namespace = labels::namespace(&summary.labels);
+                entry.identity = Some(Identity { name: summary.name.clone(), namespace });
+                self.changes.touch(short);
+            }
+            let alive = summary.state.is_alive();
+            let checked = entry.inspected.as_ref().is_some_and(|inspected| inspected.health != Health::None);
+            let due = entry.differs_from(&summary) || (alive && (depth == Depth::Every || checked));
+            if due && entry.touched <= began && entry.awaiting.is_none() {
+                look.push(summary.id);
+            }
+        }
+        let cause = if depth == Depth::Every { Cause::Restore } else { Cause::Check };
+        wishes.extend(look.iter().map(|id| self.ask(id, cause)));
+        if self.unsettled.is_none() {
+            let awaited =
+                self.entries.iter().filter(|(_, entry)| entry.awaiting.is_some() && entry.inspected.is_none());
+            self.unsettled = Some(awaited.map(|(id, _)| *id).collect());
+        }
+        self.changes.askers = true;
+        wishes
+    }
+
+    fn network_present(
+        &mut self,
+        began: Moment,
+        facts: NetworkFacts,
+        endpoints: Vec<(ContainerId, Box<[IpAddr]>)>,
+    ) -> Vec<Wish> {
+        let id = facts.id.clone();
+        let gateway = &*facts.name == GWBRIDGE;
+        if self.is_destroyed_since(&id, began) {
+            return self.looked(id);
+        }
+        let overlay = facts.driver == Driver::Overlay;
+        let mut wishes = Vec::new();
+        self.hold_network(facts);
+        let mut seen = BTreeSet::new();
+        for (container, ips) in endpoints {
+            seen.insert(container.short());
+            let Some(entry) = self.entries.get_mut(&container.short()) else {
+                // Its create event was lost, or it is gone by now: its inspect tells.
+                wishes.push(self.ask(&container, Cause::Restore));
+                continue;
+            };
+            let held = entry.places.get(&id);
+            let overtaken = entry.ended > began
+                || held.is_some_and(|place| place.moved > began)
+                || (!gateway && entry.seen > began);
+            if !overtaken && held.is_none_or(|place| place.ips != ips) {
+                entry.places.insert(id.clone(), Place { ips, moved: entry.touched });
+                self.changes.askers = true;
+            }
+        }
+        if gateway {
+            // Nothing announces that a container left docker_gwbridge.
+            for (container, entry) in &mut self.entries {
+                if !seen.contains(container) && entry.places.get(&id).is_some_and(|place| place.moved <= began) {
+                    entry.places.remove(&id);
+                    self.changes.askers = true;
+                }
+            }
+        }
+        wishes.extend(self.looked(id));
+        if overlay && let Some(gateway) = self.gateway_bridge() {
+            wishes.extend(self.look(gateway));
+        }
+        wishes
+    }
+
+    fn gateway_bridge(&self) -> Option<NetworkId> {
+        self.networks.values().find(|network| &*network.name == GWBRIDGE).map(|network| network.id.clone())
+    }
+
+    fn is_destroyed_since(&self, id: &NetworkId, began: Moment) -> bool {
+        self.destroyed.get(id).is_some_and(|moment| *moment > began)
+    }
+
+    fn hold_network(&mut self, facts: NetworkFacts) {
+        if self.networks.get(&facts.id) != Some(&facts) {
+            self.networks_changed(&facts.id);
+            self.networks.insert(facts.id.clone(), facts);
+        }
+    }
+
+    fn remove_network(&mut self, id: &NetworkId) {
+        if self.networks.remove(id).is_some() {
+            self.networks_changed(id);
+        }
+    }
+
+    fn networks_changed(&mut self, id: &NetworkId) {
+        let on = |entry: &Entry| {
+            entry.inspected.as_ref().is_some_and(|held| held.endpoints.iter().any(|endpoint| endpoint.network == *id))
+        };
+        self.changes.containers.extend(self.entries.iter().filter(|(_, entry)| on(entry)).map(|(id, _)| *id));
+        self.changes.askers = true;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,1 +1,154 @@
-//! Not written yet.
+//! Containers → [`Desired`]: what this host publishes.
+//!
+//! A container is published while it is alive (running or paused) and offers something. [`desired`] is the whole
+//! definition; [`update`] gives the same from the last result in the time of what changed, and keeps the `Arc`s of all
+//! publications that stay as they are. A property test compares the two.
+//!
+//! An attachment to a network that is not known yet is left out until it is known (its inspect is under way): its driver
+//! decides who may be given the address.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::container::{Binding, Changes, Containers, Entry, Inspected, NetworkMode, State};
+use crate::model::{Attachment, Desired, Driver, Offer, Phase, Port, Problem, Publication, ShortId};
+
+/// How many times a container may join the network of one that has itself joined another's. Docker sets no limit; a pod
+/// needs one, and two containers restored from a backup may name each other.
+const MAX_JOINS: usize = 8;
+
+/// Everything this host should publish.
+pub fn desired(containers: &Containers) -> Desired {
+    let publications = containers.entries.iter().filter_map(|(id, entry)| Some((*id, publication(containers, entry)?)));
+    Desired {
+        listed: containers.is_listed(),
+        publications: publications.map(|(id, publication)| (id, Arc::new(publication))).collect(),
+        problems: problems(containers),
+    }
+}
+
+/// As [`desired`], from its last result and what changed since; `None` if nothing to publish changed.
+pub fn update(previous: &Desired, containers: &Containers, changes: &Changes) -> Option<Desired> {
+    let mut next = previous.clone();
+    let mut changed = previous.listed != containers.is_listed();
+    next.listed = containers.is_listed();
+    for id in with_dependents(containers, &changes.containers) {
+        let publication = containers.entries.get(&id).and_then(|entry| publication(containers, entry));
+        if previous.publications.get(&id).map(|held| &**held) == publication.as_ref() {
+            continue;
+        }
+        changed = true;
+        match publication {
+            Some(publication) => next.publications.insert(id, Arc::new(publication)),
+            None => next.publications.remove(&id),
+        };
+    }
+    if !changes.containers.is_empty() {
+        let problems = problems(containers);
+        if problems != next.problems {
+            changed = true;
+            next.problems = problems;
+        }
+    }
+    changed.then_some(next)
+}
+
+/// These containers and those that live in the network of one of them.
+fn with_dependents(containers: &Containers, changed: &BTreeSet<ShortId>) -> BTreeSet<ShortId> {
+    let mut all = changed.clone();
+    if changed.is_empty() {
+        return all;
+    }
+    // A name may have moved to or from another container, so everything that follows a name is looked at.
+    all.extend(containers.entries.iter().filter(|(_, entry)| host_of(entry).is_some()).map(|(id, _)| *id));
+    all
+}
+
+/// Whose network the container lives in, if it is another container's.
+fn host_of(entry: &Entry) -> Option<&str> {
+    match &entry.inspected.as_ref()?.network_mode {
+        NetworkMode::Container(host) => Some(host),
+        _ => None,
+    }
+}
+
+/// The container whose addresses and published ports an entry has: itself, or the one whose network it joined.
+fn network_of<'a>(containers: &'a Containers, entry: &'a Entry) -> Option<&'a Inspected> {
+    let mut entry = entry;
+    for _ in 0..MAX_JOINS {
+        let Some(host) = host_of(entry) else { return entry.inspected.as_ref() };
+        entry = resolve(containers, host)?;
+    }
+    None
+}
+
+/// Docker resolves a name to the id when it creates the container; other engines leave the name.
+fn resolve<'a>(containers: &'a Containers, host: &str) -> Option<&'a Entry> {
+    let by_id = ShortId::parse(host).and_then(|id| containers.entries.get(&id));
+    by_id.filter(|entry| entry.id.as_str().starts_with(host)).or_else(|| {
+        let named = |entry: &&Entry| entry.identity.as_ref().is_some_and(|identity| &*identity.name == host);
+        containers.entries.values().find(named)
+    })
+}
+
+fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
+    let own = entry.inspected.as_ref()?;
+    let phase = match own.state {
+        State::Running => Phase::Serving,
+        State::Paused => Phase::Paused,
+        State::Restarting | State::Stopped => return None,
+    };
+    if entry.claim.offers.is_empty() {
+        return None;
+    }
+    let network = network_of(containers, entry);
+    let bindings = network.map_or(&[][..], |network| &network.bindings);
+    Some(Publication {
+        container: entry.id.short(),
+        name: own.name.clone(),
+        image: own.image.clone(),
+        phase,
+        health: own.health,
+        services: entry.claim.offers.iter().map(|offer| publish(offer, bindings)).collect(),
+        networks: network.map_or_else(Box::default, |network| attachments(containers, network)),
+    })
+}
+
+fn publish(offer: &Offer, bindings: &[Binding]) -> Offer {
+    let ports = offer.ports.iter().map(|port| {
+        let own = bindings.iter().filter(|binding| (binding.port, binding.proto) == (port.port, port.proto));
+        Port { published: own.map(|binding| binding.at).collect(), ..port.clone() }
+    });
+    Offer { ports: ports.collect(), ..offer.clone() }
+}
+
+fn attachments(containers: &Containers, inspected: &Inspected) -> Box<[Attachment]> {
+    let attachment = |endpoint: &super::container::Endpoint| {
+        let network = containers.networks.get(&endpoint.network)?;
+        (network.driver == Driver::Host || !endpoint.ips.is_empty()).then(|| Attachment {
+            id: network.id.clone(),
+            name: network.name.clone(),
+            driver: network.driver.clone(),
+            scope: network.scope,
+            internal: network.internal,
+            ips: endpoint.ips.clone(),
+        })
+    };
+    let mut all: Vec<Attachment> = inspected.endpoints.iter().filter_map(attachment).collect();
+    all.sort();
+    all.into()
+}
+
+fn problems(containers: &Containers) -> Arc<[Problem]> {
+    let of = |entry: &Entry| {
+        let failure = entry.failure.as_deref().map(|error| {
+            let name = entry.identity.as_ref().map_or("", |identity| &*identity.name);
+            let place = format!("container {} ({name})", entry.id.short());
+            Problem::new(place, error, "an answer to inspect; what was known of it stays until there is one")
+        });
+        entry.problems.iter().cloned().chain(failure).collect::<Vec<_>>()
+    };
+    containers.entries.values().flat_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests;

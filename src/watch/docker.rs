@@ -1,1 +1,475 @@
-//! Not written yet.
+//! \[IO\] Follows the Docker engine: events, lists and inspects in, snapshots out. The only file that knows Docker's API.
+//!
+//! GET only, so that a read-only socket proxy is enough. Nothing is decided here but when to reconnect: see
+//! [`Containers`] for what is believed.
+
+use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc, time::Duration};
+
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    errors::Error as DockerError,
+    models,
+    query_parameters::{EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions},
+};
+use rand::RngExt;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, interval_at, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    asker::{self, HostFacts},
+    container::{Cause, Containers, Depth, Event, Wish},
+    desired, host,
+    replay::Replay,
+};
+use crate::model::{Desired, Local};
+
+mod decode;
+mod request;
+
+/// Events between the reader and us. Docker buffers 1,024 itself; four times that is 10 s of the busiest engine measured.
+const QUEUE: usize = 4096;
+/// Inspects under way that events asked for. Each costs the engine a connection; a stuck container keeps one for 2 s.
+const MAX_URGENT: usize = 64;
+/// Inspects under way that lists asked for: few, so that they do not slow those that somebody waits for.
+const MAX_SWEEP: usize = 8;
+/// The list lags its events: it is repeated this long after each connect.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Containers that gave no answer are asked again this often.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// Waits between connections: doubled from the first to the last, each shortened by up to a half at random.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A connection that lived as long as this was a good one: the next wait is the first again.
+const GOOD: Duration = Duration::from_secs(5);
+
+/// Where the engine listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `unix:///var/run/docker.sock`
+    Unix(String),
+    /// `tcp://127.0.0.1:2375`
+    Tcp(String),
+}
+
+/// A text that is no [`Endpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a Docker endpoint is unix:///PATH or tcp://HOST:PORT (ssh and TLS need a local proxy), not {0:?}")]
+pub struct EndpointError(String);
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let error = || EndpointError(text.chars().take(200).collect());
+        if let Some(path) = text.strip_prefix("unix://") {
+            return path.starts_with('/').then(|| Self::Unix(path.into())).ok_or_else(error);
+        }
+        let address = text.strip_prefix("tcp://").ok_or_else(error)?.trim_end_matches('/');
+        let (name, port) = address.rsplit_once(':').ok_or_else(error)?;
+        let fits = !name.is_empty() && !name.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0);
+        fits.then(|| Self::Tcp(address.into())).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{path}"),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// How to follow.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the engine listens.
+    pub endpoint: Endpoint,
+    /// Time between two lists: how long a lost event may stay unnoticed.
+    pub list_every: Duration,
+    /// How long one inspect may take. 2 s is 5,000 times what it takes; a stuck container takes for ever.
+    pub inspect_deadline: Duration,
+    /// How long a list may take before the engine counts as lost.
+    pub list_deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::Unix("/var/run/docker.sock".into()),
+            list_every: Duration::from_secs(30),
+            inspect_deadline: Duration::from_secs(2),
+            list_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where the snapshots go. Each is sent only when it differs from the one before.
+#[derive(Debug)]
+pub struct Outputs {
+    /// What this host publishes.
+    pub desired: watch::Sender<Arc<Desired>>,
+    /// Who asks from where.
+    pub local: watch::Sender<Arc<Local>>,
+    /// How it goes. Only a change of `connected` or `last_error` wakes receivers; counters are read when needed.
+    pub status: watch::Sender<Status>,
+}
+
+/// How following goes, for metrics and readiness.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The engine answers.
+    pub connected: bool,
+    /// Why the last connection ended, while there is none.
+    pub last_error: Option<String>,
+    /// Events taken.
+    pub events: u64,
+    /// Lists taken.
+    pub lists: u64,
+    /// Inspects taken.
+    pub inspects: u64,
+    /// Inspects without a usable answer.
+    pub failed_inspects: u64,
+    /// Connections that ended.
+    pub resyncs: u64,
+    /// What lists found though no event had told it.
+    pub unheard: u64,
+}
+
+/// Follows the engine for ever. Drop it to stop.
+pub async fn follow(options: Options, outputs: Outputs) {
+    let mut follower = Follower {
+        options,
+        outputs,
+        containers: Containers::default(),
+        replay: Replay::default(),
+        host: HostFacts::default(),
+        desired: Arc::default(),
+        local: Arc::default(),
+    };
+    let mut wait = BACKOFF.0;
+    loop {
+        let began = Instant::now();
+        let Lost(error) = follower.connection().await;
+        follower.containers.apply(Event::Lost);
+        follower.report(|status| {
+            status.resyncs += 1;
+            status.connected = false;
+            status.last_error = Some(error.clone());
+        });
+        if began.elapsed() >= GOOD {
+            wait = BACKOFF.0;
+        }
+        let pause = wait.mul_f64(rand::rng().random_range(0.5..=1.0));
+        warn!(endpoint = %follower.options.endpoint, error, ?pause, "docker connection lost; what is known stays");
+        tokio::time::sleep(pause).await;
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+/// Why a connection ended.
+struct Lost(String);
+
+/// What the tasks of one connection bring back.
+enum Answer {
+    Inspect(Cause, Event),
+    Network(Event),
+    List(Event),
+    Host(HostFacts),
+    /// The event stream has ended: what was asked may still be answered.
+    StreamEnded(Lost),
+    /// There is nothing more to be had from this connection.
+    Lost(Lost),
+}
+
+/// The one owner of all state.
+struct Follower {
+    options: Options,
+    outputs: Outputs,
+    containers: Containers,
+    replay: Replay,
+    host: HostFacts,
+    desired: Arc<Desired>,
+    local: Arc<Local>,
+}
+
+/// Everything that ends with a connection.
+struct Connection {
+    docker: Docker,
+    tasks: JoinSet<Answer>,
+    urgent: Lane,
+    sweep: Lane,
+    listing: bool,
+    /// Why it ends as soon as all that was asked is answered. A stream that ends at once, for an event that cannot be
+    /// decoded, must not keep us from ever following up a list.
+    ending: Option<Lost>,
+    /// The host's own facts are being read; `true`: once more after that.
+    reading_host: Option<bool>,
+}
+
+/// Inspects of one urgency: how many run, how many may, and those that wait.
+struct Lane {
+    running: usize,
+    limit: usize,
+    waiting: VecDeque<Wish>,
+}
+
+impl Follower {
+    async fn connection(&mut self) -> Lost {
+        let docker = match request::connect(&self.options.endpoint) {
+            Ok(docker) => docker,
+            Err(error) => return Lost(request::describe(&error)),
+        };
+        let lane = |limit| Lane { running: 0, limit, waiting: VecDeque::new() };
+        let mut connection = Connection {
+            docker: docker.clone(),
+            tasks: JoinSet::new(),
+            urgent: lane(MAX_URGENT),
+            sweep: lane(MAX_SWEEP),
+            listing: false,
+            ending: None,
+            reading_host: None,
+        };
+        let (sender, mut events) = mpsc::channel(QUEUE);
+        connection.tasks.spawn(request::read(docker, sender));
+        self.list(&mut connection, Depth::Every);
+        let mut again = std::pin::pin!(tokio::time::sleep(LIST_AGAIN));
+        let mut listed_again = false;
+        let mut lists = interval_at(Instant::now() + self.options.list_every, self.options.list_every);
+        let mut retries = interval(RETRY_EVERY);
+        for timer in [&mut lists, &mut retries] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            let wishes = tokio::select! {
+                biased;
+                // Events first: what they end must not be answered for by an inspect that is older.
+                Some(message) = events.recv() => self.event(&message),
+                Some(answer) = connection.tasks.join_next() => {
+                    let answer = answer.unwrap_or_else(|error| Answer::Lost(Lost(format!("a task failed: {error}"))));
+                    match self.answer(&mut connection, answer) {
+                        Ok(wishes) => wishes,
+                        Err(lost) => return lost,
+                    }
+                }
+                () = &mut again, if !listed_again && connection.ending.is_none() => {
+                    listed_again = true;
+                    self.list(&mut connection, Depth::Changed);
+                    Vec::new()
+                }
+                _ = lists.tick(), if connection.ending.is_none() => {
+                    self.list(&mut connection, Depth::Changed);
+                    self.read_host(&mut connection);
+                    Vec::new()
+                }
+                _ = retries.tick(), if connection.ending.is_none() => self.containers.retry(),
+            };
+            self.start(&mut connection, wishes);
+            if let Some(lost) = self.publish(&mut connection) {
+                return lost;
+            }
+            if connection.tasks.is_empty()
+                && let Some(lost) = connection.ending.take()
+            {
+                return lost;
+            }
+        }
+    }
+
+    fn event(&mut self, message: &models::EventMessage) -> Vec<Wish> {
+        let actor = message.actor.as_ref().and_then(|actor| actor.id.as_deref()).unwrap_or_default();
+        let action = message.action.as_deref().unwrap_or_default();
+        if !self.replay.is_new(message.time_nano.unwrap_or_default(), actor, action) {
+            return Vec::new();
+        }
+        self.count(|status| status.events += 1);
+        let Some(event) = decode::event(message) else { return Vec::new() };
+        debug!(action, actor, "docker event");
+        self.containers.apply(event)
+    }
+
+    fn answer(&mut self, connection: &mut Connection, answer: Answer) -> Result<Vec<Wish>, Lost> {
+        match answer {
+            Answer::Inspect(cause, event) => {
+                connection.lane(cause).running -= 1;
+                let failed = matches!(event, Event::Failed { .. });
+                self.count(|status| {
+                    status.inspects += 1;
+                    status.failed_inspects += u64::from(failed);
+                });
+                Ok(self.containers.apply(event))
+            }
+            Answer::Network(event) => {
+                // A bridge that is new has an address of the host.
+                self.read_host(connection);
+                Ok(self.containers.apply(event))
+            }
+            Answer::List(event) => {
+                connection.listing = false;
+                let wishes = self.containers.apply(event);
+                self.count(|status| status.lists += 1);
+                if !self.outputs.status.borrow().connected {
+                    info!(endpoint = %self.options.endpoint, "docker connected and listed");
+                    self.read_host(connection);
+                    self.report(|status| {
+                        status.connected = true;
+                        status.last_error = None;
+                    });
+                }
+                Ok(wishes)
+            }
+            Answer::Host(facts) => {
+                if connection.reading_host.take() == Some(true) {
+                    self.read_host(connection);
+                }
+                if self.host != facts {
+                    self.host = facts;
+                    self.publish_local();
+                }
+                Ok(Vec::new())
+            }
+            Answer::StreamEnded(lost) => {
+                connection.ending = Some(lost);
+                Ok(Vec::new())
+            }
+            Answer::Lost(lost) => Err(lost),
+        }
+    }
+
+    fn list(&self, connection: &mut Connection, depth: Depth) {
+        if !std::mem::replace(&mut connection.listing, true) {
+            let (docker, deadline, began) =
+                (connection.docker.clone(), self.options.list_deadline, self.containers.now());
+            connection.tasks.spawn(async move {
+                match timeout(deadline, request::list(&docker)).await {
+                    Ok(Ok((containers, networks))) => {
+                        Answer::List(Event::Listed { began, depth, containers, networks })
+                    }
+                    Ok(Err(error)) => Answer::Lost(Lost(request::describe(&error))),
+                    Err(_) => Answer::Lost(Lost(format!("no answer to a list within {deadline:?}"))),
+                }
+            });
+        }
+    }
+
+    fn read_host(&self, connection: &mut Connection) {
+        if let Some(again) = &mut connection.reading_host {
+            *again = true;
+            return;
+        }
+        connection.reading_host = Some(false);
+        let held = self.host.clone();
+        connection.tasks.spawn_blocking(move || Answer::Host(read_host(held)));
+    }
+
+    /// Carries out wishes, as far as there is room, and those that waited for it.
+    fn start(&self, connection: &mut Connection, wishes: Vec<Wish>) {
+        let deadline = self.options.inspect_deadline;
+        for wish in wishes {
+            match wish {
+                Wish::Inspect { cause, .. } => connection.lane(cause).waiting.push_back(wish),
+                Wish::InspectNetwork { id, began } => {
+                    let docker = connection.docker.clone();
+                    connection.tasks.spawn(async move {
+                        Answer::Network(request::inspect_network(&docker, id, began, deadline).await)
+                    });
+                }
+            }
+        }
+        let Connection { docker, tasks, urgent, sweep, .. } = connection;
+        for lane in [urgent, sweep] {
+            while lane.running < lane.limit
+                && let Some(wish) = lane.waiting.pop_front()
+            {
+                let Wish::Inspect { id, ticket, cause } = wish else { continue };
+                if self.containers.is_wanted(&id, ticket) {
+                    lane.running += 1;
+                    let docker = docker.clone();
+                    tasks.spawn(async move {
+                        let event = match timeout(deadline, request::inspect(&docker, &id)).await {
+                            Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
+                            Ok(Ok(None)) => Event::Absent { ticket, id },
+                            Ok(Err(error)) => Event::Failed { ticket, id, error: request::describe(&error).into() },
+                            Err(_) => {
+                                Event::Failed { ticket, id, error: format!("no answer within {deadline:?}").into() }
+                            }
+                        };
+                        Answer::Inspect(cause, event)
+                    });
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, connection: &mut Connection) -> Option<Lost> {
+        let changes = self.containers.take_changes();
+        if let Some(next) = desired::update(&self.desired, &self.containers, &changes) {
+            self.desired = Arc::new(next);
+            self.outputs.desired.send_replace(self.desired.clone());
+        }
+        if changes.askers {
+            self.publish_local();
+        }
+        if changes.bindings {
+            self.read_host(connection);
+        }
+        (changes.unheard > 0).then(|| {
+            self.count(|status| status.unheard += u64::from(changes.unheard));
+            Lost(format!("the event stream kept silent about {} changes that a list showed", changes.unheard))
+        })
+    }
+
+    fn publish_local(&mut self) {
+        if let Some(next) = asker::local(&self.local, &self.containers, &self.host) {
+            self.local = Arc::new(next);
+            self.outputs.local.send_replace(self.local.clone());
+        }
+    }
+
+    fn report(&self, change: impl FnOnce(&mut Status)) {
+        self.outputs.status.send_modify(change);
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Status)) {
+        self.outputs.status.send_if_modified(|status| {
+            change(status);
+            false
+        });
+    }
+}
+
+impl Connection {
+    fn lane(&mut self, cause: Cause) -> &mut Lane {
+        match cause {
+            Cause::Event => &mut self.urgent,
+            Cause::Restore | Cause::Check => &mut self.sweep,
+        }
+    }
+}
+
+/// The host's own facts; what cannot be read stays as it was held.
+fn read_host(held: HostFacts) -> HostFacts {
+    let read = |what: &str, error: std::io::Error| warn!(%error, "cannot read the host's {what}");
+    HostFacts {
+        addresses: host::addresses().map_or_else(
+            |error| {
+                read("addresses", error);
+                held.addresses
+            },
+            Arc::new,
+        ),
+        listening: host::listening().map_or_else(
+            |error| {
+                read("listening ports", error);
+                held.listening
+            },
+            Arc::new,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ pub(crate) fn client(cluster: &Cluster) -> Etcd {
 pub(crate) fn client_with(cluster: &Cluster, change: impl FnOnce(&mut Options)) -> Etcd {
     let mut options = Options { endpoints: cluster.endpoints(), own_prefixes: vec![Vec::new()], ..Options::default() };
     change(&mut options);
-    Etcd::new(options).unwrap()
+    Etcd::new(options).expect("the options are good")
 }
 
 impl Subject {
@@ -79,7 +79,7 @@ impl Subject {
     }
 
     pub(crate) async fn real(cluster: &Cluster) -> Self {
-        let control = etcd_client::Client::connect(cluster.endpoints(), None).await.unwrap();
+        let control = etcd_client::Client::connect(cluster.endpoints(), None).await.expect("etcd runs");
         Self::Real { etcd: client(cluster), control: Box::new(control) }
     }
 
@@ -111,7 +111,7 @@ impl Subject {
 
     async fn await_expiry(&mut self, key: Vec<u8>) {
         if let Self::Model { store, now } = self {
-            *now = store.next_expiry().unwrap();
+            *now = store.next_expiry().expect("there is a lease");
             store.expire(*now);
         }
         let get = Request::Txn { compare: vec![], then: vec![Op::Get { key }], otherwise: vec![] };
@@ -133,10 +133,11 @@ impl Subject {
                     Space::Exhausted => AlarmAction::Activate,
                     Space::Enough => AlarmAction::Deactivate,
                 };
-                let member = control.status().await.unwrap().header().unwrap().member_id();
+                let status = control.status().await.expect("etcd tells its status");
+                let member = status.header().expect("a reply has a header").member_id();
                 let mut options = etcd_client::AlarmOptions::new();
                 options.with_member(member);
-                control.alarm(action, AlarmType::Nospace, Some(options)).await.unwrap();
+                control.alarm(action, AlarmType::Nospace, Some(options)).await.expect("etcd takes alarms");
             }
         }
     }

@@ -38,7 +38,7 @@ pub(crate) fn everything() -> Vec<WatchRange> {
 /// A watch that has been created.
 pub(crate) async fn watching(etcd: &Etcd) -> mpsc::Receiver<WatchEvent> {
     let mut watch = etcd.watch(everything(), 0);
-    let event = timeout(PATIENCE, watch.recv()).await.unwrap();
+    let event = timeout(PATIENCE, watch.recv()).await.expect("the watch tells something");
     assert!(matches!(event, Some(WatchEvent::Created { .. })), "{event:?}");
     watch
 }

@@ -36,7 +36,7 @@ impl Script {
     }
 
     fn refused<const N: usize>(self, ops: [Op; N], error: CallError) -> Self {
-        self.call(all(ops.to_vec()), Err(error))
+        self.call(all(ops.into()), Err(error))
     }
 
     fn granted(self, revision: Revision) -> Self {
@@ -66,7 +66,7 @@ impl Script {
     fn check(self) {
         let cluster = Cluster::single();
         let expected = Outcome { replies: self.replies, watches: self.watches };
-        tokio::runtime::Runtime::new().unwrap().block_on(async {
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
             let model = run(&mut Subject::model(), "script/", &self.steps).await;
             let real = run(&mut Subject::real(&cluster).await, "script/", &self.steps).await;
             for (subject, outcome) in [("memory", model), ("etcd", real)] {

@@ -1,1 +1,15 @@
-//! e2e tests.
+//! End to end, on the test bed: three real engines, a real etcd of three members, an agent on each host, real
+//! containers that ask through their own resolvers. `make bed-up` brings it up; `make test` does all of it.
+//!
+//! Every test makes things with names of its own and takes them away again. None sleeps: each waits for a condition with
+//! a deadline, and says what it saw last when that passes. One test runs at a time (`.config/nextest.toml`).
+
+mod badinput;
+mod bed;
+mod cross_host;
+mod deploy;
+mod dns;
+mod faults;
+mod lifecycle;
+mod prober;
+mod smoke;

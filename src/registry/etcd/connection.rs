@@ -1,4 +1,4 @@
-//! One connection to one member: made, logged in, and asked. [IO]
+//! One connection to one member: made, logged in, and asked. \[IO\]
 
 use std::{fmt, fs, path::Path, time::Duration};
 
@@ -14,8 +14,10 @@ use crate::registry::call::{CallError, LeaseId, Reply, Request, Revision};
 const PING_AFTER: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The same for the kernel, on connections that nothing is under way on.
+/// The same for the kernel, on connections that nothing is under way on: given up after 10 s + 3 * 2 s.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const TCP_KEEPALIVE_RETRIES: u32 = 3;
 
 /// A member's address, checked.
 pub(super) struct Endpoint {
@@ -39,6 +41,8 @@ impl Endpoint {
             .map_err(|error| invalid(convert::with_causes(&error)))?
             .connect_timeout(options.connect_deadline)
             .tcp_keepalive(Some(TCP_KEEPALIVE))
+            .tcp_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL))
+            .tcp_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES))
             .keep_alive_while_idle(false)
             .http2_keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT);

@@ -1,4 +1,4 @@
-//! A watch of several ranges on one stream, from its creation to its end, which always comes with a reason. [IO]
+//! A watch of several ranges on one stream, from its creation to its end, which always comes with a reason. \[IO\]
 //!
 //! etcd's streams have many ways to say nothing: a peer that vanished, a member without a leader, a refused token that
 //! leaves the stream open. Here each of them ends in [`WatchEvent::Broken`] within seconds. Whoever follows can then

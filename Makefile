@@ -1,0 +1,54 @@
+# Portolan's chores. Everything below `scripts/` can be run by itself.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo image bench bench-converge bench-scale bed-up bed-down bed-agents bed-status bed-shell e2e
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help: ## List these
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+setup: ## Install what is missing, from the distribution's packages
+	@scripts/setup.sh
+
+check: setup ## Format, lints, unit, property and simulation tests, docs: three minutes at most
+	cargo fmt --check
+	for script in scripts/*.sh tests/e2e/bed/*.sh .ci/run; do bash -n "$$script"; done
+	cargo clippy --all-targets -- -D warnings
+	cargo nextest run
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items
+
+test: setup ## Every test there is, on three real engines and a real etcd: twenty minutes at most
+	@scripts/test.sh
+
+e2e: ## Only the bed's tests, on a bed that is up; T=name picks some
+	cargo nextest run --profile e2e --test e2e $(T)
+
+demo: setup ## See a container's start become a DNS answer, and its stop take it away
+	@scripts/demo.sh
+
+image: setup ## The agent's image, portolan:dev
+	@scripts/image.sh agent
+
+bench: bench-converge bench-scale ## All benchmarks; figures go to target/bench/
+
+bench-converge: setup ## Event to answer on the own and on other hosts, beside etcd's own put to watch
+	cargo bench --bench converge
+
+bench-scale: setup ## 100,000 instances of 10,000 services from 1,000 hosts: time, memory, cost of a change
+	cargo bench --bench scale
+
+bed-up: setup ## Bring up the test bed: three hosts, three etcd members, agents
+	@scripts/bed.sh up
+
+bed-agents: ## Rebuild the agent and replace it on the bed's hosts
+	@scripts/bed.sh agents
+
+bed-status: ## What runs on the bed, and who answers
+	@scripts/bed.sh status
+
+bed-shell: ## A shell on a host of the bed; HOST=host-b for another
+	@scripts/bed.sh shell $(or $(HOST),host-a)
+
+bed-down: ## Take the bed down, and all of it
+	@scripts/bed.sh down

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# setup.sh: installs from Debian's packages what building and testing need and this machine lacks. Safe to run again:
+# with nothing missing it looks, and ends at once.
+set -euo pipefail
+
+# What must be there, and the package that brings it.
+missing=()
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
+}
+need protoc protobuf-compiler
+need etcd etcd-server
+need etcdctl etcd-client
+need dig bind9-dnsutils
+need dnsperf dnsperf
+need mmdebstrap mmdebstrap
+# Tests put busybox alone into an image, so it must be the one without libraries.
+if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(busybox-static); fi
+docker_missing=0
+if ! command -v docker >/dev/null; then
+    missing+=(docker.io)
+    docker_missing=1
+fi
+if ! command -v docker-compose >/dev/null && ! docker compose version >/dev/null 2>&1; then missing+=(docker-compose); fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ]; then
+        sudo=()
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null; }; then
+        sudo=(sudo)
+    else
+        echo "setup: missing packages: ${missing[*]}" >&2
+        echo "setup: installing them needs root or sudo. Ask an administrator to run: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: missing: ${missing[*]} (Debian's names); there is no apt-get here, install them your system's way" >&2
+        exit 1
+    fi
+    echo "setup: installing ${missing[*]}"
+    "${sudo[@]}" apt-get update -q
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    # Debian starts an etcd of its own on port 2379. Ours run on ports of their own, so that one only gets in the way.
+    if [[ " ${missing[*]} " == *" etcd-server "* ]]; then
+        echo "setup: stopping the etcd service that the package starts"
+        if [ -d /run/systemd/system ]; then "${sudo[@]}" systemctl disable --now etcd; else
+            "${sudo[@]}" service etcd stop >/dev/null 2>&1 || true
+        fi
+    fi
+    if [ "$docker_missing" = 1 ] && ! "${sudo[@]}" docker info >/dev/null 2>&1; then
+        echo "setup: starting the Docker engine"
+        "${sudo[@]}" service docker start || true
+    fi
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: cargo is missing; install Rust from https://rustup.rs" >&2
+    exit 1
+fi
+if ! cargo nextest --version >/dev/null 2>&1; then
+    echo "setup: compiling cargo-nextest, once; this takes a few minutes"
+    cargo install cargo-nextest --locked
+fi
+if ! docker info >/dev/null 2>&1; then
+    echo "setup: the Docker engine does not answer: start it, or join its group (usermod -aG docker $(id -un))" >&2
+    exit 1
+fi

@@ -1,0 +1,148 @@
+//! `portolan resolve`: a question of the HTTP API, taken through the very path that a packet takes, so that what it
+//! shows is what DNS says.
+
+use std::sync::Arc;
+
+use hickory_proto::{
+    op::{Message, Query},
+    rr::{Name, Record, RecordType},
+};
+use rand::Rng;
+
+use crate::{
+    api::{AskAs, ResolveError, ResolveRecord, ResolveReply, ResolveRequest},
+    dns::{
+        answer::Snapshot,
+        source::{Source, locate},
+        wire::{Outcome, Transport, respond},
+    },
+    model::Local,
+};
+
+/// Answers one question from the snapshots of the moment.
+pub(super) fn resolve(
+    snapshot: &Snapshot<'_>,
+    request: &ResolveRequest,
+    rng: &mut impl Rng,
+) -> Result<ResolveReply, ResolveError> {
+    let name = absolute(&request.name, snapshot.settings.apex.as_str())?;
+    let kind: RecordType = request.kind.parse().map_err(|_| {
+        ResolveError::Invalid(format!("`{}` is no record type; A, AAAA, SRV, TXT, PTR, SOA and NS are", request.kind))
+    })?;
+    let source = find(snapshot.local, request.asker.as_ref())?;
+    let mut question = Message::query();
+    question.add_query(Query::query(name.clone(), kind));
+    let invalid =
+        |error: &dyn std::fmt::Display| ResolveError::Invalid(format!("`{}` cannot be asked: {error}", request.name));
+    let packet = question.to_vec().map_err(|error| invalid(&error))?;
+    let (rcode, answers, additionals) = match respond(snapshot, &source, &packet, Transport::Tcp, rng) {
+        Outcome::Reply(reply) => {
+            let reply = Message::from_vec(&reply).map_err(|error| invalid(&error))?;
+            (rcode(u16::from(reply.metadata.response_code)), records(&reply.answers), records(&reply.additionals))
+        }
+        Outcome::Forward(_) => {
+            let message = format!("`{name}` is not a name of ours: it would be forwarded to the upstreams");
+            return Err(ResolveError::Invalid(message));
+        }
+        // An address inside a Docker network that no container is known to have: what DNS says after its short wait.
+        Outcome::Wait => ("SERVFAIL".to_owned(), Vec::new(), Vec::new()),
+        Outcome::Drop => return Err(invalid(&"it makes no valid question")),
+    };
+    Ok(ResolveReply {
+        name: name.to_string(),
+        kind: request.kind.clone(),
+        asker: describe(&source),
+        rcode,
+        answers,
+        additionals,
+    })
+}
+
+/// The name as a resolver would ask it: `web` stays bare (`web.`), `web.shop` gets the zone, a final dot and names
+/// that already end in the zone or in `arpa` stay as they are.
+fn absolute(text: &str, apex: &str) -> Result<Name, ResolveError> {
+    let lower = text.to_ascii_lowercase();
+    let bare = lower.trim_end_matches('.');
+    let is_below = |parent: &str| bare == parent || bare.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+    let whole = match lower.ends_with('.') || !bare.contains('.') || is_below(apex) || is_below("arpa") {
+        true => format!("{bare}."),
+        false => format!("{bare}.{apex}."),
+    };
+    // `from_ascii`: labels may begin with `_`, as those of SRV names do.
+    Name::from_ascii(&whole).map_err(|error| ResolveError::Invalid(format!("`{text}` is no DNS name: {error}")))
+}
+
+fn find(local: &Local, asker: Option<&AskAs>) -> Result<Source, ResolveError> {
+    match asker {
+        None => Ok(Source::Host),
+        Some(AskAs::Address(address)) => Ok(locate(local, *address)),
+        Some(AskAs::Container(text)) => {
+            let is_meant = |name: &str, id: &str| {
+                name == text.trim_start_matches('/')
+                    || (text.len() >= 4 && text.starts_with(id))
+                    || (text.len() >= 4 && id.starts_with(text.as_str()))
+            };
+            let found = local.askers.values().find(|asker| is_meant(&asker.name, asker.container.as_str()));
+            found.map(|asker| Source::Container(Arc::clone(asker))).ok_or_else(|| {
+                ResolveError::NoSuchAsker(format!(
+                    "no container `{text}` with an address on this host; `docker ps` lists them"
+                ))
+            })
+        }
+    }
+}
+
+fn describe(source: &Source) -> String {
+    match source {
+        Source::Container(asker) => format!("container {} (namespace {})", asker.name, asker.namespace),
+        Source::Host => "host".to_owned(),
+        Source::Stranger => "stranger".to_owned(),
+        Source::Unknown => "unknown container".to_owned(),
+    }
+}
+
+fn rcode(code: u16) -> String {
+    match code {
+        0 => "NOERROR".to_owned(),
+        1 => "FORMERR".to_owned(),
+        2 => "SERVFAIL".to_owned(),
+        3 => "NXDOMAIN".to_owned(),
+        4 => "NOTIMP".to_owned(),
+        5 => "REFUSED".to_owned(),
+        other => format!("RCODE{other}"),
+    }
+}
+
+fn records(records: &[Record]) -> Vec<ResolveRecord> {
+    let show = |record: &Record| ResolveRecord {
+        name: record.name.to_string(),
+        ttl: record.ttl,
+        kind: record.record_type().to_string(),
+        data: record.data.to_string(),
+    };
+    records.iter().map(show).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_completed_as_a_person_means_them() {
+        let rows = [
+            ("web", "web."),
+            ("web.", "web."),
+            ("web.shop", "web.shop.svc.internal."),
+            ("Web.Svc.Internal", "web.svc.internal."),
+            ("_http._tcp.web.shop", "_http._tcp.web.shop.svc.internal."),
+            ("2.0.18.172.in-addr.arpa", "2.0.18.172.in-addr.arpa."),
+            ("svc.internal", "svc.internal."),
+            ("web.shop.", "web.shop."),
+            ("nosvc.internal", "nosvc.internal.svc.internal."),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(absolute(text, "svc.internal").unwrap().to_string(), expected, "{text}");
+        }
+        assert!(absolute(&"a".repeat(64), "svc.internal").is_err());
+    }
+}

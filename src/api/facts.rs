@@ -1,0 +1,106 @@
+//! The numbers and states that the other parts hand in, as plain data, so that this folder knows none of their types.
+//! Counters count since the agent's start.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use crate::model::Problem;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Facts {
+    /// The side that follows Docker.
+    pub docker: DockerFacts,
+    /// The side that talks to the registry.
+    pub registry: RegistryFacts,
+    /// The side that answers.
+    pub dns: DnsFacts,
+    /// Every DNS address that is wanted.
+    pub listeners: Vec<Listener>,
+    /// What is broken beyond the registry's data, which the catalog tells itself: labels, listeners, upstreams.
+    #[serde(skip)]
+    pub problems: Vec<Problem>,
+}
+
+/// How it stands with Docker.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DockerFacts {
+    /// The event stream is open.
+    pub connected: bool,
+    /// Why it was last lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Events taken.
+    pub events: u64,
+    /// Event streams opened anew after a loss.
+    pub resyncs: u64,
+    /// Full lists taken.
+    pub lists: u64,
+}
+
+/// How it stands with the registry.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RegistryFacts {
+    /// `memory` or `etcd`.
+    pub kind: &'static str,
+    /// All we want published is published, under our live lease.
+    pub synced: bool,
+    /// How long nothing has been heard; `None`: heard just now.
+    #[serde(rename = "stale_seconds", serialize_with = "seconds", skip_serializing_if = "Option::is_none")]
+    pub stale_for: Option<Duration>,
+    /// Our lease's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<i64>,
+    /// Who else publishes under our host id, so that we do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+    /// Containers published.
+    pub published: u64,
+    /// Transactions that wrote.
+    pub writes: u64,
+    /// Full lists taken.
+    pub relists: u64,
+    /// Leases lost.
+    pub lease_losses: u64,
+    /// Records that cannot be decoded now.
+    pub undecodable: u64,
+    /// Differences that a full compare found after the watch had missed them.
+    pub repairs: u64,
+    /// What last went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+/// What the DNS side has done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DnsFacts {
+    /// Packets with a question that came over UDP.
+    pub udp_queries: u64,
+    /// Messages with a question that came over TCP.
+    pub tcp_queries: u64,
+    /// Replies sent, by response code: (`NOERROR`, 12).
+    pub replies: Vec<(&'static str, u64)>,
+    /// Packets dropped without a reply: malformed, or beyond a limit.
+    pub dropped: u64,
+    /// Questions passed on to an upstream.
+    pub forwarded: u64,
+    /// Of those, the ones that no upstream answered.
+    pub forward_failures: u64,
+    /// TCP connections open now.
+    pub tcp_connections: u64,
+}
+
+/// One DNS address that is wanted.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listener {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why it cannot be bound; `None`: it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

@@ -1,0 +1,337 @@
+//! The JSON of the API and of `-o json`. Field names are those of the etcd records (design, "etcd layout"), so that
+//! one `jq` filter serves both.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Attachment, Catalog, Health, HostId, Label, Offer, Origin, Phase, Port, Proto, Publication, Scope};
+
+#[derive(Serialize)]
+struct PublishedJson {
+    ip: IpAddr,
+    port: u16,
+    chosen: bool,
+}
+
+#[derive(Serialize)]
+struct PortJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    port: u16,
+    proto: Proto,
+    published: Vec<PublishedJson>,
+}
+
+impl<'a> PortJson<'a> {
+    fn of(port: &'a Port) -> Self {
+        let published = port.published.iter().map(|p| PublishedJson { ip: p.ip, port: p.port, chosen: p.chosen });
+        Self {
+            name: port.name.as_ref().map(Label::as_str),
+            port: port.port,
+            proto: port.proto,
+            published: published.collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct NetworkJson<'a> {
+    id: &'a str,
+    name: &'a str,
+    driver: &'a str,
+    scope: Scope,
+    internal: bool,
+    ips: &'a [IpAddr],
+}
+
+impl<'a> NetworkJson<'a> {
+    fn of(network: &'a Attachment) -> Self {
+        Self {
+            id: &network.id.0,
+            name: &network.name,
+            driver: network.driver.as_str(),
+            scope: network.scope,
+            internal: network.internal,
+            ips: &network.ips,
+        }
+    }
+}
+
+/// A publication as one instance or as a whole: the container's part of the record.
+#[derive(Serialize)]
+struct ContainerJson<'a> {
+    host: &'a str,
+    container: &'a str,
+    name: &'a str,
+    image: &'a str,
+    phase: Phase,
+    health: Health,
+    networks: Vec<NetworkJson<'a>>,
+}
+
+impl<'a> ContainerJson<'a> {
+    fn of(host: &'a HostId, publication: &'a Publication) -> Self {
+        Self {
+            host: host.as_str(),
+            container: publication.container.as_str(),
+            name: &publication.name,
+            image: &publication.image,
+            phase: publication.phase,
+            health: publication.health,
+            networks: publication.networks.iter().map(NetworkJson::of).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OfferJson<'a> {
+    service: &'a str,
+    namespace: &'a str,
+    #[serde(flatten)]
+    details: DetailsJson<'a>,
+}
+
+#[derive(Serialize)]
+struct DetailsJson<'a> {
+    tags: &'a [Arc<str>],
+    weight: u16,
+    ports: Vec<PortJson<'a>>,
+}
+
+impl<'a> DetailsJson<'a> {
+    fn of(offer: &'a Offer) -> Self {
+        Self { tags: &offer.tags, weight: offer.weight, ports: offer.ports.iter().map(PortJson::of).collect() }
+    }
+}
+
+#[derive(Serialize)]
+struct InstanceJson<'a> {
+    #[serde(flatten)]
+    container: ContainerJson<'a>,
+    #[serde(flatten)]
+    details: DetailsJson<'a>,
+}
+
+#[derive(Serialize)]
+struct ServiceJson<'a> {
+    service: &'a str,
+    namespace: &'a str,
+    ready: usize,
+    instances: Vec<InstanceJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct EventJson<'a> {
+    event: &'a str,
+    #[serde(flatten)]
+    container: ContainerJson<'a>,
+    services: Vec<OfferJson<'a>>,
+}
+
+/// A line of JSON. Our own structs hold neither maps with odd keys nor failing serializers, the two ways to fail.
+pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// One line of `/v1/watch` about a publication: `{"event":"added","host":…,"container":…,"services":[…],…}`.
+pub(super) fn event(event: &str, host: &HostId, publication: &Publication) -> Vec<u8> {
+    let services = publication.services.iter().map(|offer| OfferJson {
+        service: offer.service.as_str(),
+        namespace: offer.namespace.as_str(),
+        details: DetailsJson::of(offer),
+    });
+    line(&EventJson { event, container: ContainerJson::of(host, publication), services: services.collect() })
+}
+
+/// Which services are asked for; `None`: all.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Filter {
+    /// Of this namespace.
+    pub namespace: Option<String>,
+    /// Of this name.
+    pub service: Option<String>,
+}
+
+impl Filter {
+    fn takes(&self, offer: &Offer) -> bool {
+        let is = |wanted: &Option<String>, label: &Label| wanted.as_ref().is_none_or(|text| text == label.as_str());
+        is(&self.namespace, &offer.namespace) && is(&self.service, &offer.service)
+    }
+}
+
+/// The body of `/v1/services` in pieces, one per service, so that the largest catalog is never held as text:
+/// `{"revision":…,"cluster":…,"complete":…,"stale":…,"problems":…,"services":[{"service":…,"instances":[…]}]}`.
+pub(super) fn services(
+    catalog: &Catalog,
+    own: &HostId,
+    filter: &Filter,
+    problems: usize,
+) -> impl Iterator<Item = Vec<u8>> + Send + use<> {
+    #[derive(Serialize)]
+    struct Head {
+        revision: i64,
+        cluster: u64,
+        complete: bool,
+        stale: bool,
+        problems: usize,
+        services: [(); 0],
+    }
+    /// One offer of one publication, by its place there.
+    type Instance = (HostId, Arc<Publication>, usize);
+    let mut index: BTreeMap<(Label, Label), Vec<Instance>> = BTreeMap::new();
+    for (origin, host) in &catalog.hosts {
+        for publication in host.publications.values() {
+            for (place, offer) in publication.services.iter().enumerate().filter(|(_, offer)| filter.takes(offer)) {
+                let instances = index.entry((offer.namespace.clone(), offer.service.clone())).or_default();
+                instances.push((host_of(origin, own).clone(), Arc::clone(publication), place));
+            }
+        }
+    }
+    let mut head = serde_json::to_vec(&Head {
+        revision: catalog.revision,
+        cluster: catalog.cluster,
+        complete: catalog.is_complete(),
+        stale: catalog.stale,
+        problems,
+        services: [],
+    })
+    .unwrap_or_default();
+    head.truncate(head.len().saturating_sub(2)); // Reopens the list: `…"services":[`.
+    let mut separator = "";
+    let body = index.into_iter().map(move |((namespace, service), instances)| {
+        let json = ServiceJson {
+            service: service.as_str(),
+            namespace: namespace.as_str(),
+            ready: instances.iter().filter(|(_, publication, _)| publication.is_ready()).count(),
+            instances: instances
+                .iter()
+                .filter_map(|(host, publication, place)| {
+                    let details = DetailsJson::of(publication.services.get(*place)?);
+                    Some(InstanceJson { container: ContainerJson::of(host, publication), details })
+                })
+                .collect(),
+        };
+        let mut piece = std::mem::replace(&mut separator, ",").as_bytes().to_vec();
+        piece.extend(serde_json::to_vec(&json).unwrap_or_default());
+        piece
+    });
+    std::iter::once(head).chain(body).chain(std::iter::once(b"]}\n".to_vec()))
+}
+
+/// The host a copy in the catalog belongs to.
+pub(super) fn host_of<'a>(origin: &'a Origin, own: &'a HostId) -> &'a HostId {
+    match origin {
+        Origin::Own => own,
+        Origin::Registry(host) => host,
+    }
+}
+
+/// The answer to `/v1/resolve`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolveReply {
+    /// The whole name that was looked up.
+    pub name: String,
+    /// The record type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// On whose behalf, for people: `host`, `container shop-web-1 (namespace shop)`.
+    pub asker: String,
+    /// `NOERROR`, `NXDOMAIN`, `SERVFAIL`, `REFUSED`, …
+    pub rcode: String,
+    /// The answer section.
+    pub answers: Vec<ResolveRecord>,
+    /// The additional section: the addresses of SRV targets.
+    pub additionals: Vec<ResolveRecord>,
+}
+
+/// One record of a [`ResolveReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolveRecord {
+    /// Its owner.
+    pub name: String,
+    /// In seconds.
+    pub ttl: u32,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its data as a zone file writes it.
+    pub data: String,
+}
+
+/// What `portolan services` reads of `/v1/services`.
+#[derive(Debug, Deserialize)]
+pub struct Listing {
+    /// The registry cannot be heard at the moment.
+    pub stale: bool,
+    /// Docker and the registry have both been listed.
+    pub complete: bool,
+    /// How many problems `/v1/problems` tells.
+    pub problems: usize,
+    /// Ordered by namespace and name.
+    pub services: Vec<ListedService>,
+}
+
+/// One service of a [`Listing`].
+#[derive(Debug, Deserialize)]
+pub struct ListedService {
+    /// Its name.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Instances that take part in answers.
+    pub ready: usize,
+    /// All instances.
+    pub instances: Vec<ListedInstance>,
+}
+
+/// One instance of a [`ListedService`].
+#[derive(Debug, Deserialize)]
+pub struct ListedInstance {
+    /// Its host.
+    pub host: String,
+    /// Its ports.
+    pub ports: Vec<ListedPort>,
+}
+
+/// One port of a [`ListedInstance`].
+#[derive(Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListedPort {
+    /// The number inside the container.
+    pub port: u16,
+    /// The transport.
+    pub proto: Proto,
+}
+
+/// What `portolan watch` reads of a line of `/v1/watch`.
+#[derive(Debug, Deserialize)]
+pub struct WatchLine {
+    /// `added`, `changed`, `removed`; or `synced`, `stale`, `fresh` without the rest.
+    pub event: String,
+    /// The publication's host.
+    #[serde(default)]
+    pub host: String,
+    /// The container.
+    #[serde(default)]
+    pub container: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// Its phase.
+    #[serde(default)]
+    pub phase: String,
+    /// What it offers.
+    #[serde(default)]
+    pub services: Vec<WatchedService>,
+}
+
+/// One service of a [`WatchLine`].
+#[derive(Debug, Deserialize)]
+pub struct WatchedService {
+    /// Its name.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+}

@@ -1,0 +1,69 @@
+//! The configuration file: TOML with the names of the flags as keys, read with the line of each.
+
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Raw, Source,
+    keys::{Arity, KEYS, key},
+};
+
+/// How alike two names must be, 0 to 1, for one to be suggested for the other: 0.8 takes a letter or two amiss.
+const ALIKE: f64 = 0.8;
+
+/// Reads the file's text: what it sets, and what is wrong with it in the order of its lines.
+pub(super) fn parse(path: &Path, text: &str) -> (BTreeMap<&'static str, Raw>, Vec<String>) {
+    let path: Arc<Path> = path.into();
+    let line = |span: Range<usize>| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+    let (table, broken) = DeTable::parse_recoverable(text);
+    let syntax =
+        |error: &toml::de::Error| (line(error.span().unwrap_or(0..0)), format!("not TOML: {}", error.message()));
+    let mut errors: Vec<(usize, String)> = broken.iter().map(syntax).collect();
+    let mut found = BTreeMap::new();
+    for (name, value) in table.get_ref() {
+        let line = line(name.span());
+        let Some(key) = key(name.get_ref()).filter(|key| key.name != "config") else {
+            errors.push((line, format!("unknown key {:?}; {}", name.get_ref(), suggestion(name.get_ref()))));
+            continue;
+        };
+        let values = match (value.get_ref(), key.arity) {
+            (DeValue::Array(items), Arity::Many) => items.iter().map(|item| scalar(item.get_ref())).collect(),
+            (value, _) => scalar(value).map(|text| vec![text]),
+        };
+        match (values, key.arity) {
+            (Some(values), _) => {
+                found.insert(key.name, Raw { values, source: Source::File(Arc::clone(&path), line) });
+            }
+            (None, Arity::One) => errors.push((line, format!("{} takes one text: {0} = \"…\"", key.name))),
+            (None, Arity::Many) => errors.push((line, format!("{} takes a list of texts: {0} = [\"…\"]", key.name))),
+        }
+    }
+    errors.sort();
+    let told = |(line, error): (usize, String)| format!("{}: {error}", Source::File(Arc::clone(&path), line));
+    (found, errors.into_iter().map(told).collect())
+}
+
+/// A text, or a number as text: `ttl = 5` is as clear as `ttl = "5"`.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+/// The known key that was probably meant; `_` for `-` is the likeliest slip of all.
+fn suggestion(name: &str) -> String {
+    let name = name.replace('_', "-").to_lowercase();
+    let likeness = |known: &str| strsim::jaro_winkler(&name, known);
+    let nearest = KEYS
+        .iter()
+        .filter(|key| key.name != "config")
+        .max_by(|a, b| likeness(a.name).total_cmp(&likeness(b.name)))
+        .filter(|key| likeness(key.name) >= ALIKE);
+    match nearest {
+        Some(key) => format!("did you mean {:?}?", key.name),
+        None => "the keys are the names of the flags in `portolan agent --help`".to_owned(),
+    }
+}

@@ -1,0 +1,162 @@
+//! Every setting once: its flag, environment names, file key, default and help.
+//!
+//! The flags of the command line, the known keys of the file, the built-in defaults and the rows of `config show` are
+//! all made from this table, so they cannot drift apart. Defaults are texts and go through the same parsers as what
+//! people write.
+
+/// How many values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arity {
+    /// One.
+    One,
+    /// Any number: the flag may be repeated, values may be separated by commas, the file may hold a list.
+    Many,
+}
+
+/// One setting.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The flag without its dashes, and the key in the file.
+    pub name: &'static str,
+    /// What stands for the value in the help.
+    pub value: &'static str,
+    /// How many values it takes.
+    pub arity: Arity,
+    /// Environment names of other tools that are read after our own `PORTOLAN_…`.
+    pub foreign: &'static [&'static str],
+    /// The default as text; empty: none, or one that depends on the host (then `help` says which).
+    pub default: &'static str,
+    /// The heading it stands below in the help.
+    pub heading: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// Our own environment name: `PORTOLAN_ETCD_PREFIX` for `etcd-prefix`.
+    pub fn env(&self) -> String {
+        format!("PORTOLAN_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// Finds a setting by its name.
+pub fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+const REGISTRY: &str = "Registry";
+const HOST: &str = "This host";
+const DNS: &str = "DNS";
+const API: &str = "API";
+const COMMON: &str = "Common";
+
+/// A row without foreign environment names.
+const fn row(
+    name: &'static str,
+    value: &'static str,
+    arity: Arity,
+    default: &'static str,
+    heading: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { name, value, arity, foreign: &[], default, heading, help }
+}
+
+impl Key {
+    const fn or_env(mut self, foreign: &'static [&'static str]) -> Self {
+        self.foreign = foreign;
+        self
+    }
+}
+
+/// All settings in the order in which people read them.
+pub const KEYS: &[Key] = &[
+    // One host alone needs no server. Endpoints imply etcd, so that nobody names them for nothing.
+    row("registry", "KIND", Arity::One, "memory", REGISTRY, "memory or etcd; naming endpoints implies etcd"),
+    row("etcd-endpoints", "URL", Arity::Many, "", REGISTRY, "etcd's client URLs, all members of one cluster")
+        .or_env(&["ETCDCTL_ENDPOINTS"]),
+    row("etcd-prefix", "PREFIX", Arity::One, "/portolan", REGISTRY, "every key of ours lies below it"),
+    row("etcd-ca", "FILE", Arity::One, "", REGISTRY, "PEM file of the authority that signed etcd's certificates")
+        .or_env(&["ETCDCTL_CACERT"]),
+    row("etcd-cert", "FILE", Arity::One, "", REGISTRY, "PEM file of our client certificate").or_env(&["ETCDCTL_CERT"]),
+    row("etcd-key", "FILE", Arity::One, "", REGISTRY, "PEM file of its private key").or_env(&["ETCDCTL_KEY"]),
+    row("etcd-user", "NAME", Arity::One, "", REGISTRY, "etcd user; the environment may say NAME:PASSWORD")
+        .or_env(&["ETCDCTL_USER"]),
+    row("etcd-password-file", "FILE", Arity::One, "", REGISTRY, "file whose first line is the etcd user's password"),
+    // How long a crashed host's names stay. Shorter finds crashes sooner, longer bridges longer etcd outages: 30 s
+    // renews every 10 s and survives a leader election (1 to 2 s) at any moment of it.
+    row("lease", "DURATION", Arity::One, "30s", REGISTRY, "how long our names outlive a crash of this host"),
+    row("docker-host", "URL", Arity::One, "unix:///var/run/docker.sock", HOST, "the Docker engine: unix:// or tcp://")
+        .or_env(&["DOCKER_HOST"]),
+    row("host-id", "ID", Arity::One, "", HOST, "this host's name in the registry [default: made once, kept in state]"),
+    row(
+        "advertise",
+        "IP",
+        Arity::Many,
+        "",
+        HOST,
+        "where other hosts reach our published ports, one per family [default: the source address towards etcd, else of the default route]",
+    ),
+    row("locality", "PATH", Arity::One, "", HOST, "where this host stands, such as eu/a"),
+    row("routed", "SUBNET", Arity::Many, "", HOST, "container subnets that every host can route to"),
+    row(
+        "state-dir",
+        "DIR",
+        Arity::One,
+        "",
+        HOST,
+        "what must survive a restart [default: /var/lib/portolan for root, else $XDG_STATE_HOME/portolan]",
+    ),
+    // A restart must be invisible to everyone else.
+    row("on-term", "ACTION", Arity::One, "keep", HOST, "keep or leave: what SIGTERM does to our names"),
+    // `docker` where port 53 may be bound, and always 127.0.0.1:5300 for a first `dig`.
+    row(
+        "dns",
+        "ADDR:PORT",
+        Arity::Many,
+        "auto",
+        DNS,
+        "where to answer: addresses, docker (port 53 on every bridge) or auto",
+    ),
+    row(
+        "allow",
+        "SUBNET",
+        Arity::Many,
+        "",
+        DNS,
+        "who may ask [default: this host, its Docker networks, the advertised addresses of known hosts]",
+    ),
+    // `internal` is reserved for private use by ICANN; Compose's own names never end in it.
+    row("zone", "DOMAIN", Arity::One, "svc.internal", DNS, "the domain we answer for"),
+    // Docker gives a freed address to the very next container.
+    row("ttl", "SECONDS", Arity::One, "0", DNS, "how long resolvers may keep an address"),
+    row(
+        "upstream",
+        "ADDR",
+        Arity::Many,
+        "",
+        DNS,
+        "who answers all other names, or none [default: the name servers of --resolv-conf]",
+    ),
+    row("resolv-conf", "FILE", Arity::One, "/etc/resolv.conf", DNS, "names the upstream servers"),
+    row("http", "ADDR:PORT", Arity::One, "127.0.0.1:7300", API, "read-only HTTP: health, metrics, catalog"),
+    row(
+        "control",
+        "PATH",
+        Arity::One,
+        "",
+        API,
+        "socket for commands that change state [default: control.sock in /run/portolan for root, else in $XDG_RUNTIME_DIR/portolan]",
+    ),
+    row("api", "URL", Arity::One, "http://127.0.0.1:7300", API, "the agent that client commands ask"),
+    row("config", "FILE", Arity::One, "", COMMON, "configuration file with the same names as the flags"),
+    row("log-format", "FORMAT", Arity::One, "text", COMMON, "text or json, on stderr"),
+    row(
+        "log",
+        "LEVEL",
+        Arity::One,
+        "info",
+        COMMON,
+        "error, warn, info, debug, trace or off, or a filter such as info,portolan::dns=debug",
+    ),
+];

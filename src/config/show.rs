@@ -1,0 +1,116 @@
+//! From value to text, the way back from `values.rs`: what `config show` and errors print.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use super::values::{DnsListen, LogFormat, OnTerm, Registry, Upstreams, User};
+use crate::model::HostId;
+
+/// A value as the operator would write it.
+pub(super) trait Show {
+    fn show(&self) -> String;
+}
+
+impl Show for Duration {
+    fn show(&self) -> String {
+        match self.as_secs() {
+            seconds if seconds >= 3600 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+            seconds if seconds >= 60 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+            seconds => format!("{seconds}s"),
+        }
+    }
+}
+
+impl Show for PathBuf {
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Show for User {
+    fn show(&self) -> String {
+        match self.password {
+            Some(_) => format!("{}:***", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+impl Show for Registry {
+    fn show(&self) -> String {
+        match self {
+            Self::Memory => "memory",
+            Self::Etcd => "etcd",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for OnTerm {
+    fn show(&self) -> String {
+        match self {
+            Self::Keep => "keep",
+            Self::Leave => "leave",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for LogFormat {
+    fn show(&self) -> String {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for DnsListen {
+    fn show(&self) -> String {
+        match self {
+            Self::Auto => "auto".to_owned(),
+            Self::Docker => "docker".to_owned(),
+            Self::Address(address) => address.to_string(),
+        }
+    }
+}
+
+impl Show for Upstreams {
+    fn show(&self) -> String {
+        match self {
+            Self::System => String::new(),
+            Self::None => "none".to_owned(),
+            Self::Addresses(addresses) => addresses.show(),
+        }
+    }
+}
+
+macro_rules! show_as_displayed {
+    ($($kind:ty),*) => {
+        $(impl Show for $kind {
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+show_as_displayed!(String, u32, IpAddr, IpNet, SocketAddr, HostId);
+
+impl<T: Show> Show for Option<T> {
+    fn show(&self) -> String {
+        self.as_ref().map(Show::show).unwrap_or_default()
+    }
+}
+
+impl<T: Show> Show for Vec<T> {
+    fn show(&self) -> String {
+        self.iter().map(Show::show).collect::<Vec<_>>().join(",")
+    }
+}

@@ -1,0 +1,408 @@
+//! From text to value, one small parser per kind of value. Errors say what is wrong and what to write instead; who
+//! wrote it is added by the reader.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use super::show::Show;
+use crate::model::HostId;
+
+/// Shortest lease. It is renewed every third (1.7 s); one call may be lost (2 s deadline) and its repeat may meet a
+/// leader election (1 s): 4.7 s. etcd itself grants nothing below 2 s.
+pub const MIN_LEASE: Duration = Duration::from_secs(5);
+
+/// Longest lease: a crashed host's dead addresses are handed out for that long.
+pub const MAX_LEASE: Duration = Duration::from_secs(600);
+
+/// Longest TTL in seconds. Docker reuses an address at once, so an hour is surely a slip.
+pub const MAX_TTL: u32 = 3600;
+
+/// Longest zone in octets, so that every name below it fits into the 253 of RFC 1035 section 2.3.4: `_name._tcp.` is
+/// at most 64 + 5, `service.` and `namespace.` 64 each, and 253 - 197 = 56.
+pub const MAX_ZONE: usize = 56;
+
+/// Longest etcd prefix in bytes; keys repeat it in every record of every host.
+pub const MAX_PREFIX: usize = 200;
+
+/// Longest locality in bytes; every session record carries it.
+pub const MAX_LOCALITY: usize = 100;
+
+/// Longest path of a unix socket in bytes: 108 in `sockaddr_un` (unix(7)) with the final zero; 8 more are kept for
+/// the name it has while it is being made.
+pub const MAX_SOCKET_PATH: usize = 99;
+
+/// Most values of one repeatable setting; each is a socket, a connection or a subnet to compare with.
+pub const MAX_VALUES: usize = 64;
+
+/// Single-label zones that nobody can register: `internal` is reserved by ICANN (2024), `test` by RFC 6761.
+const PRIVATE_LABELS: [&str; 2] = ["internal", "test"];
+
+/// Names with a meaning of their own: multicast DNS (RFC 6762), loopback (RFC 6761), addresses and the root's helpers.
+const TAKEN_DOMAINS: [&str; 5] = ["local", "localhost", "arpa", "onion", "invalid"];
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for the one place that sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Where the cluster's state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registry {
+    /// In the agent itself: one host alone.
+    Memory,
+    /// In etcd: many hosts.
+    Etcd,
+}
+
+/// What SIGTERM does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTerm {
+    /// The names stay until the lease ends: a restart is invisible.
+    Keep,
+    /// The names are withdrawn at once.
+    Leave,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// One value of `--dns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsListen {
+    /// `Docker` where port 53 may be bound, and always 127.0.0.1:5300.
+    Auto,
+    /// Port 53 on the gateway of every Docker bridge, followed as networks come and go.
+    Docker,
+    /// This address.
+    Address(SocketAddr),
+}
+
+/// Who answers the names that are not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstreams {
+    /// The name servers of `--resolv-conf`.
+    System,
+    /// Nobody: such names are refused.
+    None,
+    /// These, in order.
+    Addresses(Vec<SocketAddr>),
+}
+
+/// An etcd user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// From `NAME:PASSWORD` in the environment, else from `--etcd-password-file`.
+    pub password: Option<Secret>,
+}
+
+fn fail<T>(message: impl Into<String>) -> Result<T, String> {
+    Err(message.into())
+}
+
+pub(super) fn registry(text: &str) -> Result<Registry, String> {
+    match text {
+        "memory" => Ok(Registry::Memory),
+        "etcd" => Ok(Registry::Etcd),
+        _ => fail("no such registry; use memory or etcd"),
+    }
+}
+
+pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
+    match text {
+        "keep" => Ok(OnTerm::Keep),
+        "leave" => Ok(OnTerm::Leave),
+        _ => fail("no such action; use keep or leave"),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => fail("no such format; use text or json"),
+    }
+}
+
+pub(super) fn log(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let expected = "use error, warn, info, debug, trace or off, or a filter such as info,portolan::dns=debug";
+    // A filter takes any lone word for the name of a module, so a misspelt level would silence everything.
+    for part in text.split(',').map(str::trim) {
+        if !part.contains('=') && !LEVELS.contains(&part) {
+            return fail(format!("{part:?} is no level; {expected}"));
+        }
+    }
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => fail(expected),
+    }
+}
+
+/// `30s`, `2m`, `1h`: a whole number and its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = "a duration is a whole number and a unit: 30s, 2m, 1h";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return fail(expected),
+    };
+    let number: u64 = digits.parse().map_err(|_| expected)?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| expected.to_owned())
+}
+
+pub(super) fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if lease < MIN_LEASE {
+        return fail(format!("shorter than a lost call and a leader election take; use at least {}", MIN_LEASE.show()));
+    }
+    if lease > MAX_LEASE {
+        return fail(format!("a crashed host would be handed out for that long; use at most {}", MAX_LEASE.show()));
+    }
+    Ok(lease)
+}
+
+/// Seconds, with or without a unit: `0`, `5`, `5s`, `1m`.
+pub(super) fn ttl(text: &str) -> Result<u32, String> {
+    let plain = text.parse().ok();
+    let seconds = match plain {
+        Some(seconds) => seconds,
+        None => duration(text).map_err(|_| "a ttl is a number of seconds: 0, 5, 60".to_owned())?.as_secs(),
+    };
+    match u32::try_from(seconds) {
+        Ok(ttl) if ttl <= MAX_TTL => Ok(ttl),
+        _ => fail(format!("addresses are reused at once; use at most {MAX_TTL} seconds")),
+    }
+}
+
+/// An etcd client URL. A scheme that is left out is added later, when it is known whether there is TLS.
+pub(super) fn etcd_endpoint(text: &str) -> Result<String, String> {
+    let expected = "an endpoint is a URL such as http://10.0.0.1:2379";
+    let rest = match text.split_once("://") {
+        Some(("http" | "https", rest)) => rest,
+        Some((scheme, _)) => return fail(format!("{scheme:?} is no scheme of etcd's; use http or https")),
+        None => text,
+    };
+    if rest.contains('@') {
+        return fail("a password does not belong into an endpoint; use --etcd-user and --etcd-password-file");
+    }
+    authority(rest.strip_suffix('/').unwrap_or(rest)).map_err(|error| format!("{error}; {expected}"))?;
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// `HOST:PORT`, the host a name or an address.
+pub(super) fn authority(text: &str) -> Result<(), String> {
+    if text.contains('@') {
+        return fail("no user and no password belongs here");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return fail("the port is missing") };
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return fail(format!("{port:?} is no port"));
+    }
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let fits = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')),
+    };
+    if fits { Ok(()) } else { fail(format!("{host:?} is no host")) }
+}
+
+pub(super) fn etcd_prefix(text: &str) -> Result<String, String> {
+    let expected = "use a path such as /portolan";
+    if !text.starts_with('/') || text.len() == 1 {
+        return fail(format!("the prefix begins with a slash and names something; {expected}"));
+    }
+    if text.ends_with('/') || text.contains("//") {
+        return fail(format!("a slash too many; {expected}"));
+    }
+    if text.len() > MAX_PREFIX {
+        return fail(format!("longer than {MAX_PREFIX} bytes; {expected}"));
+    }
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
+        return fail(format!("blanks and other unusual characters do not fit into a key; {expected}"));
+    }
+    Ok(text.to_owned())
+}
+
+/// `NAME` or `NAME:PASSWORD`.
+pub(super) fn user(text: &str) -> Result<User, String> {
+    let (name, password) = match text.split_once(':') {
+        Some((name, password)) => (name, Some(Secret::new(password))),
+        None => (text, None),
+    };
+    if name.is_empty() { fail("the user's name is missing") } else { Ok(User { name: name.to_owned(), password }) }
+}
+
+pub(super) fn docker_host(text: &str) -> Result<String, String> {
+    let expected = "use unix:///var/run/docker.sock or tcp://10.0.0.1:2375";
+    match text.split_once("://") {
+        Some(("unix", path)) if path.starts_with('/') && path.len() > 1 => Ok(text.to_owned()),
+        Some(("tcp", rest)) => {
+            authority(rest).map_err(|error| format!("{error}; {expected}"))?;
+            Ok(text.to_owned())
+        }
+        Some(("ssh", _)) => fail(format!("ssh is not spoken here; forward the socket or {expected}")),
+        _ => fail(expected),
+    }
+}
+
+pub(super) fn host_id(text: &str) -> Result<HostId, String> {
+    HostId::parse(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn advertise(text: &str) -> Result<IpAddr, String> {
+    let Ok(address) = text.parse::<IpAddr>() else { return fail("no IP address; write one such as 10.0.0.5") };
+    let wrong = if address.to_canonical().is_loopback() {
+        "a loopback address leads every other host to itself"
+    } else if address.is_unspecified() {
+        "stands for all addresses and leads nowhere"
+    } else if address.is_multicast() || address == IpAddr::from([255, 255, 255, 255]) {
+        "belongs to no single host"
+    } else if matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+        "a link-local address means something else on every link"
+    } else {
+        return Ok(address.to_canonical());
+    };
+    fail(format!("{wrong}; name the address under which other hosts reach this one, such as 10.0.0.5"))
+}
+
+pub(super) fn locality(text: &str) -> Result<String, String> {
+    let fits = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    if text.len() > MAX_LOCALITY || !text.split('/').all(fits) {
+        return fail(format!("use words with slashes between them, such as eu/a, at most {MAX_LOCALITY} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn dns(text: &str) -> Result<DnsListen, String> {
+    match text {
+        "auto" => Ok(DnsListen::Auto),
+        "docker" => Ok(DnsListen::Docker),
+        other => match other.parse() {
+            Ok(address) => Ok(DnsListen::Address(address)),
+            Err(_) => fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"),
+        },
+    }
+}
+
+/// A subnet, or a single address; bits beyond the prefix are dropped.
+pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.into());
+    }
+    match text.parse::<IpNet>() {
+        Ok(subnet) => Ok(subnet.trunc()),
+        Err(_) => fail("no subnet; write one such as 10.0.0.0/8 or fd00::/8"),
+    }
+}
+
+pub(super) fn allow(text: &str) -> Result<IpNet, String> {
+    let subnet = subnet(text)?;
+    if subnet.prefix_len() == 0 {
+        return fail("everyone could use this host to attack others (an open resolver); name the subnets that may ask");
+    }
+    Ok(subnet)
+}
+
+pub(super) fn zone(text: &str) -> Result<String, String> {
+    let expected = "use a domain of your own, or one below internal, such as svc.internal";
+    let zone = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let labels: Vec<&str> = zone.split('.').collect();
+    for label in &labels {
+        let fits = (1..=crate::model::MAX_LABEL).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-');
+        if !fits {
+            return fail(format!("{label:?} is no label of a domain; {expected}"));
+        }
+    }
+    if zone.len() > MAX_ZONE {
+        return fail(format!("longer than {MAX_ZONE} octets, so that names below it may not fit; {expected}"));
+    }
+    let last = labels.last().copied().unwrap_or_default();
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return fail(format!("a domain does not end in a number; {expected}"));
+    }
+    if TAKEN_DOMAINS.contains(&last) && zone != "home.arpa" && !zone.ends_with(".home.arpa") {
+        return fail(format!("names below {last} have a meaning of their own; {expected}"));
+    }
+    if labels.len() == 1 && !PRIVATE_LABELS.contains(&last) {
+        return fail(format!("a whole top-level domain would be taken from its owner; {expected}"));
+    }
+    Ok(zone)
+}
+
+/// A name server: an address, with port 53 unless said otherwise.
+pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, 53),
+        Err(_) => match text.parse::<SocketAddr>() {
+            Ok(address) => address,
+            Err(_) => return fail("no name server; write its address such as 9.9.9.9 or 10.0.0.2:5353, or none"),
+        },
+    };
+    if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
+        return fail("nobody answers there; write a name server's address such as 9.9.9.9");
+    }
+    Ok(address)
+}
+
+pub(super) fn http(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an address with its port such as 127.0.0.1:7300 or [::1]:7300".to_owned())
+}
+
+pub(super) fn control(text: &str) -> Result<PathBuf, String> {
+    if text.len() > MAX_SOCKET_PATH {
+        return fail(format!(
+            "longer than {MAX_SOCKET_PATH} bytes, the most a socket's path may have; choose a shorter one"
+        ));
+    }
+    path(text)
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.contains('\0') { fail("no path holds a zero byte") } else { Ok(PathBuf::from(text)) }
+}
+
+pub(super) fn api(text: &str) -> Result<String, String> {
+    let expected = "use a URL such as http://127.0.0.1:7300";
+    let Some(rest) = text.strip_prefix("http://") else { return fail(expected) };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    authority(rest).map_err(|error| format!("{error}; {expected}"))?;
+    Ok(format!("http://{rest}"))
+}

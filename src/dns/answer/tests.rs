@@ -1,0 +1,375 @@
+use std::collections::BTreeSet;
+
+use hickory_proto::rr::DNSClass;
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::*;
+use crate::{dns::fixture::World, model::NetworkId};
+
+/// One bridge, two namespaces, and names in `default` and `global`.
+const SHOP: &str = "
+    network n1 bridge 172.18.0.0/16,fd00:18::/64
+    asker f1 shop n1=172.18.0.9
+    asker f2 blog n1=172.18.0.10
+    host own 192.0.2.1
+      a1 @n1=172.18.0.2 name=shop-web-1 web.shop http:80/tcp tag=b tag=a
+      a2 @n1=172.18.0.3 name=Shop.Web_2 web.shop http:80/tcp metrics:9100/tcp weight=5 tag=a tag=c
+      a3 @n1=172.18.0.4 name=shop-web-3 draining web.shop http:80/tcp tag=late
+      a4 @n1=172.18.0.5 web.global 80/tcp
+      a5 @n1=172.18.0.6 mail.global 25/tcp
+      a6 @n1=172.18.0.7 tools.default 80/tcp
+      a7 @n1=172.18.0.8 draining stopped.shop http:80/tcp
+      a8 @n1=172.18.0.11 stopped.global 80/tcp
+      a9 @n1=172.18.0.12 my_app.my-space 80/tcp all.web 80/tcp dns.shop dns:53/udp dns:53/tcp
+";
+
+#[test]
+fn a_short_name_is_the_askers_own_else_global() {
+    World::parse(SHOP).check(
+        "f1 | A web.svc.internal | 172.18.0.2 172.18.0.3
+         f1 | A web. | 172.18.0.2 172.18.0.3
+         f1 | A WEB. | 172.18.0.2 172.18.0.3
+         f1 | A WeB.sVc.InTeRnAl | 172.18.0.2 172.18.0.3
+         f2 | A web.svc.internal | 172.18.0.5
+         f2 | A web. | 172.18.0.5
+         host | A web.svc.internal | 172.18.0.5
+         f1 | A mail. | 172.18.0.6
+         f2 | A mail.svc.internal | 172.18.0.6
+         f1 | A tools. | NXDOMAIN
+         host | A tools. | 172.18.0.7
+         stranger | A tools. | NODATA
+         f1 | A stopped. | NODATA
+         f2 | A stopped. | 172.18.0.11
+         f1 | A all.svc.internal | NXDOMAIN",
+    );
+}
+
+#[test]
+fn a_long_name_says_which_namespace() {
+    World::parse(SHOP).check(
+        "f2 | A web.shop.svc.internal | 172.18.0.2 172.18.0.3
+         f1 | A web.global.svc.internal | 172.18.0.5
+         f1 | A tools.default.svc.internal | 172.18.0.7
+         f1 | A my_app.my-space.svc.internal | 172.18.0.12
+         f1 | A all.web.svc.internal | 172.18.0.12
+         f1 | A mail.shop.svc.internal | NXDOMAIN
+         f1 | A web.nowhere.svc.internal | NXDOMAIN
+         f1 | A a.b.c.d.svc.internal | NXDOMAIN
+         f1 | A a.b.c.d.e.f.svc.internal | NXDOMAIN",
+    );
+}
+
+#[test]
+fn what_stands_above_names_exists_and_what_stands_below_them_does_not() {
+    World::parse(SHOP).check(
+        "f1 | A shop.svc.internal | NODATA
+         f1 | A my-space.svc.internal | NODATA
+         f1 | A my.svc.internal | NXDOMAIN
+         f1 | A sho.svc.internal | NXDOMAIN
+         f1 | A shop. | NXDOMAIN
+         f1 | A internal. | NODATA
+         f1 | A _tcp.web.svc.internal | NODATA
+         f1 | A _tcp.web.shop.svc.internal | NODATA
+         f1 | A _udp.web.shop.svc.internal | NXDOMAIN
+         f1 | A _tcp.web.global.svc.internal | NXDOMAIN
+         f1 | A _tcp.svc.internal | NXDOMAIN
+         f1 | A _tcp. | NXDOMAIN
+         f1 | A x.a10000000000.web.shop.svc.internal | NXDOMAIN",
+    );
+}
+
+#[test]
+fn an_instance_is_found_by_its_id_and_its_containers_name() {
+    let mut world = World::parse(SHOP);
+    world.check(
+        "f1 | A a10000000000.web.shop.svc.internal | 172.18.0.2
+         f1 | A A10000000000.Web.Shop.svc.internal | 172.18.0.2
+         f1 | A shop-web-1.web.shop.svc.internal | 172.18.0.2
+         f1 | A shop-web_2.web.shop.svc.internal | 172.18.0.3
+         f1 | A shop-web-3.web.shop.svc.internal | 172.18.0.4
+         f1 | AAAA a10000000000.web.shop.svc.internal | NODATA
+         f1 | SRV a20000000000.web.shop.svc.internal | a2:80=172.18.0.3 a2:9100=172.18.0.3
+         f1 | TXT a10000000000.web.shop.svc.internal | a,b
+         f1 | A a10000000000.mail.global.svc.internal | NXDOMAIN
+         f1 | A shop-web-9.web.shop.svc.internal | NXDOMAIN
+         f1 | A a1.web.shop.svc.internal | NXDOMAIN",
+    );
+    // The name may be held twice, on two hosts.
+    world = World::parse(
+        "network n1 bridge 172.18.0.0/16
+         asker f1 shop n1=172.18.0.9
+         host own 192.0.2.1
+           a1 @n1=172.18.0.2 name=web web.shop 80/tcp
+           a2 @n1=172.18.0.3 name=a10000000000 web.shop 80/tcp
+         host b 192.0.2.2
+           b1 name=web web.shop 80/tcp>0.0.0.0:32768",
+    );
+    world.check(
+        "f1 | A web.web.shop.svc.internal | 172.18.0.2 192.0.2.2
+         f1 | A a10000000000.web.shop.svc.internal | 172.18.0.2",
+    );
+}
+
+#[test]
+fn all_holds_what_is_not_ready_too() {
+    World::parse(SHOP).check(
+        "f1 | A all.web.shop.svc.internal | 172.18.0.2 172.18.0.3 172.18.0.4
+         f1 | A all.stopped.shop.svc.internal | 172.18.0.8
+         f1 | TXT all.web.shop.svc.internal | a,b,c,late
+         f1 | SRV all.stopped.shop.svc.internal | a7:80=172.18.0.8
+         f1 | A all.nothing.shop.svc.internal | NXDOMAIN
+         f1 | A all.shop.nothing.svc.internal | NXDOMAIN",
+    );
+}
+
+#[test]
+fn services_have_their_ports_tags_and_nothing_else() {
+    World::parse(SHOP).check(
+        "f1 | SRV web. | a1:80=172.18.0.2 a2:80=172.18.0.3 a2:9100=172.18.0.3
+         f1 | SRV web.shop.svc.internal | a1:80=172.18.0.2 a2:80=172.18.0.3 a2:9100=172.18.0.3
+         f1 | SRV _http._tcp.web.svc.internal | a1:80=172.18.0.2 a2:80=172.18.0.3
+         f2 | SRV _Metrics._TCP.web.shop.svc.internal | a2:9100=172.18.0.3
+         f1 | SRV _http._udp.web.shop.svc.internal | NXDOMAIN
+         f1 | SRV _smtp._tcp.web.shop.svc.internal | NXDOMAIN
+         f1 | SRV _http._tcp.web.nowhere.svc.internal | NXDOMAIN
+         f1 | SRV _http._tcp.stopped.shop.svc.internal | NODATA
+         f1 | A _http._tcp.web.shop.svc.internal | NODATA
+         f1 | ANY _http._tcp.web.shop.svc.internal | RFC8482
+         f1 | SRV dns.shop.svc.internal | a9:53=172.18.0.12
+         f1 | SRV _dns._udp.dns.shop.svc.internal | a9:53=172.18.0.12
+         f1 | TXT web.svc.internal | a,b,c
+         f1 | TXT mail.svc.internal | NODATA
+         f1 | MX web.svc.internal | NODATA
+         f1 | TYPE65 web.svc.internal | NODATA
+         f1 | CNAME web.svc.internal | NODATA
+         f1 | SOA web.svc.internal | NODATA
+         f1 | NS web.svc.internal | NODATA
+         f1 | MX none.svc.internal | NXDOMAIN
+         f1 | ANY web.svc.internal | RFC8482
+         f1 | ANY none.svc.internal | NXDOMAIN
+         stranger | ANY web.shop.svc.internal | RFC8482",
+    );
+}
+
+#[test]
+fn the_apex_is_its_own_name_server() {
+    let mut world = World::parse(SHOP);
+    world.check(
+        "f1 | SOA svc.internal | svc.internal.
+         f1 | SOA SVC.INTERNAL | svc.internal.
+         f1 | NS svc.internal | svc.internal.
+         f1 | A svc.internal | 172.18.0.1
+         f1 | AAAA svc.internal | fd00:18::1
+         host | A svc.internal | NODATA
+         stranger | A svc.internal | NODATA
+         f1 | MX svc.internal | NODATA
+         f1 | ANY svc.internal | RFC8482",
+    );
+    world.settings.nameserver = vec!["192.0.2.1".parse().unwrap()];
+    world.check(
+        "f1 | A svc.internal | 172.18.0.1
+         host | A svc.internal | 192.0.2.1
+         stranger | A svc.internal | 192.0.2.1",
+    );
+}
+
+#[test]
+fn addresses_of_containers_have_their_names() {
+    let mut world = World::parse(
+        "network n1 bridge 172.18.0.0/20,fd00:18::/64
+         network mesh overlay 10.1.0.0/24
+         network lan macvlan 192.168.1.0/24
+         foreign theirs bridge
+         foreign other overlay
+         asker f1 shop n1=172.18.0.9
+         asker in shop cut=172.30.0.9
+         host own 192.0.2.1
+           a1 @n1=172.18.0.2,fd00:18::2 @lan=192.168.1.2 web.shop 80/tcp
+           a2 @n1=172.18.0.3 web.shop 80/tcp api.shop 81/tcp
+         host b 192.0.2.2
+           b1 @mesh=10.1.0.3 @theirs=172.18.0.4 web.shop 80/tcp
+           b2 @other=10.1.0.4 web.shop 80/tcp",
+    );
+    world.check(
+        "f1 | PTR 2.0.18.172.in-addr.arpa | a10000000000.web.shop.svc.internal.
+         stranger | PTR 2.0.18.172.In-Addr.ARPA | a10000000000.web.shop.svc.internal.
+         f1 | PTR 3.0.18.172.in-addr.arpa | a20000000000.api.shop.svc.internal. a20000000000.web.shop.svc.internal.
+         f1 | PTR 3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | NXDOMAIN
+         f1 | PTR 2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | a10000000000.web.shop.svc.internal.
+         f1 | PTR 3.0.1.10.in-addr.arpa | b10000000000.web.shop.svc.internal.
+         f1 | PTR 4.0.1.10.in-addr.arpa | NXDOMAIN
+         f1 | PTR 4.0.18.172.in-addr.arpa | NXDOMAIN
+         f1 | A 2.0.18.172.in-addr.arpa | NODATA
+         f1 | ANY 2.0.18.172.in-addr.arpa | RFC8482
+         f1 | PTR x.2.0.18.172.in-addr.arpa | NXDOMAIN
+         f1 | PTR x.18.172.in-addr.arpa | FORWARD
+         f1 | PTR 0.18.172.in-addr.arpa | NODATA
+         f1 | SOA 0.18.172.in-addr.arpa | svc.internal.
+         f1 | NS 0.18.172.in-addr.arpa | svc.internal.
+         f1 | SOA 3.18.172.in-addr.arpa | svc.internal.
+         f1 | PTR 9.3.18.172.in-addr.arpa | NXDOMAIN
+         f1 | PTR 18.172.in-addr.arpa | FORWARD
+         f1 | PTR 16.18.172.in-addr.arpa | FORWARD
+         f1 | PTR 0.0.8.1.0.0.0.0.d.f.ip6.arpa | FORWARD
+         f1 | PTR 0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | NODATA
+         f1 | PTR 0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | NODATA
+         f1 | PTR 1.0.0.0.0.0.0.0.0.8.1.0.0.0.0.d.f.ip6.arpa | NXDOMAIN
+         f1 | PTR 2.1.168.192.in-addr.arpa | a10000000000.web.shop.svc.internal.
+         f1 | PTR 77.1.168.192.in-addr.arpa | FORWARD
+         f1 | PTR 8.8.8.8.in-addr.arpa | FORWARD
+         in | PTR 8.8.8.8.in-addr.arpa | REFUSED
+         stranger | PTR 8.8.8.8.in-addr.arpa | REFUSED",
+    );
+    world.local.listed = false;
+    world.local.networks.remove(&NetworkId("n1".into()));
+    world.check(
+        "host | PTR 9.0.18.172.in-addr.arpa | SERVFAIL
+         host | PTR 0.18.172.in-addr.arpa | SERVFAIL
+         host | PTR 8.8.8.8.in-addr.arpa | FORWARD",
+    );
+}
+
+#[test]
+fn names_of_others_are_forwarded_for_whom_may_ask_for_them() {
+    let mut world = World::parse(
+        "network n1 bridge 172.18.0.0/16
+         network cut bridge 172.20.0.0/16 internal
+         asker f1 shop n1=172.18.0.9
+         asker in shop cut=172.20.0.9
+         asker up shop n1=172.18.0.10 cut=172.20.0.10
+         asker lost shop gone=172.21.0.9
+         host own 192.0.2.1",
+    );
+    let askers = world.local.askers.clone();
+    world.local.askers.retain(|_, asker| &*asker.name != "lost");
+    world.check(
+        "f1 | A example.com | FORWARD
+         up | A example.com | FORWARD
+         host | MX example.com | FORWARD
+         f1 | NS . | FORWARD
+         in | A example.com | REFUSED
+         stranger | A example.com | REFUSED
+         in | A svc.internal.example.com | REFUSED
+         f1 | A com. | NXDOMAIN
+         host | NS com. | NXDOMAIN
+         f1 | A none.svc.internal | NXDOMAIN
+         in | A none.svc.internal | NXDOMAIN
+         unknown | A example.com | WAIT
+         unknown | A web. | WAIT
+         f1 | AXFR svc.internal | REFUSED
+         f1 | TYPE251 svc.internal | REFUSED
+         f1 | AXFR example.com | REFUSED",
+    );
+    world.local.askers = askers;
+    world.settings.forwarding = false;
+    world.check(
+        "f1 | A example.com | REFUSED
+         host | A example.com | REFUSED",
+    );
+}
+
+#[test]
+fn nothing_is_denied_before_everything_is_known() {
+    let mut world = World::parse(&SHOP.replace("172.18.0.2 ", "172.18.0.2,fd00:18::2 "));
+    world.catalog.registry_listed = false;
+    world.zone = Zone::of(&world.catalog);
+    world.check(
+        "f1 | A web. | 172.18.0.2 172.18.0.3
+         f1 | AAAA web. | fd00:18::2
+         f1 | SRV web. | a1:80=172.18.0.2,fd00:18::2 a2:80=172.18.0.3 a2:9100=172.18.0.3
+         f1 | ANY web. | RFC8482
+         f1 | A none. | SERVFAIL
+         f1 | A none.shop.svc.internal | SERVFAIL
+         f1 | A shop.svc.internal | SERVFAIL
+         f1 | A stopped.shop.svc.internal | SERVFAIL
+         f1 | MX web. | SERVFAIL
+         f1 | TXT mail. | SERVFAIL
+         f1 | AAAA mail. | NODATA
+         f1 | AAAA stopped.shop.svc.internal | SERVFAIL
+         f1 | AAAA a20000000000.web.shop.svc.internal | NODATA
+         f1 | PTR 99.0.18.172.in-addr.arpa | SERVFAIL
+         f1 | SOA svc.internal | svc.internal.
+         f1 | MX svc.internal | NODATA
+         f1 | A example.com | FORWARD",
+    );
+    world.zone = Zone::default();
+    world.check(
+        "f1 | A web. | SERVFAIL
+         f1 | SOA svc.internal | svc.internal.",
+    );
+}
+
+fn answers(world: &World, name: &str, kind: RecordType, seed: u64) -> (Vec<Record>, Vec<Record>) {
+    let name = Name::from_ascii(name).unwrap();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    match answer(&world.snapshot(), &Source::Host, &name, kind, &mut rng) {
+        Answer::Records { answers, additionals } => (answers, additionals),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn many(count: usize, tail: &str) -> World {
+    let containers =
+        (0..count).map(|i| format!("{i:012x} @n1=172.18.{}.{} web.default {tail}\n", i / 250, i % 250 + 2));
+    World::parse(&format!("network n1 bridge 172.18.0.0/16\nhost own\n{}", containers.collect::<String>()))
+}
+
+#[test]
+fn addresses_are_a_fair_sample_of_sixteen() {
+    let world = many(40, "80/tcp");
+    let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut first: BTreeSet<IpAddr> = BTreeSet::new();
+    for seed in 0..200 {
+        let (records, _) = answers(&world, "web.", RecordType::A, seed);
+        let addresses: Vec<IpAddr> = records.iter().map(|record| record.data.ip_addr().unwrap()).collect();
+        assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), MAX_ADDRESSES);
+        first.insert(addresses[0]);
+        seen.extend(addresses);
+    }
+    assert_eq!(seen.len(), 40);
+    assert!(first.len() > 30, "{} of 40 came first in 200 answers", first.len());
+}
+
+#[test]
+fn few_addresses_are_all_given_in_changing_order() {
+    let world = many(3, "80/tcp");
+    let orders: BTreeSet<Vec<String>> = (0..100)
+        .map(|seed| answers(&world, "web.", RecordType::A, seed).0.iter().map(|r| r.data.to_string()).collect())
+        .collect();
+    assert_eq!(orders.len(), 6, "all orders of three");
+}
+
+#[test]
+fn srv_records_are_bounded_and_carry_weight_and_time() {
+    let mut world = many(150, "80/tcp 81/tcp weight=7");
+    world.settings.ttl = 3;
+    let (records, additionals) = answers(&world, "web.default.svc.internal", RecordType::SRV, 1);
+    assert_eq!(records.len(), MAX_TARGETS);
+    assert_eq!(additionals.len(), MAX_TARGETS / 2);
+    for record in records.iter().chain(&additionals) {
+        assert_eq!((record.ttl, record.dns_class), (3, DNSClass::IN));
+    }
+    let RData::SRV(srv) = &records[0].data else { panic!("{records:?}") };
+    assert_eq!((srv.priority, srv.weight), (0, 7));
+}
+
+#[test]
+fn tags_beyond_a_string_or_the_limit_are_left_out() {
+    let tags: String = (0..150).map(|i| format!("tag={i:03} ")).collect();
+    let world = many(1, &format!("tag={} {tags}", "!".repeat(256)));
+    let (records, _) = answers(&world, "web.", RecordType::TXT, 1);
+    let [Record { data: RData::TXT(txt), .. }] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(txt.txt_data.len(), MAX_TAGS);
+    assert_eq!(&*txt.txt_data[0], b"000");
+}
+
+#[test]
+fn the_soa_says_how_long_a_no_holds_and_counts_revisions() {
+    let mut world = World::parse("host own");
+    world.catalog.revision = (1 << 32) + 7;
+    world.zone = Zone::of(&world.catalog);
+    let (records, _) = answers(&world, "svc.internal.", RecordType::SOA, 1);
+    let [Record { data: RData::SOA(soa), ttl: 1, .. }] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((soa.serial, soa.minimum), (7, 1));
+    assert_eq!(soa.rname.to_ascii(), "hostmaster.svc.internal.");
+}

@@ -1,0 +1,268 @@
+//! What a forwarder must know of a DNS message, read in place: it passes messages on and never understands more of
+//! them than this. Pure. Foreign bytes are only ever indexed through `get`.
+
+use super::super::wire::{MAX_UDP, MAX_UDP_PLAIN, Transport};
+
+/// Octets of the header (RFC 1035 section 4.1.1).
+pub(super) const HEADER: usize = 12;
+
+/// The type of EDNS's pseudo record (RFC 6891 section 6.1.1).
+const OPT: u16 = 41;
+
+/// The one question of a message, and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question<'a> {
+    /// Its name in wire form, with its letter case, the root label included.
+    pub(super) name: &'a [u8],
+    /// Its type and class, as they stand there.
+    pub(super) kind: [u8; 4],
+}
+
+impl<'a> Question<'a> {
+    /// Reads a message that holds exactly one question, uncompressed as it always is.
+    pub(super) fn of(message: &'a [u8]) -> Option<Self> {
+        if read_u16(message, 4)? != 1 {
+            return None;
+        }
+        let end = name_end(message, HEADER, Compression::Refused)?;
+        Some(Self { name: message.get(HEADER..end)?, kind: message.get(end..end + 4)?.try_into().ok()? })
+    }
+
+    /// The first octet behind it.
+    pub(super) fn end(&self) -> usize {
+        HEADER + self.name.len() + self.kind.len()
+    }
+
+    /// Its labels, first to last, without the root.
+    pub(super) fn labels(&self) -> impl Iterator<Item = &'a [u8]> {
+        let mut rest = self.name;
+        std::iter::from_fn(move || {
+            let (length, tail) = rest.split_first()?;
+            let (label, tail) = tail.split_at_checked(usize::from(*length))?;
+            rest = tail;
+            (!label.is_empty()).then_some(label)
+        })
+    }
+
+    /// The same name whatever the letter case, the same type and class. Length octets are at most 63, so no letters.
+    fn matches(&self, other: &Question) -> bool {
+        self.kind == other.kind && self.name.eq_ignore_ascii_case(other.name)
+    }
+}
+
+/// Whether `reply` answers `query` as it was sent: a response with its id, its opcode and its question (RFC 5452
+/// section 9.1). The source address is the connected socket's affair.
+pub(super) fn answers(query: &[u8], reply: &[u8]) -> bool {
+    let (Some(asked), Some(answered)) = (Question::of(query), Question::of(reply)) else { return false };
+    let opcode = |message: &[u8]| message[2] & 0b0111_1000;
+    query[..2] == reply[..2] && reply[2] & 0x80 != 0 && opcode(query) == opcode(reply) && asked.matches(&answered)
+}
+
+/// Whether the TC bit is set.
+pub(super) fn is_truncated(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & 0b10 != 0)
+}
+
+/// The header's response code.
+pub(super) fn rcode(message: &[u8]) -> u8 {
+    message.get(3).map_or(0, |flags| flags & 0x0f)
+}
+
+/// Makes an upstream's reply the client's: its id, its letter case, and no more octets than it takes. Both must hold
+/// the same question.
+pub(super) fn hand_back(query: &[u8], transport: Transport, mut reply: Vec<u8>) -> Vec<u8> {
+    let Some(question) = Question::of(query) else { return reply };
+    reply[..2].copy_from_slice(&query[..2]);
+    reply[HEADER..question.end()].copy_from_slice(&query[HEADER..question.end()]);
+    if transport == Transport::Udp && reply.len() > udp_limit(query) {
+        // Only header, question and OPT stay, so that nobody takes a part for the whole (RFC 2181 section 9).
+        reply.truncate(question.end());
+        reply[2] |= 0b10;
+        reply[6..HEADER].fill(0);
+        if let Some(opt) = Opt::of(query) {
+            reply[HEADER - 1] = 1;
+            reply.extend(opt.reply());
+        }
+    }
+    reply
+}
+
+/// How many octets the sender of `query` takes over UDP.
+fn udp_limit(query: &[u8]) -> usize {
+    Opt::of(query).map_or(MAX_UDP_PLAIN, |opt| opt.size.clamp(MAX_UDP_PLAIN, MAX_UDP)).into()
+}
+
+/// What a query's OPT record says (RFC 6891 section 6.1.3).
+struct Opt {
+    /// The most octets its sender takes over UDP.
+    size: u16,
+    /// The octet with the DO bit.
+    flags: u8,
+}
+
+impl Opt {
+    fn of(query: &[u8]) -> Option<Self> {
+        let records: usize = [6, 8, 10].iter().map(|at| read_u16(query, *at).map_or(0, usize::from)).sum();
+        let mut at = Question::of(query)?.end();
+        for _ in 0..records {
+            let fixed = name_end(query, at, Compression::Allowed)?;
+            if read_u16(query, fixed)? == OPT {
+                return Some(Self { size: read_u16(query, fixed + 2)?, flags: *query.get(fixed + 6)? });
+            }
+            at = fixed + 10 + usize::from(read_u16(query, fixed + 8)?);
+        }
+        None
+    }
+
+    /// The record of our own reply to it: no options, DO copied (RFC 3225 section 3).
+    fn reply(&self) -> [u8; 11] {
+        let [high, low] = MAX_UDP.to_be_bytes();
+        [0, 0, 41, high, low, 0, 0, self.flags & 0x80, 0, 0, 0]
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Allowed,
+    Refused,
+}
+
+/// The first octet behind the name at `at`; a pointer ends it (RFC 1035 section 4.1.4). At most 255 octets.
+fn name_end(message: &[u8], mut at: usize, compression: Compression) -> Option<usize> {
+    let start = at;
+    loop {
+        match *message.get(at)? {
+            0 => return (at + 1 - start <= 255).then_some(at + 1),
+            length @ 1..=63 => at += 1 + usize::from(length),
+            192..=255 if compression == Compression::Allowed => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
+fn read_u16(message: &[u8], at: usize) -> Option<u16> {
+    let bytes = message.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `id` and flags, one question for `name` with type A, then whatever is given.
+    fn message(id: u16, flags: u16, name: &str, additional: &[u8]) -> Vec<u8> {
+        let mut message = [id, flags, 1, 0, 0, u16::from(!additional.is_empty())].map(u16::to_be_bytes).concat();
+        for label in name.split('.').filter(|label| !label.is_empty()) {
+            message.push(u8::try_from(label.len()).unwrap());
+            message.extend(label.as_bytes());
+        }
+        message.extend([0, 0, 1, 0, 1]);
+        message.extend(additional);
+        message
+    }
+
+    fn opt(size: u16) -> Vec<u8> {
+        let [high, low] = size.to_be_bytes();
+        vec![0, 0, 41, high, low, 0, 0, 0, 0, 0, 0]
+    }
+
+    const QUERY: u16 = 0x0100;
+    const REPLY: u16 = 0x8180;
+
+    #[test]
+    fn only_the_reply_to_this_very_question_answers_it() {
+        let query = message(7, QUERY, "example.org", &[]);
+        let mut other_type = message(7, REPLY, "example.org", &[]);
+        let last_of_type = other_type.len() - 3;
+        other_type[last_of_type] = 28;
+        let mut no_question = message(7, REPLY, "example.org", &[]);
+        no_question[5] = 0;
+        let cases = [
+            ("same", message(7, REPLY, "example.org", &[]), true),
+            ("other case", message(7, REPLY, "eXample.ORG", &[]), true),
+            ("other id", message(8, REPLY, "example.org", &[]), false),
+            ("a query", message(7, QUERY, "example.org", &[]), false),
+            ("other opcode", message(7, REPLY | 0x2000, "example.org", &[]), false),
+            ("other name", message(7, REPLY, "example.com", &[]), false),
+            ("longer name", message(7, REPLY, "www.example.org", &[]), false),
+            ("other type", other_type, false),
+            ("no question", no_question, false),
+            ("cut short", message(7, REPLY, "example.org", &[])[..20].to_vec(), false),
+            ("nothing", vec![], false),
+        ];
+        for (what, reply, expected) in cases {
+            assert_eq!(answers(&query, &reply), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_reply_gets_the_clients_id_and_letter_case() {
+        let query = message(7, QUERY, "ExAmple.org", &[]);
+        let reply = message(9, REPLY, "example.org", &opt(4096));
+        assert_eq!(hand_back(&query, Transport::Udp, reply), message(7, REPLY, "ExAmple.org", &opt(4096)));
+    }
+
+    #[test]
+    fn a_reply_beyond_the_clients_limit_is_cut_to_its_question_and_marked() {
+        let long = vec![0xaa; 1300];
+        let cases: [(&[u8], Transport, usize, bool); 6] = [
+            (&[], Transport::Udp, 480, true),
+            (&[], Transport::Udp, 490, false),
+            (&opt(1000), Transport::Udp, 960, true),
+            (&opt(1000), Transport::Udp, 980, false),
+            (&opt(4096), Transport::Udp, 1210, false), // 1232 is the most for anyone
+            (&[], Transport::Tcp, 1300, true),
+        ];
+        for (additional, transport, octets, fits) in cases {
+            let query = message(7, QUERY, "example.org", additional);
+            let reply = message(9, REPLY, "example.org", &long[..octets]);
+            let handed = hand_back(&query, transport, reply.clone());
+            let own_opt = if additional.is_empty() { vec![] } else { opt(1232) };
+            let expected = if fits {
+                message(7, REPLY, "example.org", &long[..octets])
+            } else {
+                message(7, REPLY | 0x0200, "example.org", &own_opt)
+            };
+            assert_eq!(handed, expected, "{} octets, EDNS {additional:?}", reply.len());
+        }
+    }
+
+    #[test]
+    fn a_tiny_edns_size_counts_as_512() {
+        assert_eq!(udp_limit(&message(7, QUERY, "example.org", &opt(0))), 512);
+        assert_eq!(udp_limit(&message(7, QUERY, "example.org", &opt(65535))), 1232);
+    }
+
+    #[test]
+    fn the_labels_of_a_question_come_in_order() {
+        let query = message(7, QUERY, "www.example.org", &[]);
+        let labels: Vec<&[u8]> = Question::of(&query).unwrap().labels().collect();
+        assert_eq!(labels, [&b"www"[..], b"example", b"org"]);
+        assert_eq!(Question::of(&message(7, QUERY, "", &[])).unwrap().labels().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(a in proptest::collection::vec(any::<u8>(), 0..80), b in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if answers(&a, &b) {
+                hand_back(&a, Transport::Udp, b.clone());
+            }
+            Opt::of(&a);
+            rcode(&a);
+            is_truncated(&a);
+            Question::of(&b).map(|question| question.labels().count());
+        }
+
+        #[test]
+        fn a_damaged_query_with_records_does_not_panic(at in 0usize..40, value in any::<u8>(), cut in 0usize..48) {
+            let mut query = message(7, QUERY, "example.org", &opt(1232));
+            let length = query.len();
+            query[at % length] = value;
+            query.truncate(cut);
+            Opt::of(&query);
+            answers(&query, &query);
+        }
+    }
+}

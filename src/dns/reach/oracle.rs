@@ -1,0 +1,201 @@
+//! The rules once more, as a yes or no for one address and one number, and random worlds in which every answer is
+//! held against them. It says nothing about which of several addresses is given; the tables do.
+
+use hickory_proto::rr::{Name, RData, RecordType};
+use proptest::{prelude::*, sample::select};
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::*;
+use crate::dns::{
+    answer::{Answer, answer},
+    fixture::World,
+};
+
+const PLACES: &str = "
+    network front bridge 172.18.0.0/16,fd00:18::/64
+    network back bridge 172.19.0.0/16
+    network cut bridge 172.20.0.0/16 internal
+    network mute bridge 172.21.0.0/16 no-icc
+    network mesh overlay 10.1.0.0/24
+    network docker_gwbridge bridge 172.22.0.0/16
+    network lan macvlan 192.168.1.0/24
+    foreign theirs bridge
+    foreign closed bridge internal
+    foreign link ipvlan
+    asker f1 shop front=172.18.0.9,fd00:18::9
+    asker f2 shop back=172.19.0.9 mute=172.21.0.7
+    asker in shop cut=172.20.0.9
+    asker sw shop mesh=10.1.0.9 docker_gwbridge=172.22.0.9
+    asker mac shop lan=192.168.1.9
+    address 192.0.2.1
+    address 2001:db8::1
+    proxied 8080/tcp
+    proxied 80/tcp
+";
+
+const ASKERS: [&str; 7] = ["f1", "f2", "in", "sw", "mac", "host", "stranger"];
+const OWN: [&str; 8] = [
+    "@front=172.18.0.I,fd00:18::I",
+    "@front=172.18.0.I @back=172.19.0.I",
+    "@back=172.19.0.I",
+    "@cut=172.20.0.I",
+    "@mute=172.21.0.I",
+    "@mesh=10.1.0.I",
+    "@lan=192.168.1.I",
+    "@host",
+];
+const THEIRS: [&str; 7] = [
+    "@theirs=172.18.0.I",
+    "@theirs=172.30.0.I",
+    "@theirs=172.30.0.I @mesh=10.1.0.I",
+    "@closed=172.30.0.I",
+    "@link=192.168.1.I",
+    "@front=172.18.0.I",
+    "@host",
+];
+const PORTS: [&str; 10] = [
+    "",
+    "80/tcp",
+    "80/tcp>0.0.0.0:8080>[::]:8080",
+    "80/tcp>0.0.0.0:80",
+    "80/tcp~0.0.0.0:32768~[::]:32769",
+    "80/tcp>127.0.0.1:8080",
+    "80/tcp>172.18.0.1:8080 443/tcp>0.0.0.0:8443",
+    "main=443 80/tcp>0.0.0.0:8080 443/tcp>198.51.100.1:443",
+    "53/udp>0.0.0.0:8080 53/tcp>0.0.0.0:8080",
+    "8080/tcp",
+];
+
+fn world() -> impl Strategy<Value = String> {
+    let instance = |places: &'static [&'static str]| {
+        (select(places), select(&PORTS), any::<bool>()).prop_map(|(place, ports, drains)| {
+            format!("{place} {} web.shop {ports}", if drains { "draining" } else { "" })
+        })
+    };
+    let own = prop::collection::vec(instance(&OWN), 0..5);
+    let b = prop::collection::vec(instance(&THEIRS), 0..4);
+    let c = prop::collection::vec(instance(&THEIRS), 0..3);
+    let advertise = select(&["192.0.2.1", "192.0.2.1 2001:db8::1", ""]);
+    (own, b, c, advertise).prop_map(|(own, b, c, advertise)| {
+        let mut text = format!("{PLACES}host own {advertise}\n");
+        let mut number = 16;
+        for (host, instances) in [("", own), ("host b 192.0.2.2 2001:db8::2", b), ("host c", c)] {
+            text.push_str(&format!("{host}\n"));
+            for instance in instances {
+                number += 1;
+                text.push_str(&format!("{number:012x} {}\n", instance.replace('I', &number.to_string())));
+            }
+        }
+        text
+    })
+}
+
+/// Whether a connection of `source` to `address` and `number` ends at that instance, by the words of the design.
+fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAddr, number: Option<u16>) -> bool {
+    let (local, publication, offer) = (&world.local, &candidate.publication, candidate.offer());
+    let own = candidate.home.origin == Origin::Own;
+    let itself =
+        number.is_none_or(|number| offer.port == Some(number) || offer.ports.iter().any(|port| port.port == number));
+    let has =
+        |test: &dyn Fn(&Attachment) -> bool| publication.networks.iter().any(|n| n.ips.contains(&address) && test(n));
+    let networks: Vec<&Network> = match source {
+        Source::Container(asker) => asker.networks.iter().map(|id| &*local.networks[id]).collect(),
+        _ => Vec::new(),
+    };
+    let shared = |n: &Attachment| (own || n.scope != Scope::Local) && networks.iter().any(|m| m.id == n.id && m.icc);
+    if itself && has(&shared) {
+        return true;
+    }
+    let container = matches!(source, Source::Container(_));
+    if container && networks.iter().all(|network| network.internal) {
+        return false;
+    }
+    let here = own && (container || *source == Source::Host);
+    let on_bridge = networks.iter().any(|n| !n.internal && n.driver != Driver::Macvlan);
+    let gateways: Vec<IpAddr> = networks.iter().flat_map(|network| network.gateways.iter().copied()).collect();
+    let hosts = candidate.home.advertise.contains(&address)
+        || own
+            && candidate.home.advertise.is_empty()
+            && match source {
+                Source::Host => local.addresses.contains(&address),
+                _ => gateways.contains(&address),
+            };
+    let on_host = publication.networks.iter().any(|network| network.driver == Driver::Host);
+    let published = offer.ports.iter().any(|port| {
+        port.published.iter().any(|published| {
+            let bound = if published.ip.is_unspecified() { hosts } else { published.ip == address };
+            let proxied = local.proxied.contains(&(port.proto, published.port));
+            let foreign_gateway = published.ip == IpAddr::from([172, 18, 0, 1]) && !here;
+            bound
+                && Some(published.port) == number
+                && published.ip.is_ipv4() == address.is_ipv4()
+                && !published.ip.is_loopback()
+                && !foreign_gateway
+                && (!(here && container) || on_bridge && proxied)
+        })
+    });
+    itself && here && *source == Source::Host && has(&|n| n.driver == Driver::Bridge)
+        || itself && on_host && hosts && (!(here && container) || on_bridge)
+        || itself && !here && has(&|n| matches!(n.driver, Driver::Macvlan | Driver::Ipvlan))
+        || published
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn no_answer_holds_what_the_asker_cannot_connect_to(text in world(), who in select(&ASKERS), seed: u64) {
+        let world = World::parse(&text);
+        let source = world.source(who);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let all = world.zone.service("shop", "web").unwrap_or_default();
+        let ready: Vec<&Candidate> = all.iter().filter(|candidate| candidate.publication.is_ready()).collect();
+        let mut ask = |name: &Name, kind| match answer(&world.snapshot(), &source, name, kind, &mut rng) {
+            Answer::Records { answers, additionals } => (answers, additionals),
+            _ => Default::default(),
+        };
+        let name = Name::from_ascii("web.shop.svc.internal.").unwrap();
+
+        // Addresses: one number, the same for all of them.
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let (answers, _) = ask(&name, kind);
+            addresses.extend(answers.iter().filter_map(|record| record.data.ip_addr()));
+        }
+        let numbers = [80, 443, 53, 8080, 8443].map(Some).into_iter().chain([None]);
+        let connects_all = |number: Option<u16>| addresses.iter().all(|address| {
+            ready.iter().any(|candidate| connects(&world, &source, candidate, *address, number))
+        });
+        prop_assert!(numbers.clone().any(connects_all), "{addresses:?} share no number for {who} in {text}");
+
+        // SRV: each target at each of its addresses with its number, and nobody left out.
+        let (answers, additionals) = ask(&name, RecordType::SRV);
+        for record in &answers {
+            let RData::SRV(srv) = &record.data else { panic!("{record}") };
+            let meant = |candidate: &&&Candidate| {
+                world.settings.apex.instance(candidate.publication.container, candidate.offer()) == srv.target
+            };
+            let candidate = ready.iter().find(meant).unwrap();
+            let mut given = 0;
+            for address in additionals.iter().filter(|a| a.name == srv.target).filter_map(|a| a.data.ip_addr()) {
+                prop_assert!(
+                    connects(&world, &source, candidate, address, Some(srv.port)),
+                    "{address}:{} for {who} in {text}", srv.port
+                );
+                given += 1;
+            }
+            prop_assert!(given > 0, "{} has no address in {text}", srv.target);
+            for kind in [RecordType::A, RecordType::AAAA] {
+                for record in ask(&srv.target, kind).0 {
+                    prop_assert!(additionals.contains(&record), "the target's own {record} is not in ADDITIONAL");
+                }
+            }
+        }
+        for candidate in &ready {
+            let target = world.settings.apex.instance(candidate.publication.container, candidate.offer());
+            let listed = answers.iter().any(|r| matches!(&r.data, RData::SRV(srv) if srv.target == target));
+            let view = Viewpoint::new(&world.local, &[], &source);
+            let reached = Family::BOTH.iter().any(|family| view.way(candidate, *family).is_ok());
+            prop_assert_eq!(listed, reached && !candidate.offer().ports.is_empty(), "{} in {}", target, text);
+        }
+    }
+}

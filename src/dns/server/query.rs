@@ -1,0 +1,181 @@
+//! One query, whatever it came over: decided at once, or settled later.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use rand::Rng;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Shared,
+    admission::Permit,
+    metrics::{Counter, Shard},
+};
+use crate::dns::{
+    answer::{Snapshot, locate},
+    forward::Forwarder,
+    wire::{Outcome, ResponseCode, Transport, failure, respond},
+};
+
+/// What becomes of a query right now.
+pub(super) enum Verdict {
+    /// Send this.
+    Reply(Vec<u8>),
+    /// Say nothing.
+    Drop,
+    /// Its source may not ask: send this, if anything, and be done with that client.
+    Refuse(Option<Vec<u8>>),
+    /// Takes time: [`settle`] it off the hot path.
+    Later(Later),
+}
+
+/// A query that waits for somebody, with its place below the caps.
+pub(super) struct Later {
+    reason: Reason,
+    source: IpAddr,
+    packet: Vec<u8>,
+    transport: Transport,
+    permit: Permit,
+}
+
+enum Reason {
+    Forward,
+    UnknownAsker,
+}
+
+/// Decides on one packet: reads the current snapshots, waits for nothing, and takes no lock for our own names.
+pub(super) fn decide(
+    shared: &Shared,
+    shard: &Shard,
+    source: IpAddr,
+    packet: &[u8],
+    transport: Transport,
+    rng: &mut impl Rng,
+) -> Verdict {
+    let source = source.to_canonical();
+    if !shared.access.load().permits(source) {
+        shard.count(Counter::NotPermitted);
+        return Verdict::Refuse(failure(packet, ResponseCode::Refused));
+    }
+    let (reason, caps) = match outcome(shared, shard, source, packet, transport, rng) {
+        Outcome::Reply(reply) => return Verdict::Reply(reply),
+        Outcome::Drop => return Verdict::Drop,
+        Outcome::Forward(_) => (Reason::Forward, &shared.forwarding),
+        Outcome::Wait => (Reason::UnknownAsker, &shared.waiting),
+    };
+    match caps.admit(source) {
+        Some(permit) => Verdict::Later(Later { reason, source, packet: packet.to_vec(), transport, permit }),
+        None => {
+            shard.count(Counter::OverCap);
+            failure(packet, ResponseCode::ServFail).map_or(Verdict::Drop, Verdict::Reply)
+        }
+    }
+}
+
+/// Brings a query that had to wait to its end: the packet to send, if any. Bounded by the forwarder's deadline and the
+/// time that an unknown asker is waited for.
+pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later) -> Option<Vec<u8>> {
+    let Later { reason, source, packet, transport, permit } = later;
+    let shard = shared.metrics.tasks();
+    let over_cap = || {
+        shard.count(Counter::OverCap);
+        failure(&packet, ResponseCode::ServFail)
+    };
+    let _place = match reason {
+        Reason::Forward => permit,
+        Reason::UnknownAsker => {
+            shard.count(Counter::Waited);
+            let outcome = await_asker(shared, source, &packet, transport).await;
+            drop(permit);
+            match outcome {
+                Outcome::Reply(reply) => return Some(reply),
+                Outcome::Drop => return None,
+                Outcome::Wait => {
+                    shard.count(Counter::StayedUnknown);
+                    return failure(&packet, ResponseCode::ServFail);
+                }
+                Outcome::Forward(_) => match shared.forwarding.admit(source) {
+                    Some(place) => place,
+                    None => return over_cap(),
+                },
+            }
+        }
+    };
+    shard.count(Counter::Forwarded);
+    forwarder.forward(&packet, transport).await
+}
+
+/// Decides again on every change of what this host knows, until the asker is known or the time is up.
+async fn await_asker(shared: &Shared, source: IpAddr, packet: &[u8], transport: Transport) -> Outcome {
+    let deadline = Instant::now() + shared.limits.unknown_asker;
+    let mut changes = shared.local_changes.subscribe();
+    loop {
+        let outcome = outcome(shared, shared.metrics.tasks(), source, packet, transport, &mut rand::rng());
+        if outcome != Outcome::Wait || !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+            return outcome;
+        }
+    }
+}
+
+/// The pure decision, on the snapshots of this moment. A panic in it is our bug and costs one SERVFAIL, no worker (P8).
+fn outcome(
+    shared: &Shared,
+    shard: &Shard,
+    source: IpAddr,
+    packet: &[u8],
+    transport: Transport,
+    rng: &mut impl Rng,
+) -> Outcome {
+    let decided = catch_unwind(AssertUnwindSafe(|| {
+        let (zone, local) = (shared.zone.load(), shared.local.load());
+        let snapshot = Snapshot { zone: &zone, local: &local, settings: &shared.settings };
+        respond(&snapshot, &locate(&local, source), packet, transport, rng)
+    }));
+    decided.unwrap_or_else(|_| {
+        shard.count(Counter::Panics);
+        failure(packet, ResponseCode::ServFail).map_or(Outcome::Drop, Outcome::Reply)
+    })
+}
+
+/// Whether a packet can have come from there: no port 0, no address that stands for many or for none. A reply to such a
+/// source would help only an attacker.
+pub(super) fn is_martian(source: SocketAddr) -> bool {
+    let nobody = match source.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast(),
+        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
+    };
+    nobody || source.port() == 0
+}
+
+/// Everything that a task needs to settle queries.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) shared: Arc<Shared>,
+    pub(super) forwarder: Arc<Forwarder>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_sends_from_port_0_or_from_an_address_of_many() {
+        let cases = [
+            ("127.0.0.1:5353", false),
+            ("[2001:db8::1]:53", false),
+            ("10.0.0.1:0", true),
+            ("0.0.0.0:53", true),
+            ("255.255.255.255:53", true),
+            ("239.1.2.3:53", true),
+            ("[ff02::1]:53", true),
+            ("[::ffff:239.1.2.3]:53", true),
+            ("[::]:53", true),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(is_martian(source.parse().unwrap()), expected, "{source}");
+        }
+    }
+}

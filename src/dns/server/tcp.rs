@@ -1,0 +1,270 @@
+//! TCP: one task per listener, one per connection, both capped. Queries of a connection are answered as soon as their
+//! answers are there, in any order (RFC 7766 section 6.2.1.1). A client that is slow, silent or gone costs its own
+//! connection and no other.
+
+use std::{fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rand::rngs::SmallRng;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    admission::Permit,
+    metrics::Counter,
+    query::{Desk, Verdict, decide, is_martian, settle},
+};
+use crate::dns::wire::Transport;
+
+/// Pause after an error of accept that comes again at once, such as no file descriptors left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Octets read at once.
+const CHUNK: usize = 4096;
+
+/// Replies are collected up to this many octets before they are written; one more may come on top.
+const MAX_UNSENT: usize = 64 * 1024;
+
+/// A message shorter than a DNS header cannot be answered, so whoever sends it speaks something else.
+const MIN_MESSAGE: usize = 12;
+
+/// Accepts connections until it is dropped, and its connections with it.
+pub(super) async fn accept(listener: std::net::TcpListener, desk: Desk) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let shard = desk.shared.metrics.tasks();
+    let mut connections = JoinSet::new();
+    // Given up for a moment when descriptors run out, so that waiting clients are told instead of left hanging.
+    let mut reserve = File::open("/dev/null").ok();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if ended.is_err() {
+                    shard.count(Counter::Panics);
+                }
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => match admit(&desk, peer) {
+                Some(permit) => {
+                    shard.count(Counter::TcpConnections);
+                    connections.spawn(hold(stream, peer, desk.clone(), permit));
+                }
+                None => shard.count(Counter::TcpOverCap),
+            },
+            Err(error) => {
+                shard.count(Counter::ReceiveErrors);
+                if is_out_of_descriptors(&error) {
+                    drop(reserve.take());
+                    // Whoever is accepted here is closed at once.
+                    let _ = timeout(PAUSE, listener.accept()).await;
+                    reserve = File::open("/dev/null").ok();
+                }
+                // Errors of the connection that was not to be (ECONNABORTED and the like) need no pause, but who can
+                // tell them all?
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A place for a connection, if its client may have one more. Those who may not ask have a few places of their own,
+/// to be told so, and cannot take those of the others.
+fn admit(desk: &Desk, peer: SocketAddr) -> Option<Permit> {
+    if is_martian(peer) {
+        return None;
+    }
+    let (shared, client) = (&desk.shared, peer.ip().to_canonical());
+    let caps = if shared.access.load().permits(client) { &shared.connections } else { &shared.strangers };
+    caps.admit(client)
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+/// Why a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// By the client, or because it was done.
+    Closed,
+    /// It was too slow, or silent for too long.
+    TimedOut,
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+async fn hold(stream: TcpStream, peer: SocketAddr, desk: Desk, _permit: Permit) {
+    // Answers are small and each is written whole: waiting to fill a segment would only delay them.
+    let _ = stream.set_nodelay(true);
+    let metrics = desk.shared.metrics.tasks();
+    if converse(stream, peer, &desk).await == Err(End::TimedOut) {
+        metrics.count(Counter::TcpTimeouts);
+    }
+}
+
+/// Reads queries and writes answers until either side is done.
+async fn converse(mut stream: TcpStream, peer: SocketAddr, desk: &Desk) -> Result<(), End> {
+    let Desk { shared, forwarder } = desk;
+    let (limits, shard) = (&shared.limits, shared.metrics.tasks());
+    let mut rng = rand::make_rng::<SmallRng>();
+    let (mut reader, mut writer) = stream.split();
+    let mut inbox = Inbox::default();
+    let mut outbox = Vec::new();
+    let mut pending: FuturesUnordered<BoxFuture<'static, Option<Vec<u8>>>> = FuturesUnordered::new();
+    let mut chunk = [0; CHUNK];
+    let mut reading = true;
+    // When the client last sent something whole, and when the message began that it has sent a part of.
+    let mut idle_since = Instant::now();
+    let mut part_since = None;
+    loop {
+        while pending.len() < limits.tcp_in_flight && outbox.len() < MAX_UNSENT {
+            let Some(message) = inbox.next_message() else { break };
+            (idle_since, part_since) = (Instant::now(), None);
+            shard.count(Counter::TcpQueries);
+            if message.len() < MIN_MESSAGE {
+                shard.count(Counter::Dropped);
+                return Err(End::Closed);
+            }
+            match decide(shared, shard, peer.ip(), message, Transport::Tcp, &mut rng) {
+                Verdict::Reply(reply) => push(&mut outbox, &reply),
+                Verdict::Drop => shard.count(Counter::Dropped),
+                Verdict::Refuse(reply) => {
+                    push(&mut outbox, &reply.unwrap_or_default());
+                    reading = false;
+                    inbox = Inbox::default();
+                }
+                Verdict::Later(later) => {
+                    let (shared, forwarder) = (Arc::clone(shared), Arc::clone(forwarder));
+                    pending.push(Box::pin(async move { settle(&shared, &forwarder, later).await }));
+                }
+            }
+        }
+        if !outbox.is_empty() {
+            for reply in Replies(&outbox) {
+                shard.count_reply(reply);
+            }
+            timeout(limits.tcp_write, writer.write_all(&outbox)).await.map_err(|_| End::TimedOut)??;
+            outbox.clear();
+            continue;
+        }
+        if !reading && pending.is_empty() {
+            // FIN behind the last reply, where a mere close might be a reset that overtakes it.
+            writer.shutdown().await?;
+            return Ok(());
+        }
+        // A client with 32 questions open is not read from, so that it is not late either.
+        let listening = reading && pending.len() < limits.tcp_in_flight;
+        let deadline = match (listening, inbox.is_empty()) {
+            (true, false) => Some(*part_since.get_or_insert_with(Instant::now) + limits.tcp_read),
+            (true, true) if pending.is_empty() => Some(idle_since + limits.tcp_idle),
+            _ => None,
+        };
+        if !listening {
+            part_since = None;
+        }
+        tokio::select! {
+            Some(reply) = pending.next(), if !pending.is_empty() => {
+                idle_since = Instant::now();
+                push(&mut outbox, &reply.unwrap_or_default());
+            }
+            read = reader.read(&mut chunk), if listening => match read? {
+                0 => reading = false,
+                length => inbox.extend(&chunk[..length]),
+            },
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                return Err(End::TimedOut);
+            }
+        }
+    }
+}
+
+/// Appends a reply behind its length (RFC 1035 section 4.2.2); nothing for none.
+fn push(outbox: &mut Vec<u8>, reply: &[u8]) {
+    // wire.rs keeps replies below 64 KiB, and upstreams cannot send more.
+    if let (Ok(length), false) = (u16::try_from(reply.len()), reply.is_empty()) {
+        outbox.extend(length.to_be_bytes());
+        outbox.extend(reply);
+    }
+}
+
+/// The replies in an outbox.
+struct Replies<'a>(&'a [u8]);
+
+impl<'a> Iterator for Replies<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (length, rest) = self.0.split_first_chunk::<2>()?;
+        let (reply, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        self.0 = rest;
+        Some(reply)
+    }
+}
+
+/// What was read and not taken yet: at most one message in part (64 KiB) and one chunk.
+#[derive(Default)]
+struct Inbox {
+    octets: Vec<u8>,
+    /// How many of them were taken.
+    taken: usize,
+}
+
+impl Inbox {
+    fn extend(&mut self, octets: &[u8]) {
+        self.octets.drain(..self.taken);
+        self.taken = 0;
+        self.octets.extend_from_slice(octets);
+    }
+
+    /// Takes the next whole message.
+    fn next_message(&mut self) -> Option<&[u8]> {
+        let mut rest = Replies(&self.octets[self.taken..]);
+        let message = rest.next()?;
+        self.taken += 2 + message.len();
+        Some(message)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken == self.octets.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn messages_come_out_as_they_went_in_however_they_are_cut(
+            messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..300), 0..8),
+            cut in 1usize..50,
+        ) {
+            let mut stream = Vec::new();
+            for message in &messages {
+                push(&mut stream, message);
+            }
+            let (mut inbox, mut taken) = (Inbox::default(), Vec::new());
+            for part in stream.chunks(cut) {
+                inbox.extend(part);
+                while let Some(message) = inbox.next_message() {
+                    taken.push(message.to_vec());
+                }
+            }
+            prop_assert_eq!(taken, messages);
+            prop_assert!(inbox.is_empty());
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Who asks: overlay containers, gateways, proxied ports.
+
+use super::*;
+use crate::{
+    model::{GWBRIDGE, NetworkId, Published, Scope},
+    watch::container::{
+        Binding, Event, Wish,
+        tests::{Bed, WEB, endpoint, id, network, running},
+    },
+};
+
+fn show(bed: &mut Bed, facts: NetworkFacts, endpoints: &[(&str, &str)]) {
+    let endpoints = endpoints.iter().map(|(own, ip)| (id(own), Box::from([ip.parse().unwrap()]))).collect();
+    let began = bed.containers.now();
+    bed.apply(Event::NetworkPresent { began, facts: Box::new(facts), endpoints });
+}
+
+fn askers(bed: &Bed) -> Vec<IpAddr> {
+    let mut all: Vec<_> = bed.local.askers.keys().copied().collect();
+    all.sort();
+    all
+}
+
+fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn an_overlay_container_asks_from_its_gateway_address_too() {
+    let mut bed = Bed::new();
+    show(&mut bed, network(GWBRIDGE), &[]);
+    show(&mut bed, NetworkFacts { driver: Driver::Overlay, scope: Scope::Swarm, ..network("mesh") }, &[]);
+    let mut web = running(WEB, "10.0.0.2");
+    web.endpoints = vec![endpoint("mesh", &["10.5.0.2"])];
+    bed.wishes.clear();
+    bed.containers.apply(Event::NetworkFailed(NetworkId(GWBRIDGE.into())));
+    bed.start(&web);
+    let looked = bed.wishes.iter().any(|wish| matches!(wish, Wish::InspectNetwork { id, .. } if &*id.0 == GWBRIDGE));
+    assert!(looked, "docker_gwbridge has no events: its list is asked for");
+    show(&mut bed, network(GWBRIDGE), &[(WEB, "10.6.0.3")]);
+    assert_eq!(askers(&bed), ips(&["10.5.0.2", "10.6.0.3"]));
+    // A later inspect does not know the gateway address, and must not take it away.
+    web.name = "renamed".into();
+    bed.apply(Event::Changed(id(WEB))).answer(&web);
+    assert_eq!(askers(&bed), ips(&["10.5.0.2", "10.6.0.3"]));
+    // It is gone when the list no longer has it.
+    show(&mut bed, network(GWBRIDGE), &[]);
+    assert_eq!(askers(&bed), ips(&["10.5.0.2"]));
+    show(&mut bed, network(GWBRIDGE), &[(WEB, "10.6.0.3")]);
+    bed.apply(Event::Died(id(WEB)));
+    assert_eq!(askers(&bed), ips(&[]));
+}
+
+#[test]
+fn a_bridges_gateways_are_named_by_docker_or_found_on_the_host() {
+    let host = ["10.0.0.7", "192.168.1.1"].map(|ip| ip.parse().unwrap()).into();
+    let gateways = |facts: NetworkFacts| super::network(&facts, &host).gateways;
+    assert_eq!(gateways(network("named")), ips(&["10.0.0.1", "10.0.0.7"]));
+    assert_eq!(gateways(NetworkFacts { gateways: Vec::new(), ..network("bridge") }), ips(&["10.0.0.7"]));
+    assert_eq!(gateways(NetworkFacts { driver: Driver::Macvlan, ..network("lan") }), ips(&[]));
+}
+
+#[test]
+fn proxied_are_published_ports_that_the_host_listens_on() {
+    let mut bed = Bed::new();
+    let mut web = running(WEB, "10.0.0.2");
+    let binding = |port| Binding {
+        port: 80,
+        proto: Proto::Tcp,
+        at: Published { ip: "0.0.0.0".parse().unwrap(), port, chosen: true },
+    };
+    web.bindings = vec![binding(8080), binding(8081)];
+    bed.start(&web);
+    let listening = Arc::new(BTreeSet::from([(Proto::Tcp, 8080), (Proto::Udp, 8081), (Proto::Tcp, 22)]));
+    let host = HostFacts { listening, ..HostFacts::default() };
+    let local = local(&bed.local, &bed.containers, &host).unwrap();
+    assert_eq!(*local.proxied, BTreeSet::from([(Proto::Tcp, 8080)]));
+    assert!(super::local(&local, &bed.containers, &host).is_none());
+}

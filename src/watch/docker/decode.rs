@@ -1,0 +1,240 @@
+//! Docker's wire types → ours. What is missing or makes no sense is left out; it never harms the rest.
+//!
+//! Only `NetworkSettings.Networks` and the `Type`, `Action` and `Actor` of events are read: API 1.52 has no other
+//! place for addresses and names. Labels and environment go through [`Metadata::gather`] here, and the rest of them is
+//! dropped with the answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use super::{
+    super::{
+        container::{Binding, ContainerId, Endpoint, Event, Inspected, NetworkFacts, NetworkMode, State, Summary},
+        metadata::Metadata,
+    },
+    models::{
+        ContainerInspectResponse, ContainerState, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
+        EventMessage, EventMessageTypeEnum, HealthStatusEnum, Ipam, Network, NetworkInspect, PortMap,
+    },
+};
+use crate::model::{Driver, Health, NetworkId, Proto, Published, Scope};
+
+/// An event that concerns us.
+pub(super) fn event(message: &EventMessage) -> Option<Event> {
+    let actor = message.actor.as_ref()?;
+    let attribute = |name: &str| actor.attributes.as_ref()?.get(name).map(String::as_str);
+    let action = message.action.as_deref()?;
+    match message.typ? {
+        EventMessageTypeEnum::CONTAINER => {
+            let id = ContainerId::parse(actor.id.as_deref()?)?;
+            // `health_status: healthy`
+            match action.split(':').next()? {
+                "create" => {
+                    let name = attribute("name")?.trim_start_matches('/').into();
+                    Some(Event::Created { id, name, labels: labels(actor.attributes.as_ref()) })
+                }
+                "start" | "unpause" | "rename" | "update" | "health_status" => Some(Event::Changed(id)),
+                "pause" => Some(Event::Paused(id)),
+                "die" => Some(Event::Died(id)),
+                "destroy" => Some(Event::Destroyed(id)),
+                _ => None,
+            }
+        }
+        EventMessageTypeEnum::NETWORK => {
+            let network = NetworkId(actor.id.as_deref()?.into());
+            let container = || ContainerId::parse(attribute("container")?);
+            match action {
+                "create" => Some(Event::NetworkCreated(network)),
+                "destroy" => Some(Event::NetworkDestroyed(network)),
+                "connect" => Some(Event::Connected { id: container()?, network }),
+                "disconnect" => Some(Event::Disconnected { id: container()?, network }),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// One container of a list.
+pub(super) fn summary(listed: ContainerSummary) -> Option<Summary> {
+    let names = listed.names.unwrap_or_default();
+    // Links add names such as `/web/db`; the own one has a single slash.
+    let own = names.iter().map(|name| name.trim_start_matches('/')).find(|name| !name.contains('/'));
+    Some(Summary {
+        id: ContainerId::parse(&listed.id?)?,
+        name: own.unwrap_or_default().into(),
+        labels: labels(listed.labels.as_ref()),
+        state: match listed.state {
+            Some(ContainerSummaryStateEnum::RUNNING) => State::Running,
+            Some(ContainerSummaryStateEnum::PAUSED) => State::Paused,
+            Some(ContainerSummaryStateEnum::RESTARTING) => State::Restarting,
+            _ => State::Stopped,
+        },
+        endpoints: endpoints(listed.network_settings.and_then(|settings| settings.networks)),
+    })
+}
+
+/// The answer to an inspect.
+pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Inspected {
+    let config = answer.config.unwrap_or_default();
+    let host = answer.host_config.unwrap_or_default();
+    let network = answer.network_settings.unwrap_or_default();
+    let state = answer.state.unwrap_or_default();
+    let variables = config.env.unwrap_or_default();
+    let labels = config.labels.unwrap_or_default();
+    let unchecked = config
+        .healthcheck
+        .and_then(|check| check.test)
+        .is_some_and(|test| test.first().is_some_and(|kind| kind == "NONE"));
+    Inspected {
+        id,
+        name: answer.name.as_deref().unwrap_or_default().trim_start_matches('/').into(),
+        image: config.image.unwrap_or_default().into(),
+        hostname: config.hostname.unwrap_or_default().into(),
+        metadata: Metadata::gather(
+            labels.iter().map(|(key, value)| (key.as_str(), value.as_str())),
+            variables.iter().map(String::as_str),
+        ),
+        health: if unchecked { Health::None } else { health(&state) },
+        state: doing(&state),
+        stop_signal: config.stop_signal.map(Into::into),
+        stop_timeout: config.stop_timeout,
+        network_mode: NetworkMode::parse(host.network_mode.as_deref().unwrap_or_default()),
+        endpoints: endpoints(network.networks),
+        exposed: config.exposed_ports.unwrap_or_default().iter().filter_map(|port| container_port(port)).collect(),
+        bindings: bindings(network.ports, &host.port_bindings.unwrap_or_default()),
+    }
+}
+
+/// A network of a list.
+pub(super) fn network(listed: Network) -> Option<NetworkFacts> {
+    let Network { name, id, scope, driver, internal, options, ipam, .. } = listed;
+    facts(name, id, scope.as_deref(), driver.as_deref(), internal, options.as_ref(), ipam)
+}
+
+/// The addresses of containers on one network.
+pub(super) type Endpoints = Vec<(ContainerId, Box<[IpAddr]>)>;
+
+/// The answer to an inspect of a network.
+pub(super) fn network_inspect(answer: NetworkInspect) -> Option<(NetworkFacts, Endpoints)> {
+    let NetworkInspect { name, id, scope, driver, internal, options, ipam, containers, .. } = answer;
+    let facts = facts(name, id, scope.as_deref(), driver.as_deref(), internal, options.as_ref(), ipam)?;
+    // Keys such as `ep-…` and `lb-…` are endpoints without a container.
+    let endpoint = |(id, endpoint): (String, super::models::EndpointResource)| {
+        let ips =
+            [endpoint.ipv4_address, endpoint.ipv6_address].into_iter().flatten().filter_map(|text| address(&text));
+        Some((ContainerId::parse(&id)?, ips.collect()))
+    };
+    Some((facts, containers.unwrap_or_default().into_iter().filter_map(endpoint).collect()))
+}
+
+fn facts(
+    name: Option<String>,
+    id: Option<String>,
+    scope: Option<&str>,
+    driver: Option<&str>,
+    internal: Option<bool>,
+    options: Option<&HashMap<String, String>>,
+    ipam: Option<Ipam>,
+) -> Option<NetworkFacts> {
+    let pools = ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+    let icc = options.and_then(|options| options.get("com.docker.network.bridge.enable_icc"));
+    Some(NetworkFacts {
+        id: NetworkId(id.filter(|id| !id.is_empty())?.into()),
+        name: name?.into(),
+        driver: Driver::parse(driver?),
+        scope: match scope {
+            Some("swarm") => Scope::Swarm,
+            Some("global") => Scope::Global,
+            _ => Scope::Local,
+        },
+        internal: internal.unwrap_or_default(),
+        icc: icc.is_none_or(|value| value != "false"),
+        subnets: pools.iter().filter_map(|pool| pool.subnet.as_ref()?.parse().ok()).collect(),
+        gateways: pools.iter().filter_map(|pool| address(pool.gateway.as_ref()?)).collect(),
+    })
+}
+
+fn labels(labels: Option<&HashMap<String, String>>) -> Metadata {
+    let pairs = labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    Metadata::gather(pairs, [])
+}
+
+fn doing(state: &ContainerState) -> State {
+    let is = |flag: Option<bool>| flag.unwrap_or_default();
+    // While a restart policy waits, Docker says `Running: true, Restarting: true, Pid: 0`.
+    match () {
+        () if is(state.restarting) => State::Restarting,
+        () if !is(state.running) || state.pid == Some(0) => State::Stopped,
+        () if is(state.paused) => State::Paused,
+        () => State::Running,
+    }
+}
+
+fn health(state: &ContainerState) -> Health {
+    match state.health.as_ref().and_then(|health| health.status) {
+        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+        Some(HealthStatusEnum::STARTING) => Health::Starting,
+        Some(HealthStatusEnum::NONE | HealthStatusEnum::EMPTY) | None => Health::None,
+    }
+}
+
+fn endpoints(networks: Option<HashMap<String, EndpointSettings>>) -> Vec<Endpoint> {
+    let endpoint = |(name, settings): (String, EndpointSettings)| {
+        let ips = [settings.ip_address, settings.global_ipv6_address];
+        let ips: BTreeSet<IpAddr> = ips.into_iter().flatten().filter_map(|text| address(&text)).collect();
+        let network = NetworkId(settings.network_id.filter(|id| !id.is_empty())?.into());
+        Some(Endpoint { network, name: name.into(), ips: ips.into_iter().collect() })
+    };
+    let mut all: Vec<Endpoint> = networks.unwrap_or_default().into_iter().filter_map(endpoint).collect();
+    all.sort();
+    all
+}
+
+/// `172.18.0.2` or `172.18.0.2/16`.
+fn address(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
+}
+
+/// `80/tcp`
+fn container_port(text: &str) -> Option<(u16, Proto)> {
+    let (port, proto) = text.split_once('/').unwrap_or((text, "tcp"));
+    let proto = match proto {
+        "tcp" => Proto::Tcp,
+        "udp" => Proto::Udp,
+        "sctp" => Proto::Sctp,
+        _ => return None,
+    };
+    Some((port.parse().ok().filter(|port| *port != 0)?, proto))
+}
+
+/// Where ports are published now. Chosen is a number that the operator wrote, not one Docker took, also not from a range.
+fn bindings(ports: Option<PortMap>, configured: &PortMap) -> Vec<Binding> {
+    let mut all = BTreeMap::new();
+    for (key, bound) in ports.unwrap_or_default() {
+        let Some((port, proto)) = container_port(&key) else { continue };
+        let written: BTreeSet<u16> = configured
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|binding| binding.host_port.as_ref()?.parse().ok())
+            .collect();
+        for binding in bound.unwrap_or_default() {
+            let number = binding.host_port.and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+            let ip = match binding.host_ip.as_deref() {
+                None | Some("") => Some(IpAddr::from([0, 0, 0, 0])),
+                Some(text) => address(text),
+            };
+            if let (Some(number), Some(ip)) = (number, ip) {
+                all.insert((port, proto, ip, number), written.contains(&number));
+            }
+        }
+    }
+    all.into_iter()
+        .map(|((port, proto, ip, number), chosen)| Binding { port, proto, at: Published { ip, port: number, chosen } })
+        .collect()
+}

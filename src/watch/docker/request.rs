@@ -1,0 +1,124 @@
+//! The five requests: the event stream, the two lists, the two inspects. Each is a GET.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    API_DEFAULT_VERSION, Answer, Docker, DockerError, Endpoint, EventsOptions, InspectContainerOptions,
+    InspectNetworkOptions, ListContainersOptions, Lost, QUEUE, decode, models,
+};
+use crate::{
+    model::NetworkId,
+    watch::container::{ContainerId, Event, Inspected, Moment, NetworkFacts, Summary},
+};
+
+/// How far back events are asked for when we connect. It narrows the race with the list; the list closes it.
+const REPLAY: Duration = Duration::from_secs(2);
+/// bollard's own deadline for response headers, a backstop behind ours.
+const HEADERS_SECONDS: u64 = 60;
+/// All events that concern us. Naming them leaves out `exec_*`, three for each health probe.
+const ACTIONS: [&str; 11] = [
+    "create",
+    "start",
+    "die",
+    "destroy",
+    "pause",
+    "unpause",
+    "rename",
+    "update",
+    "health_status",
+    "connect",
+    "disconnect",
+];
+
+pub(super) fn connect(endpoint: &Endpoint) -> Result<Docker, DockerError> {
+    match endpoint {
+        Endpoint::Unix(path) => Docker::connect_with_unix(path, HEADERS_SECONDS, API_DEFAULT_VERSION),
+        Endpoint::Tcp(address) => Docker::connect_with_http(address, HEADERS_SECONDS, API_DEFAULT_VERSION),
+    }
+}
+
+/// Decodes and enqueues, nothing else; ends with the stream, or when the queue is full.
+pub(super) async fn read(docker: Docker, queue: mpsc::Sender<models::EventMessage>) -> Answer {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(REPLAY);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let filters = [("type".to_owned(), words(&["container", "network"])), ("event".to_owned(), words(&ACTIONS))];
+    let options = EventsOptions {
+        since: Some(format!("{}.{:09}", since.as_secs(), since.subsec_nanos())),
+        until: None,
+        filters: Some(filters.into()),
+    };
+    let mut stream = std::pin::pin!(docker.events(Some(options)));
+    let why = loop {
+        match stream.next().await {
+            None => break "the event stream ended".to_owned(),
+            Some(Err(error)) => break format!("event stream: {}", describe(&error)),
+            Some(Ok(message)) => {
+                if queue.try_send(message).is_err() {
+                    break format!("{QUEUE} events are waiting: too many to follow one by one");
+                }
+            }
+        }
+    };
+    Answer::StreamEnded(Lost(why))
+}
+
+pub(super) async fn list(docker: &Docker) -> Result<(Vec<Summary>, Vec<NetworkFacts>), DockerError> {
+    let networks = docker.list_networks(None).await?;
+    let containers = docker.list_containers(Some(ListContainersOptions { all: true, ..Default::default() })).await?;
+    Ok((
+        containers.into_iter().filter_map(decode::summary).collect(),
+        networks.into_iter().filter_map(decode::network).collect(),
+    ))
+}
+
+pub(super) async fn inspect(docker: &Docker, id: &ContainerId) -> Result<Option<Box<Inspected>>, DockerError> {
+    match docker.inspect_container(id.as_str(), None::<InspectContainerOptions>).await {
+        Ok(response) => Ok(Some(Box::new(decode::inspect(id.clone(), response)))),
+        Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn inspect_network(docker: &Docker, id: NetworkId, began: Moment, deadline: Duration) -> Event {
+    match timeout(deadline, docker.inspect_network(&id.0, None::<InspectNetworkOptions>)).await {
+        Ok(Ok(response)) => match decode::network_inspect(response) {
+            Some((facts, endpoints)) => Event::NetworkPresent { began, facts: Box::new(facts), endpoints },
+            None => Event::NetworkFailed(id),
+        },
+        Ok(Err(DockerError::DockerResponseServerError { status_code: 404, .. })) => Event::NetworkAbsent(id),
+        Ok(Err(_)) | Err(_) => Event::NetworkFailed(id),
+    }
+}
+
+/// An error in words with its causes. A decoding error quotes what it could not read, perhaps a value of an environment:
+/// only its place is told.
+pub(super) fn describe(error: &DockerError) -> String {
+    match error {
+        DockerError::JsonDataError { column, .. } => format!("an answer that is not Docker's API, at column {column}"),
+        DockerError::JsonSerdeError { err } => {
+            format!("an answer that is not Docker's API, at column {}", err.column())
+        }
+        DockerError::SocketNotFoundError(path) => format!("no socket at {path}"),
+        DockerError::DockerResponseServerError { status_code, message } => {
+            format!("status {status_code}: {}", message.chars().take(200).collect::<String>())
+        }
+        error => {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                let cause_text = cause.to_string();
+                if !text.contains(&cause_text) {
+                    text = format!("{text}: {cause_text}");
+                }
+                source = cause.source();
+            }
+            if text.contains("Permission denied") {
+                text.push_str("; run as root, or as a member of the group that owns the socket (often `docker`)");
+            }
+            text
+        }
+    }
+}

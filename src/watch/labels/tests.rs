@@ -1,0 +1,318 @@
+//! Labels as people write them, and as an enemy would.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::watch::metadata::ENGINE_KEYS;
+
+const SECRET: &str = "s3cr3t,Wort!";
+
+/// Offers as text: `service.namespace[:main] port/proto[=name]… {tag|tag} xweight`, then problems as `key: expected`.
+fn show(claim: &Claim, problems: &[Problem]) -> String {
+    let offer = |offer: &Offer| {
+        let mut text = format!("{}.{}", offer.service, offer.namespace);
+        if let Some(port) = offer.port {
+            text += &format!(":{port}");
+        }
+        for port in &offer.ports {
+            text += &format!(" {}/{}", port.port, port.proto.as_str());
+            if let Some(name) = &port.name {
+                text += &format!("={name}");
+            }
+        }
+        if !offer.tags.is_empty() {
+            text += &format!(" {{{}}}", offer.tags.join("|"));
+        }
+        if offer.weight != 1 {
+            text += &format!(" x{}", offer.weight);
+        }
+        text
+    };
+    let mut lines: Vec<String> = claim.offers.iter().map(offer).collect();
+    let key = |problem: &Problem| {
+        let place = problem.place.strip_prefix("here").expect("each place begins with the given one");
+        format!("!{}", place.trim_start_matches(", ").trim_start_matches("label "))
+    };
+    lines.extend(problems.iter().map(key));
+    lines.join("; ")
+}
+
+/// Reads labels (and `$KEY=value` as environment) of a container called `box` with ports 80/tcp and 443/tcp.
+fn read_words(words: &[&str]) -> (Claim, Vec<Problem>) {
+    let (environment, labels): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with('$'));
+    let labels = labels.iter().map(|label| label.split_once('=').expect("key=value"));
+    let metadata = Metadata::gather(labels, environment.iter().map(|variable| &variable[1..]));
+    read("here", &metadata, "box", &[(80, Proto::Tcp), (443, Proto::Tcp)].into())
+}
+
+#[track_caller]
+fn check(words: &[&str], expected: &str) {
+    let (claim, problems) = read_words(words);
+    assert_eq!(show(&claim, &problems), expected, "{words:?}");
+}
+
+const SHOP: &str = "com.docker.compose.project=shop";
+const WEB: &str = "com.docker.compose.service=web";
+
+#[test]
+fn names_are_derived_where_none_is_given() {
+    check(&[], "box.default 80/tcp 443/tcp");
+    check(&[SHOP, WEB], "web.shop 80/tcp 443/tcp");
+    check(&[SHOP, WEB, "com.docker.compose.oneoff=False"], "web.shop 80/tcp 443/tcp");
+    check(&[SHOP, WEB, "com.docker.compose.oneoff=True"], "");
+    check(&[SHOP, WEB, "com.docker.compose.hook=pre_start"], "");
+    check(&["com.docker.swarm.service.name=st_web", "com.docker.stack.namespace=st"], "web.st 80/tcp 443/tcp");
+    check(&["com.docker.swarm.service.name=st_web"], "st_web.default 80/tcp 443/tcp");
+    check(&["com.docker.swarm.service.name=other", "com.docker.stack.namespace=st"], "other.st 80/tcp 443/tcp");
+}
+
+#[test]
+fn a_given_name_is_global_unless_a_namespace_is_given_too() {
+    check(&["portolan.service=api", SHOP, WEB], "api.global 80/tcp 443/tcp");
+    check(&["portolan.service=api", "portolan.namespace=front", SHOP], "api.front 80/tcp 443/tcp");
+    check(&["portolan.namespace=front", SHOP, WEB], "web.front 80/tcp 443/tcp");
+    check(&["portolan.namespace=global", SHOP, WEB], "web.global 80/tcp 443/tcp");
+    check(&["$SERVICE_NAME=api", SHOP, WEB], "api.global 80/tcp 443/tcp");
+    check(&["portolan.service=My.Api"], "my-api.global 80/tcp 443/tcp");
+}
+
+#[test]
+fn portolan_labels_beat_service_labels_and_those_beat_the_environment() {
+    check(&["$SERVICE_NAME=c", "SERVICE_NAME=b", "portolan.service=a"], "a.global 80/tcp 443/tcp");
+    check(&["$SERVICE_NAME=c", "SERVICE_NAME=b"], "b.global 80/tcp 443/tcp");
+    check(&["$SERVICE_NAME=c", "$SERVICE_name=d"], "d.global 80/tcp 443/tcp");
+    check(&["$service_NAME=c"], "box.default 80/tcp 443/tcp");
+    check(&["$SERVICE_NAME=a=b"], "!environment SERVICE_NAME");
+}
+
+#[test]
+fn a_port_may_have_a_service_of_its_own() {
+    check(&["SERVICE_80_NAME=api"], "api.global 80/tcp; box.default 443/tcp");
+    check(&["portolan.port.80.service=api"], "api.global 80/tcp; box.default 443/tcp");
+    check(&["SERVICE_80_name=api", "SERVICE_443_NAME=tls"], "api.global 80/tcp; tls.global 443/tcp");
+    check(&["SERVICE_80_NAME=api", "SERVICE_443_NAME=api"], "api.global 80/tcp 443/tcp");
+    check(&["SERVICE_80_NAME=api", "SERVICE_NAME=api"], "api.global 80/tcp 443/tcp");
+    check(&["SERVICE_9000_NAME=extra"], "box.default 80/tcp 443/tcp; extra.global 9000/tcp");
+    check(&["SERVICE_80_NAME=api", "portolan.port=443"], "api.global 80/tcp; box.default:443 443/tcp");
+}
+
+#[test]
+fn the_main_port_and_port_names_are_taken_and_may_add_ports() {
+    check(&["portolan.port=443", "portolan.port.80.name=http"], "box.default:443 80/tcp=http 443/tcp");
+    check(&["portolan.port=8080"], "box.default:8080 80/tcp 443/tcp 8080/tcp");
+}
+
+#[test]
+fn tags_and_weight() {
+    check(&[r"portolan.tags= a,b\,c ,,a", "portolan.weight=7"], "box.default 80/tcp 443/tcp {a|b,c} x7");
+    check(
+        &["SERVICE_TAGS=g", "SERVICE_80_NAME=api", "SERVICE_80_TAGS=p"],
+        "api.global 80/tcp {p}; box.default 443/tcp {g}",
+    );
+    check(&["SERVICE_TAGS=g", "SERVICE_80_TAGS=p"], "box.default 80/tcp 443/tcp {g|p}");
+}
+
+#[test]
+fn ignoring() {
+    check(&["portolan.ignore=true"], "");
+    check(&["portolan.ignore="], "");
+    check(&["portolan.ignore=false"], "box.default 80/tcp 443/tcp");
+    check(&["$SERVICE_IGNORE=false"], "");
+    check(&["$SERVICE_IGNORE="], "box.default 80/tcp 443/tcp");
+    check(&["$SERVICE_IGNORE=1", "portolan.ignore=no"], "box.default 80/tcp 443/tcp");
+}
+
+#[test]
+fn a_portless_container_offers_its_service() {
+    let (claim, problems) = read("here", &Metadata::default(), "box", &BTreeSet::new());
+    assert_eq!(show(&claim, &problems), "box.default");
+}
+
+#[test]
+fn an_ignored_container_still_asks_from_its_namespace() {
+    assert_eq!(read_words(&[SHOP, "portolan.ignore=true"]).0.namespace.as_str(), "shop");
+    assert_eq!(read_words(&[SHOP, "portolan.namespace=front"]).0.namespace.as_str(), "front");
+    assert_eq!(read_words(&[SHOP, "portolan.namespace=not one"]).0.namespace.as_str(), "shop");
+    assert_eq!(read_words(&["com.docker.compose.project=global"]).0.namespace.as_str(), "default");
+    assert_eq!(read_words(&[]).0.namespace.as_str(), "default");
+}
+
+#[test]
+fn hostile_labels_are_problems_and_harm_only_what_they_say() {
+    let rest = "box.default 80/tcp 443/tcp";
+    let table: &[(&[&str], &str)] = &[
+        (&["portolan.service="], "!portolan.service"),
+        (&["portolan.service=a b"], "!portolan.service"),
+        (&["portolan.service=web,api"], "!portolan.service"),
+        (&["portolan.service=*"], "!portolan.service"),
+        (&["portolan.service=../../etc"], "!portolan.service"),
+        (&["portolan.service=a/b"], "!portolan.service"),
+        (&["portolan.service=wéb"], "!portolan.service"),
+        (&["portolan.service=web\u{0}"], "!portolan.service"),
+        (&["portolan.service=web\u{1b}[31m"], "!portolan.service"),
+        (&["portolan.service=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"], "!portolan.service"),
+        (&["portolan.namespace="], "!portolan.namespace"),
+        (&["portolan.namespace=a b", "portolan.service=web"], "!portolan.namespace"),
+        (&["com.docker.compose.project=global", WEB], "!com.docker.compose.project"),
+        (&["com.docker.compose.project=DEFAULT", WEB], "!com.docker.compose.project"),
+        (&["com.docker.compose.project=a b", WEB], "!com.docker.compose.project"),
+        (&["com.docker.compose.project=global", "portolan.service=web"], "web.global 80/tcp 443/tcp"),
+        (&[SHOP, "com.docker.compose.service=a b"], "!com.docker.compose.service"),
+        (&[SHOP, "com.docker.compose.service="], "!com.docker.compose.service"),
+        (&["com.docker.swarm.service.name=st_", "com.docker.stack.namespace=st"], "!com.docker.swarm.service.name"),
+        (&["com.docker.stack.namespace=global"], "!com.docker.stack.namespace"),
+        (&["portolan.port=0"], &format!("{rest}; !portolan.port")),
+        (&["portolan.port=65536"], &format!("{rest}; !portolan.port")),
+        (&["portolan.port=-1"], &format!("{rest}; !portolan.port")),
+        (&["portolan.port=+80"], &format!("{rest}; !portolan.port")),
+        (&["portolan.port=80/tcp"], &format!("{rest}; !portolan.port")),
+        (&["portolan.port=99999999999999999999999"], &format!("{rest}; !portolan.port")),
+        (&["portolan.weight=-1"], &format!("{rest}; !portolan.weight")),
+        (&["portolan.weight=many"], &format!("{rest}; !portolan.weight")),
+        (&["portolan.ignore=perhaps"], "!portolan.ignore"),
+        (&["portolan.port.80.name=_http"], "box.default 80/tcp=_http 443/tcp"),
+        (&["portolan.port.80.name=h t"], &format!("{rest}; !portolan.port.80.name")),
+        (&["portolan.port.80.service=h t"], "box.default 443/tcp; !portolan.port.80.service"),
+        (&["portolan.port.0.name=x"], &format!("{rest}; !portolan.port.0.name")),
+        (&["portolan.port.70000.name=x"], &format!("{rest}; !portolan.port.70000.name")),
+        (&["portolan.port..name=x"], &format!("{rest}; !portolan.port..name")),
+        (&["portolan.sevice=web"], &format!("{rest}; !portolan.sevice")),
+        (&["portolan.=web"], &format!("{rest}; !portolan.")),
+        (&["Portolan.service=web", "portolan=web", "portolanservice=web"], rest),
+        (&["SERVICE_0_NAME=x", "SERVICE_99999_NAME=x", "SERVICE__NAME=x", "SERVICE_=x", "SERVICE_80_=x"], rest),
+        (&["$=x", "$SERVICE_NAME", "$SERVICE_80_NAME", "$SERVICE_CHECK_HTTP=/", "$PASSWORD=x"], rest),
+        (&["portolan.check.http=/"], &format!("{rest}; !portolan.check.http")),
+    ];
+    assert!(table.len() >= 30);
+    for (words, expected) in table {
+        check(words, expected);
+    }
+}
+
+#[test]
+fn a_mistyped_label_is_told_the_right_one() {
+    for (wrong, right) in [
+        ("portolan.servcie", "portolan.service"),
+        ("portolan.port.80.nmae", "portolan.port.<n>.name"),
+        ("portolan.Namespace", "portolan.namespace"),
+    ] {
+        let (_, problems) = read_words(&[&format!("{wrong}=x")]);
+        assert_eq!(problems[0].expected, format!("a known label; did you mean {right}?"));
+    }
+    let (_, problems) = read_words(&["portolan.entirely.different=x"]);
+    assert!(problems[0].expected.starts_with("one of portolan.service, "), "{problems:?}");
+}
+
+#[test]
+fn a_list_of_services_is_told_how_to_name_several() {
+    let (_, problems) = read_words(&["portolan.service=web,api"]);
+    assert_eq!(problems[0].expected, "one name; several services are named by portolan.port.<n>.service");
+}
+
+#[test]
+fn a_label_of_a_mebibyte_is_neither_held_nor_quoted() {
+    let huge = "x".repeat(1 << 20);
+    for key in ["portolan.service", "portolan.tags", "portolan.ignore", "SERVICE_NAME", "com.docker.compose.project"] {
+        let metadata = Metadata::gather([(key, huge.as_str())], []);
+        let (claim, problems) = read("here", &metadata, "box", &BTreeSet::new());
+        assert_eq!(problems.len(), 1, "{key}");
+        assert!(format!("{metadata:?}{claim:?}{problems:?}").len() < 1000, "{key}");
+    }
+    let unknown = format!("portolan.{huge}");
+    let metadata = Metadata::gather([(unknown.as_str(), "")], []);
+    let (_, problems) = read("here", &metadata, "box", &BTreeSet::new());
+    assert!(format!("{problems:?}").len() < 1000);
+}
+
+#[test]
+fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
+    let ports: BTreeSet<_> = (1..=1000).map(|port| (port, Proto::Udp)).collect();
+    let metadata = Metadata::gather([("portolan.port.777.name", "mine")], []);
+    let (claim, problems) = read("here", &metadata, "box", &ports);
+    assert_eq!((claim.offers[0].ports.len(), problems.len()), (MAX_PORTS, 1));
+    assert!(claim.offers[0].ports.iter().any(|port| port.port == 777), "a named port is kept before others");
+
+    let tags = (0..100).map(|tag| tag.to_string()).collect::<Vec<_>>().join(",") + ",";
+    let long = "t".repeat(256);
+    let (claim, problems) = read_words(&[&format!("portolan.tags={long},{tags}")]);
+    assert_eq!((claim.offers[0].tags.len(), problems.len()), (MAX_TAGS, 2));
+
+    let labels: Vec<String> = (0..5000).map(|number| format!("portolan.x{number}=")).collect();
+    let (claim, problems) = read_words(&labels.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!((claim.offers.len(), problems.len()), (1, MAX_PROBLEMS + 1));
+}
+
+#[test]
+fn only_recognised_keys_are_held() {
+    let metadata = Metadata::gather(
+        [("password", SECRET), ("SERVICE_ID", SECRET), ("com.docker.compose.config-hash", SECRET)],
+        ["PASSWORD=s3cr3t", "SERVICE_PASSWORD=s3cr3t", "SERVICE_80_CHECK_HTTP=s3cr3t"],
+    );
+    assert!(metadata.entries.is_empty());
+}
+
+/// Keys that mean something, that nearly do, and any others.
+fn key() -> impl Strategy<Value = String> {
+    let port = prop_oneof![Just("80".to_owned()), Just("443".to_owned()), "[0-9]{0,6}"];
+    prop_oneof![
+        prop::sample::select(ENGINE_KEYS.as_slice()).prop_map(str::to_owned),
+        prop::sample::select(KNOWN_KEYS.as_slice()).prop_map(str::to_owned),
+        (port.clone(), "name|service|nam|").prop_map(|(port, field)| format!("portolan.port.{port}.{field}")),
+        (port, "NAME|TAGS|name|ID").prop_map(|(port, field)| format!("SERVICE_{port}_{field}")),
+        "SERVICE_(NAME|TAGS|IGNORE|name|ID)",
+        "portolan\\.\\PC{0,20}",
+        any::<String>(),
+    ]
+}
+
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z]{1,5}", "[0-9]{1,6}", "\\PC{0,70}", any::<String>(), Just("x,".repeat(3000)), Just("true".into())]
+}
+
+proptest! {
+    #[test]
+    fn any_metadata_is_read_without_panic_and_within_limits(
+        labels in prop::collection::vec((key(), value()), 0..12),
+        environment in prop::collection::vec((key(), value()), 0..12),
+        name in any::<String>(),
+        ports in prop::collection::btree_set((1u16.., prop::sample::select(vec![Proto::Tcp, Proto::Udp])), 0..80),
+    ) {
+        let variables: Vec<String> = environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let metadata = Metadata::gather(labels, variables.iter().map(String::as_str));
+        let (claim, problems) = read("here", &metadata, &name, &ports);
+        prop_assert!(problems.len() <= MAX_PROBLEMS + 1);
+        let services: BTreeSet<_> = claim.offers.iter().map(|offer| (&offer.service, &offer.namespace)).collect();
+        prop_assert_eq!(services.len(), claim.offers.len());
+        let mut all = 0;
+        for offer in &claim.offers {
+            for label in [&offer.service, &offer.namespace] {
+                prop_assert_eq!(&Label::parse(label.as_str()).unwrap(), label);
+            }
+            all += offer.ports.len();
+            prop_assert!(offer.ports.is_sorted_by_key(|port| (port.port, port.proto)));
+            prop_assert!(offer.port.is_none_or(|main| offer.ports.iter().any(|port| port.port == main)));
+            prop_assert!(offer.tags.len() <= MAX_TAGS);
+            prop_assert!(offer.tags.iter().all(|tag| !tag.is_empty() && tag.len() <= MAX_TAG));
+        }
+        prop_assert!(all <= MAX_PORTS);
+    }
+
+    #[test]
+    fn no_problem_shows_a_value_of_the_environment(
+        keys in prop::collection::vec(
+            "SERVICE_(NAME|TAGS|IGNORE|80_NAME|81_NAME|80_TAGS|[0-9]{1,5}_NAME)", 1..6),
+        before in "[ ,!é]{0,3}",
+        repeat in prop_oneof![Just(1usize), Just(30), Just(1000)],
+        ignored in any::<bool>(),
+    ) {
+        let value = format!("{before}ZQXJ {}", "ZQXJ,".repeat(repeat));
+        let variables: Vec<String> = keys.iter().map(|key| format!("{key}={value}")).collect();
+        let labels = ignored.then_some(("portolan.ignore", "perhaps"));
+        let metadata = Metadata::gather(labels, variables.iter().map(String::as_str));
+        let (_, problems) = read("here", &metadata, "box", &[(80, Proto::Tcp)].into());
+        for text in [format!("{problems:?}"), format!("{metadata:?}")] {
+            prop_assert!(!text.contains("ZQ") && !text.contains('é') && !text.contains("'!'"), "{}", text);
+        }
+    }
+}

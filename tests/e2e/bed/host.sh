@@ -1,0 +1,19 @@
+#!/bin/sh
+# A Docker host in a container, without `privileged`: facts in ARCHITECTURE.md, "Test bed".
+# dockerd is started again whenever it ends, as systemd would, so a test may kill it.
+set -eu
+
+mount -o remount,bind,rw /proc/sys
+mount -o remount,rw /sys 2>/dev/null || mount -o remount,bind,rw /sys
+for directory in /sys/fs/cgroup /sys/fs/cgroup/*; do
+    if mountpoint -q "$directory"; then mount -o remount,bind,rw "$directory" 2>/dev/null || true; fi
+done
+
+# One parent for the control groups of everything inside, so that the bed's end can remove them by name.
+trap 'kill $(pidof dockerd containerd) 2>/dev/null; exit 0' TERM INT
+while :; do
+    rm -f /var/run/docker.pid
+    dockerd --cgroup-parent=/portolan-test >>/var/log/dockerd.log 2>&1 &
+    wait $! || true
+    sleep 1
+done

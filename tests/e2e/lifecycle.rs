@@ -1,0 +1,149 @@
+//! What happens to a container happens to its answer, on all three hosts.
+
+use std::time::Instant;
+
+use hickory_proto::rr::RecordType;
+
+use super::{
+    bed::{
+        A, B, C, Container, HOSTS, SOON, addresses, eventually, everywhere, expect, gone_everywhere, targets, unique,
+        unique_port,
+    },
+    dns::Answer,
+    prober::Prober,
+};
+
+/// A service with one replica on each of these hosts, published on one port.
+fn service(name: &str, on: &[super::bed::Host]) -> Vec<Container> {
+    let (label, publish) = (format!("portolan.service={name}"), format!("{}:80", unique_port()));
+    on.iter().map(|host| host.run(&unique("r"), &["--label", &label, "-p", &publish])).collect()
+}
+
+#[test]
+fn a_start_a_stop_and_a_start_again_are_seen_by_all_hosts() {
+    let stem = unique("start");
+    let name = format!("{stem}.svc.internal");
+    gone_everywhere(&name);
+    let replicas = service(&stem, &[A, B]);
+    everywhere(&name, RecordType::A, &addresses([A, B]));
+    replicas[0].docker(&["stop", "-t", "1"]);
+    everywhere(&name, RecordType::A, &addresses([B]));
+    replicas[0].docker(&["start"]);
+    everywhere(&name, RecordType::A, &addresses([A, B]));
+    replicas[0].docker(&["rm", "-f"]);
+    everywhere(&name, RecordType::A, &addresses([B]));
+    replicas[1].docker(&["rm", "-f"]);
+    gone_everywhere(&name);
+}
+
+#[test]
+fn ten_replicas_are_ten_targets_and_stopping_them_takes_all_away() {
+    let stem = unique("scale");
+    let name = format!("{stem}.svc.internal");
+    let network = A.network(&unique("net"));
+    let client = A.run(&unique("client"), &["--network", &network.name]);
+    let label = format!("portolan.service={stem}");
+    let options = ["--label", &label, "-p", "80", "--network", &network.name];
+    let mut replicas: Vec<Container> = (0..10).map(|_| A.run(&unique("r"), &options)).collect();
+
+    let ports = |replicas: &[Container]| targets(replicas.iter().map(|replica| (A.address, replica.port())));
+    let inside = |replicas: &[Container]| Answer::found(replicas.iter().map(|replica| replica.address(&network.name)));
+    everywhere(&name, RecordType::SRV, &ports(&replicas));
+    expect("a neighbour is given ten addresses", &inside(&replicas), || client.ask(&name, "A"));
+
+    replicas.truncate(3);
+    everywhere(&name, RecordType::SRV, &ports(&replicas));
+    expect("a neighbour is given three addresses", &inside(&replicas), || client.ask(&name, "A"));
+    replicas.clear();
+    gone_everywhere(&name);
+}
+
+#[test]
+fn a_crash_loop_comes_and_goes_and_harms_no_other_replica() {
+    let stem = unique("crash");
+    let name = format!("{stem}.svc.internal");
+    let (label, port) = (format!("portolan.service={stem}"), format!("{}:80", unique_port()));
+    let options = ["--label", &label, "-p", &port];
+    let steady = B.run(&unique("r"), &options);
+    everywhere(&name, RecordType::A, &addresses([B]));
+    let began = Instant::now();
+    let prober = Prober::start(&name);
+    // Runs for two seconds and dies; the engine waits 100 ms, then 200 ms, 400 ms and so on, before it starts it again.
+    let crashing = [&options[..], &["--restart", "always"]].concat();
+    let _crashing = A.run_command(&unique("r"), &crashing, &["sh", "-c", "httpd -p 80; sleep 2; exit 1"]);
+    for _ in 0..3 {
+        everywhere(&name, RecordType::A, &addresses([A, B]));
+        everywhere(&name, RecordType::A, &addresses([B]));
+    }
+    let ended = Instant::now();
+    let both =
+        super::prober::Allowance { hosts: HOSTS.to_vec(), from: began, until: ended, answer: Some(addresses([A, B])) };
+    prober.finish(began).judge(&addresses([B]), &[both]);
+    drop(steady);
+}
+
+#[test]
+fn a_paused_replica_is_left_out_until_it_is_unpaused() {
+    let stem = unique("pause");
+    let name = format!("{stem}.svc.internal");
+    let replicas = service(&stem, &[A, C]);
+    everywhere(&name, RecordType::A, &addresses([A, C]));
+    replicas[0].docker(&["pause"]);
+    everywhere(&name, RecordType::A, &addresses([C]));
+    replicas[0].docker(&["unpause"]);
+    everywhere(&name, RecordType::A, &addresses([A, C]));
+}
+
+#[test]
+fn a_rename_moves_a_name_that_came_from_the_container() {
+    let (old, new) = (unique("old"), unique("new"));
+    let publish = format!("{}:80", unique_port());
+    let mut container = B.run(&old, &["-p", &publish]);
+    everywhere(&format!("{old}.default.svc.internal"), RecordType::A, &addresses([B]));
+    B.docker(&["rename", &old, &new]);
+    container.name.clone_from(&new);
+    everywhere(&format!("{new}.default.svc.internal"), RecordType::A, &addresses([B]));
+    gone_everywhere(&format!("{old}.default.svc.internal"));
+}
+
+#[test]
+fn connecting_and_disconnecting_a_network_changes_the_address_for_those_on_it() {
+    let (stem, port) = (unique("net"), unique_port());
+    let name = format!("{stem}.svc.internal");
+    let (near, far) = (A.network(&unique("near")), A.network(&unique("far")));
+    let client = A.run(&unique("client"), &["--network", &near.name]);
+    let (label, publish) = (format!("portolan.service={stem}"), format!("{port}:80"));
+    let server = A.run(&unique("r"), &["--label", &label, "-p", &publish, "--network", &far.name]);
+    expect("on another network: the published port", &targets([(A.address, port)]), || client.ask(&name, "SRV"));
+
+    A.docker(&["network", "connect", &near.name, &server.name]);
+    let inside = server.address(&near.name);
+    expect("connected: the container's address", &Answer::found([&inside]), || client.ask(&name, "A"));
+    everywhere(&name, RecordType::A, &addresses([A]));
+
+    A.docker(&["network", "disconnect", &near.name, &server.name]);
+    expect("disconnected: the published port", &targets([(A.address, port)]), || client.ask(&name, "SRV"));
+    everywhere(&name, RecordType::A, &addresses([A]));
+}
+
+#[test]
+fn a_signal_that_does_not_stop_it_leaves_the_answer_alone() {
+    let stem = unique("hup");
+    let name = format!("{stem}.svc.internal");
+    let replicas = service(&stem, &[A]);
+    everywhere(&name, RecordType::A, &addresses([A]));
+    let began = Instant::now();
+    let prober = Prober::start(&name);
+    for _ in 0..5 {
+        replicas[0].docker(&["kill", "-s", "HUP"]);
+    }
+    // Something later that all hosts see proves that they saw the signals and let them be.
+    let marker = unique("marker");
+    let _later = service(&marker, &[A]);
+    everywhere(&format!("{marker}.svc.internal"), RecordType::A, &addresses([A]));
+    prober.finish(began).judge(&addresses([A]), &[]);
+    eventually("the container still runs", SOON, || {
+        let state = replicas[0].docker(&["inspect", "-f", "{{.State.Status}}"]);
+        if state.trim() == "running" { Ok(()) } else { Err(state) }
+    });
+}

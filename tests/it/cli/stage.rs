@@ -1,0 +1,172 @@
+//! An agent without an agent: its API over real sockets, with hands on the snapshots behind it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use imbl::OrdMap;
+use portolan::{
+    api::{
+        ApiState, AskAs, DockerFacts, Facts, ResolveError, ResolveRecord, ResolveReply, ResolveRequest,
+        http::{ControlSocket, Leave, Limits, control, public, serve_control, serve_tcp},
+    },
+    model::{
+        Attachment, Catalog, Driver, Health, Host, HostId, Label, Local, NetworkId, Offer, Origin, Phase, Port,
+        Problem, Proto, Publication, Published, Scope, ShortId,
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+/// Nothing here takes longer than moments; a test that waits this long has failed.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(super) fn container(number: usize) -> ShortId {
+    ShortId::parse(&format!("{number:012x}")).expect("an id")
+}
+
+/// `web` of namespace `shop`, as container `number`.
+pub(super) fn publication(number: usize, phase: Phase) -> Arc<Publication> {
+    let published = Published { ip: Ipv4Addr::UNSPECIFIED.into(), port: 8080, chosen: true };
+    let port = Port { name: Label::parse("http").ok(), port: 80, proto: Proto::Tcp, published: [published].into() };
+    Arc::new(Publication {
+        container: container(number),
+        name: format!("shop-web-{number}").into(),
+        image: "web:1".into(),
+        phase,
+        health: Health::None,
+        services: [Offer {
+            service: Label::parse("web").expect("a label"),
+            namespace: Label::parse("shop").expect("a label"),
+            tags: ["a".into()].into(),
+            weight: 1,
+            port: None,
+            ports: [port].into(),
+        }]
+        .into(),
+        networks: [Attachment {
+            id: NetworkId("n1".into()),
+            name: "shop_default".into(),
+            driver: Driver::Bridge,
+            scope: Scope::Local,
+            internal: false,
+            ips: [[172, 18, 0, 2].into()].into(),
+        }]
+        .into(),
+    })
+}
+
+pub(super) fn host(publications: impl IntoIterator<Item = Arc<Publication>>) -> Arc<Host> {
+    let publications = publications.into_iter().map(|publication| (publication.container, publication)).collect();
+    Arc::new(Host { publications, ..Host::default() })
+}
+
+pub(super) fn host_id(text: &str) -> HostId {
+    HostId::parse(text).expect("a host id")
+}
+
+/// Two hosts: ours with one instance that serves, `b` with one that serves and one that drains.
+pub(super) fn catalog() -> Catalog {
+    let own = host([publication(1, Phase::Serving)]);
+    let other = host([publication(2, Phase::Serving), publication(3, Phase::Draining)]);
+    Catalog {
+        hosts: OrdMap::from_iter([(Origin::Own, own), (Origin::Registry(host_id("b")), other)]),
+        docker_listed: true,
+        registry_listed: true,
+        revision: 7,
+        cluster: 1,
+        problems: [Problem::new("key /portolan/v1/hosts/c/instances/x", "garbage", "a JSON object")].into(),
+        ..Catalog::default()
+    }
+}
+
+/// What is served, until it is dropped.
+pub(super) struct Served {
+    pub(super) address: SocketAddr,
+    pub(super) catalog: watch::Sender<Arc<Catalog>>,
+    pub(super) facts: watch::Sender<Facts>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn resolve(request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
+    if request.asker == Some(AskAs::Container("ghost".to_owned())) {
+        return Err(ResolveError::NoSuchAsker("no container \"ghost\" on this host".to_owned()));
+    }
+    if request.kind == "LOC" {
+        return Err(ResolveError::Invalid(
+            "type \"LOC\" is not answered; use A, AAAA, SRV, TXT, PTR, SOA or NS".into(),
+        ));
+    }
+    let record = |kind: &str, data: &str| ResolveRecord {
+        name: "web.shop.svc.internal.".to_owned(),
+        ttl: 0,
+        kind: kind.to_owned(),
+        data: data.to_owned(),
+    };
+    let (rcode, answers) = match (request.name.as_str(), request.kind.as_str()) {
+        ("broken", _) => ("SERVFAIL", vec![]),
+        ("gone", _) => ("NXDOMAIN", vec![]),
+        (_, "SRV") => ("NOERROR", vec![record("SRV", "1 1 80 000000000001.web.shop.svc.internal.")]),
+        (_, "A") => ("NOERROR", vec![record("A", "172.18.0.2"), record("A", "172.18.0.3")]),
+        _ => ("NOERROR", vec![]),
+    };
+    let asker = match &request.asker {
+        None => "host".to_owned(),
+        Some(AskAs::Container(name)) => format!("container {name} (namespace shop)"),
+        Some(AskAs::Address(address)) => format!("stranger {address}"),
+    };
+    let name = format!("{}.svc.internal.", request.name);
+    Ok(ResolveReply { name, kind: request.kind.clone(), asker, rcode: rcode.to_owned(), answers, additionals: vec![] })
+}
+
+pub(super) async fn serve(catalog: Catalog) -> Served {
+    serve_within(catalog, "127.0.0.1:0", Limits::default()).await
+}
+
+pub(super) async fn serve_within(catalog: Catalog, bind: &str, limits: Limits) -> Served {
+    let listener = TcpListener::bind(bind).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (catalog, catalog_receiver) = watch::channel(Arc::new(catalog));
+    let (facts, facts_receiver) =
+        watch::channel(Facts { docker: DockerFacts { connected: true, ..DockerFacts::default() }, ..Facts::default() });
+    let (_, local) = watch::channel(Arc::new(Local::default()));
+    let state = ApiState {
+        host: host_id("a"),
+        zone: "svc.internal".into(),
+        catalog: catalog_receiver,
+        local,
+        facts: Arc::new(move || facts_receiver.borrow().clone()),
+        resolve: Arc::new(|request| resolve(&request)),
+    };
+    let router = public(state, address);
+    let task = tokio::spawn(async move { match serve_tcp(listener, router, limits).await {} });
+    Served { address, catalog, facts, task }
+}
+
+/// The control socket with a hand-made agent behind it.
+pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHandle<()>, mpsc::Receiver<()>) {
+    let (leave, mut asked) = mpsc::channel(1);
+    let (seen, told) = mpsc::channel(8);
+    let socket = ControlSocket::bind(path).expect("a socket");
+    tokio::spawn(async move {
+        while let Some(done) = asked.recv().await {
+            let done: Leave = done;
+            let _ = seen.send(()).await;
+            let _ = done.send(outcome.clone());
+        }
+    });
+    let task = tokio::spawn(async move { match serve_control(socket, control(leave), Limits::default()).await {} });
+    (task, told)
+}
