@@ -68,7 +68,12 @@ impl World {
                 // Already compacted further: fine.
                 let _ = self.store.compact(revision.max(1));
             }
-            Fault::Pause => self.slots[slot].paused_until = self.now + self.seconds(1.0..18.0),
+            Fault::Pause => {
+                let until = self.now + self.seconds(1.0..18.0);
+                let until = until.max(self.slots[slot].paused_until);
+                self.slots[slot].paused_until = until;
+                self.at(until, Event::Resume { slot });
+            }
             Fault::Outage => {
                 self.outage = true;
                 for slot in 0..self.slots.len() {
@@ -93,6 +98,8 @@ impl World {
                 self.later(0.0..15.0, Event::Start { slot });
             }
             Fault::Clone if self.slots.len() < 6 => {
+                // The loser may not write, so no echo proves its watch.
+                self.needs_compare = true;
                 let original = &self.slots[slot];
                 let copy = Slot { file: original.file.clone(), ..Slot::new(original.host.clone()) };
                 self.slots.push(copy);

@@ -104,6 +104,9 @@ pub(crate) enum Event {
     Start {
         slot: usize,
     },
+    Resume {
+        slot: usize,
+    },
     OutageEnds,
     SpaceReturns,
     CheckExpiry,
@@ -119,6 +122,8 @@ pub(crate) struct Slot {
     /// Counts the agents that ran here; what was meant for an earlier one is lost.
     pub(crate) life: u32,
     pub(crate) paused_until: Duration,
+    /// What came while it stood still.
+    pub(crate) held: Vec<Event>,
     pub(crate) gone_for_good: bool,
 }
 
@@ -129,8 +134,8 @@ pub(crate) struct Agent {
     pub(crate) desired: Arc<Desired>,
     pub(crate) catalog: Catalog,
     pub(crate) watch: Watch,
-    /// Events of its watch were dropped one by one: only a full compare finds that.
-    pub(crate) tainted: bool,
+    /// Events of its watch were dropped at these revisions: perhaps only a full compare finds that.
+    pub(crate) tainted: Vec<Revision>,
     calls: BTreeMap<u8, u64>,
 }
 
@@ -227,6 +232,7 @@ impl World {
         self.retire_clones();
         for slot in 0..self.slots.len() {
             self.slots[slot].paused_until = self.now;
+            self.resume(slot);
             if self.slots[slot].agent.is_none() && !self.slots[slot].gone_for_good {
                 self.start(slot);
             }
@@ -285,7 +291,7 @@ impl World {
         if let Some(slot) = event.reaches_host()
             && self.slots[slot].paused_until > self.now
         {
-            return self.at(self.slots[slot].paused_until, event);
+            return self.slots[slot].held.push(event);
         }
         match event {
             Event::Arrive { slot, life, nonce, cluster, caller, call, request, reply } => {
@@ -361,9 +367,20 @@ impl World {
                     self.start(slot);
                 }
             }
+            Event::Resume { slot } => self.resume(slot),
             Event::OutageEnds => self.end_outage(),
             Event::SpaceReturns => self.store.set_space(portolan::registry::memory::Space::Enough),
             Event::CheckExpiry => {}
+        }
+    }
+
+    /// A host that stood still takes in all that has come, in order.
+    fn resume(&mut self, slot: usize) {
+        if self.slots[slot].paused_until <= self.now {
+            for event in std::mem::take(&mut self.slots[slot].held) {
+                self.step(event);
+                self.pump();
+            }
         }
     }
 
@@ -389,7 +406,7 @@ impl World {
             desired: Arc::default(),
             catalog: Catalog::default(),
             watch: Watch::default(),
-            tainted: false,
+            tainted: Vec::new(),
             calls: BTreeMap::new(),
         });
         let life = *life;
@@ -581,9 +598,9 @@ impl World {
             }
             if agent.watch.drop_next {
                 agent.watch.drop_next = false;
-                agent.tainted = true;
                 let dropped = self.rng.random_range(0..changes.len());
                 let dropped = changes.remove(dropped);
+                agent.tainted.push(dropped.mod_revision());
                 self.say(|| format!("slot {slot}'s watch loses {}", dropped.key().escape_ascii()));
                 if changes.is_empty() {
                     continue;
@@ -628,6 +645,7 @@ impl Slot {
             agent: None,
             life: 0,
             paused_until: Duration::ZERO,
+            held: Vec::new(),
             gone_for_good: false,
         }
     }
