@@ -85,8 +85,8 @@ start_agent() {
     on "$1" docker rm -fv portolan-agent >/dev/null 2>&1 </dev/null || true
     on "$1" docker run -d --name portolan-agent --restart unless-stopped --network host \
         --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
-        -v /var/run/docker.sock:/var/run/docker.sock:ro -v portolan:/var/lib/portolan \
-        portolan:dev agent --dns docker --dns "$(address "$1"):53" --allow $lan.0/24 \
+        -v /var/run:/host/run:ro -v portolan:/var/lib/portolan \
+        portolan:dev agent --docker-host unix:///host/run/docker.sock --dns docker --dns "$(address "$1"):53" --allow $lan.0/24 \
         --etcd-endpoints $endpoints >/dev/null </dev/null
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::copy,
+    io::{Read, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -22,6 +22,16 @@ use hickory_proto::rr::RecordType;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Passes on what comes, as it comes, until either side ends. (`io::copy` uses splice(2) here, and holds small pieces.)
+fn pump(from: &mut impl Read, to: &mut impl Write) {
+    let mut buffer = [0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
 }
 
 /// A host's engine as a socket on this machine: every connection is carried by `docker system dial-stdio`.
@@ -56,8 +66,8 @@ impl Socket {
             .expect("docker can be run");
         let (mut input, mut output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let mut upwards = client.try_clone().expect("a descriptor");
-        thread::spawn(move || copy(&mut upwards, &mut input));
-        drop(copy(&mut output, &mut client));
+        thread::spawn(move || pump(&mut upwards, &mut input));
+        pump(&mut output, &mut client);
         drop(client.shutdown(std::net::Shutdown::Both));
         drop(child.kill());
         drop(child.wait());

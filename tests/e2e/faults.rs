@@ -253,7 +253,8 @@ fn a_host_cut_from_the_network_leaves_after_its_lease_and_returns() {
     let (_replicas, name) = service(&HOSTS);
     let (remaining, all) = (addresses([A, B]), addresses(HOSTS));
     let (_own, own_name) = service(&[C]);
-    let client = C.run(&unique("client"), &[]);
+    let apart = C.network(&unique("apart"));
+    let client = C.run(&unique("client"), &["--network", &apart.name]);
     expect("a container of host C resolves", &addresses([C]), || client.ask(&own_name, "A"));
 
     let began = Instant::now();
