@@ -8,10 +8,19 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use portolan::registry::{
-    call::{LeaseId, Op, Reply, Request},
-    etcd::{Etcd, Options},
+use portolan::{
+    dns::zone::Zone,
+    model::{Catalog, Desired, HostId, Session},
+    registry::{
+        call::{Change, Header, KeyValue, LeaseId, Op, Reply, Request, WatchEvent},
+        catalog::{Own, merge},
+        etcd::{Etcd, Options},
+        memory::Store,
+        mirror::{Effect, Input, Mirror},
+        record::Keys,
+    },
 };
+use rand::{SeedableRng, rngs::StdRng};
 
 #[path = "../tests/support/agent.rs"]
 mod agent;
@@ -28,6 +37,28 @@ const SERVICES: usize = 10_000;
 const INSTANCES: usize = 100_000;
 /// Changes sent through etcd to the running agent.
 const CHANGES: usize = 500;
+/// Changes timed in this process at each size.
+const TIMED: usize = 2_000;
+
+/// Counts allocations, so that what a change costs can be told beside how long it takes.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+#[expect(unsafe_code, reason = "an allocator can be written in no other way; it hands everything to the system's")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
 
 fn main() -> Result<()> {
     let etcd = etcd_fixture::Cluster::single();
@@ -75,7 +106,72 @@ fn main() -> Result<()> {
     figures.row(&format!("memory after {CHANGES} changes"), &[("now", rss, "MiB")]);
     drop(agent);
 
+    for instances in [1_000, 10_000, INSTANCES] {
+        change_in_process(instances, &mut figures)?;
+    }
     figures.write()
+}
+
+/// One watch event through mirror, catalog and zone, in a catalog of this size.
+fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut store = Store::new(1);
+    let Reply::Granted { lease, .. } = store.call(Duration::ZERO, &Request::Grant { ttl: 3600 })? else {
+        bail!("no lease")
+    };
+    let hosts = instances / (INSTANCES / HOSTS);
+    for container in 0..instances {
+        let service = format!("svc-{}", (container * 7) % SERVICES);
+        let put = Op::Put {
+            key: instance_key(container % hosts, container),
+            value: record(&service, container, "serving"),
+            lease,
+        };
+        store.call(Duration::ZERO, &Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })?;
+    }
+    let host = HostId::parse("bench")?;
+    let mut mirror = Mirror::new(Keys::new("/portolan"), host.clone());
+    let mut effects = mirror.handle(Duration::ZERO, Input::Tick, &mut rng);
+    while let Some(effect) = effects.pop() {
+        let input = match effect {
+            Effect::Call(request) => Input::Replied(store.call(Duration::ZERO, &request)),
+            Effect::Watch(_) => Input::Watched(WatchEvent::Created { header: store.header() }),
+            _ => continue,
+        };
+        effects.extend(mirror.handle(Duration::ZERO, input, &mut rng));
+    }
+    let own = Own { host, session: Session::default() };
+    let desired = Desired { listed: true, ..Desired::default() };
+    let mut catalog = merge(&Catalog::default(), &own, &desired, mirror.view());
+    let mut zone = Zone::default().update(&Catalog::default(), &catalog);
+
+    let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
+    let mut revision = store.revision();
+    for round in 0..TIMED {
+        let container = round * 37 % instances;
+        let phase = if round / instances % 2 == 0 { "paused" } else { "serving" };
+        revision += 1;
+        let kv = KeyValue {
+            key: instance_key(container % hosts, container),
+            value: record(&format!("svc-{}", (container * 7) % SERVICES), container, phase),
+            create_revision: 1,
+            mod_revision: revision,
+            lease: Some(lease),
+        };
+        let event = WatchEvent::Changes { header: Header { cluster: 1, revision }, changes: vec![Change::Put(kv)] };
+        let (before, started) = (ALLOCATIONS.load(Relaxed), Instant::now());
+        mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
+        let merged = merge(&catalog, &own, &desired, mirror.view());
+        zone = zone.update(&catalog, &merged);
+        took.push(started.elapsed().as_secs_f64() * 1e6);
+        allocations.push((ALLOCATIONS.load(Relaxed) - before) as f64);
+        catalog = merged;
+    }
+    let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut took, share));
+    let row = format!("one change among {instances}");
+    figures
+        .row(&row, &[("p50", p50, "us"), ("p99", p99, "us"), ("allocations", percentile(&mut allocations, 50.0), "")]);
+    Ok(())
 }
 
 fn instance_key(host: usize, container: usize) -> Vec<u8> {

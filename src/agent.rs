@@ -21,7 +21,6 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -239,7 +238,7 @@ impl Agent {
         leaves: mpsc::Receiver<http::Leave>,
     ) -> Result<()> {
         let http_address = self.config.http.value;
-        let listener = TcpListener::bind(http_address).await.with_context(|| {
+        let listener = http::listen(http_address).await.with_context(|| {
             format!("--http {http_address} cannot be listened on: free it, or choose another address")
         })?;
         let control_path = &self.config.control.value;

@@ -386,6 +386,11 @@ async fn withdraw(State(leave): State<mpsc::Sender<Leave>>) -> Response {
     }
 }
 
+/// Binds the address of the public routes.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
 /// Serves a router on a TCP listener. Ends only by being dropped, and takes its connections along.
 pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits) -> Infallible {
     let listener = listener.tap_io(|stream| {

@@ -197,6 +197,7 @@ pub struct Publisher {
     echo_at: Duration,
     compare_at: Duration,
     not_before: Duration,
+    handled_at: Duration,
     failures: u32,
     leaving: bool,
     left: bool,
@@ -235,6 +236,7 @@ impl Publisher {
             echo_at: Duration::ZERO,
             compare_at: Duration::MAX,
             not_before: Duration::ZERO,
+            handled_at: Duration::ZERO,
             failures: 0,
             leaving: false,
             left: false,
@@ -265,7 +267,8 @@ impl Publisher {
         let renew = (self.lease.is_some() && self.renewing.is_none()).then_some(self.renew_at);
         let next = self.step.is_none().then(|| match &self.hold {
             Hold::Theirs { look_again } => *look_again,
-            Hold::Ours { .. } if self.failures == 0 => self.echo_at.min(self.compare_at).max(self.not_before),
+            // A pause that is over has been used: what there was to do has been begun.
+            Hold::Ours { .. } if self.not_before <= self.handled_at => self.echo_at.min(self.compare_at),
             _ => self.not_before,
         });
         [renew, next].into_iter().flatten().min()
@@ -274,6 +277,7 @@ impl Publisher {
     /// Takes in what happened and says what to do now.
     pub fn handle(&mut self, now: Duration, input: Input, rng: &mut impl Rng) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.handled_at = now;
         match input {
             Input::Desired(desired) => self.want(desired),
             Input::Advertise(advertise) => self.identity.session.advertise = advertise,

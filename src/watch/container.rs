@@ -53,7 +53,7 @@ pub(super) struct Entry {
     pub(super) claim: Claim,
     pub(super) problems: Vec<Problem>,
     /// Why the last inspect brought nothing.
-    pub(super) failure: Option<Problem>,
+    pub(super) failure: Option<Arc<str>>,
     pub(super) places: BTreeMap<NetworkId, Place>,
     /// The last event.
     touched: Moment,
@@ -401,11 +401,8 @@ impl Containers {
         }
         entry.awaiting = None;
         entry.failed = true;
-        let name = entry.identity.as_ref().map_or("", |identity| &*identity.name);
-        let place = format!("container {} ({name})", id.short());
-        let problem = Problem::new(place, error, "an answer to inspect; what was known of it stays until there is one");
-        if entry.failure.as_ref() != Some(&problem) {
-            entry.failure = Some(problem);
+        if entry.failure.as_deref() != Some(error) {
+            entry.failure = Some(error.into());
             self.changes.containers.insert(id.short());
         }
         self.settle(id.short());

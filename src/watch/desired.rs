@@ -139,7 +139,15 @@ fn attachments(containers: &Containers, inspected: &Inspected) -> Box<[Attachmen
 }
 
 fn problems(containers: &Containers) -> Arc<[Problem]> {
-    containers.entries.values().flat_map(|entry| entry.problems.iter().chain(&entry.failure)).cloned().collect()
+    let of = |entry: &Entry| {
+        let failure = entry.failure.as_deref().map(|error| {
+            let name = entry.identity.as_ref().map_or("", |identity| &*identity.name);
+            let place = format!("container {} ({name})", entry.id.short());
+            Problem::new(place, error, "an answer to inspect; what was known of it stays until there is one")
+        });
+        entry.problems.iter().cloned().chain(failure).collect::<Vec<_>>()
+    };
+    containers.entries.values().flat_map(of).collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn has_address(publication: &Publication) -> bool {
     addresses(publication) > 0
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_is_published_while_it_runs() {
     let (bed, mut follower) = (Bed::new("run"), Follower::listed().await);
     let name = bed.name("web");
@@ -40,7 +40,7 @@ async fn a_container_is_published_while_it_runs() {
     follower.local("its address is free", |local| askers(local, &name).is_empty()).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_ran_before_us_is_published_with_the_first_list() {
     let bed = Bed::new("before");
     bed.sleeper("web", &[]);
@@ -49,7 +49,7 @@ async fn what_ran_before_us_is_published_with_the_first_list() {
     assert_eq!(askers(&follower.local.borrow(), &bed.name("web")).len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn pause_shows_and_unpause_serves() {
     let (bed, mut follower) = (Bed::new("pause"), Follower::listed().await);
     let name = bed.name("web");
@@ -61,7 +61,7 @@ async fn pause_shows_and_unpause_serves() {
     follower.publishes(&name, |web| web.phase == Phase::Serving && has_address(web)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rename_moves_the_derived_name() {
     let (bed, mut follower) = (Bed::new("rename"), Follower::listed().await);
     bed.sleeper("old", &[]);
@@ -73,12 +73,14 @@ async fn a_rename_moves_the_derived_name() {
     follower.local("the asker is renamed", |local| askers(local, &bed.name("new")).len() == 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_signal_changes_nothing() {
     let (bed, mut follower) = (Bed::new("hup"), Follower::listed().await);
     let name = bed.name("web");
-    bed.run("web", &[], &["sh", "-c", "trap : HUP; while :; do sleep 1; done"]);
+    bed.run("web", &[], &["sh", "-c", "trap : HUP; echo ready; while :; do sleep 1; done"]);
     follower.publishes(&name, has_address).await;
+    // It is published before its shell has read the first word.
+    bed.says("web", "ready").await;
     let before = follower.publication(&name).unwrap();
     docker(&["kill", "-s", "HUP", &name]);
     // Whatever the signal caused would come before what the next container causes.
@@ -88,7 +90,7 @@ async fn a_hangup_signal_changes_nothing() {
     assert!(std::sync::Arc::ptr_eq(&before, &after));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn networks_come_and_go_with_both_families() {
     let (bed, mut follower) = (Bed::new("net"), Follower::listed().await);
     let name = bed.name("web");
@@ -113,7 +115,7 @@ async fn networks_come_and_go_with_both_families() {
     follower.local("the network is gone", |local| local.networks.values().all(|held| *held.name != *network)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_shows_its_gateway_and_subnet() {
     let (bed, mut follower) = (Bed::new("gateway"), Follower::listed().await);
     let network = bed.network("inner", &["--internal", "-o", "com.docker.network.bridge.enable_icc=false"]);
@@ -131,7 +133,7 @@ async fn a_bridge_shows_its_gateway_and_subnet() {
     assert!(bridge.gateways.iter().any(|ip| local.addresses.contains(ip)), "{bridge:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn published_ports_are_followed_and_the_proxy_is_seen() {
     let (bed, mut follower) = (Bed::new("ports"), Follower::listed().await);
     let name = bed.name("web");
@@ -151,7 +153,7 @@ async fn published_ports_are_followed_and_the_proxy_is_seen() {
     follower.local("the port is free", |local| !local.proxied.contains(&host)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_number_written_by_the_operator_is_chosen() {
     let (bed, mut follower) = (Bed::new("chosen"), Follower::listed().await);
     // A port that was free a moment ago, outside the range of ephemeral ones.
@@ -167,7 +169,7 @@ async fn a_number_written_by_the_operator_is_chosen() {
     follower.publishes(&bed.name("web"), chosen).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_loop_is_published_only_while_it_runs() {
     let (bed, mut follower) = (Bed::new("crash"), Follower::listed().await);
     let name = bed.name("web");
@@ -178,7 +180,7 @@ async fn a_crash_loop_is_published_only_while_it_runs() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_immediate_exit_leaves_no_ghost() {
     let (bed, mut follower) = (Bed::new("ghost"), Follower::listed().await);
     let before = follower.status.borrow().clone();
@@ -195,7 +197,7 @@ async fn an_immediate_exit_leaves_no_ghost() {
     assert_eq!(follower.status.borrow().resyncs, before.resyncs);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_hosts_network_and_anothers_network() {
     let (bed, mut follower) = (Bed::new("modes"), Follower::listed().await);
     bed.sleeper("host", &["--network", "host", "--label", "portolan.port=8080"]);
@@ -215,7 +217,7 @@ async fn the_hosts_network_and_anothers_network() {
     follower.publishes(&bed.name("guest"), |guest| guest.networks.is_empty()).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ignored_container_asks_but_is_not_published() {
     let (bed, mut follower) = (Bed::new("ignored"), Follower::listed().await);
     bed.sleeper("web", &["-e", "SERVICE_IGNORE=1", "--label", "com.docker.compose.project=shop"]);
@@ -227,7 +229,7 @@ async fn an_ignored_container_asks_but_is_not_published() {
     assert!(follower.publication(&bed.name("web")).is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_label_is_a_problem_of_its_container_alone() {
     let (bed, mut follower) = (Bed::new("broken"), Follower::listed().await);
     let huge = "x".repeat(100_000);
@@ -239,7 +241,7 @@ async fn a_broken_label_is_a_problem_of_its_container_alone() {
     assert_eq!(problems.len(), 2, "{problems:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_disappears_freezes_everything_and_is_caught_up_with() {
     let bed = Bed::new("cut");
     let mut between = Between::absent();
@@ -272,7 +274,7 @@ async fn an_engine_that_disappears_freezes_everything_and_is_caught_up_with() {
     follower.withdraws(&bed.name("comes")).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_replay_after_a_reconnect_does_not_repeat_a_death() {
     let bed = Bed::new("replay");
     let mut between = Between::absent();
@@ -283,7 +285,9 @@ async fn the_replay_after_a_reconnect_does_not_repeat_a_death() {
     follower.publishes(&name, has_address).await;
     docker(&["restart", "-t", "0", &name]);
     bed.sleeper("after", &[]);
+    // Once this one is seen, all events of the restart were.
     follower.publishes(&bed.name("after"), has_address).await;
+    follower.publishes(&name, has_address).await;
     let before = follower.publication(&name).unwrap();
     // Well within the two seconds that are asked for once more.
     between.cut();
@@ -295,7 +299,7 @@ async fn the_replay_after_a_reconnect_does_not_repeat_a_death() {
     assert!(std::sync::Arc::ptr_eq(&before, &after), "it was withdrawn and published again");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_does_not_answer_holds_nobody_else() {
     let bed = Bed::new("stuck");
     let id = bed.sleeper("stuck", &[]);
@@ -316,7 +320,7 @@ async fn a_container_that_does_not_answer_holds_nobody_else() {
     assert!(!follower.desired.borrow().problems.iter().any(|problem| problem.place.contains(&own)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undecodable_inspect_harms_only_its_container() {
     let bed = Bed::new("garbage");
     let id = bed.sleeper("odd", &[]);
@@ -330,7 +334,7 @@ async fn an_undecodable_inspect_harms_only_its_container() {
     assert!(follower.publication(&bed.name("odd")).is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_no_longer_answers_lists_is_connected_anew() {
     let bed = Bed::new("dead");
     let mut between = Between::absent();
@@ -349,7 +353,7 @@ async fn an_engine_that_no_longer_answers_lists_is_connected_anew() {
     follower.publishes(&bed.name("web"), has_address).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_silent_or_nonsense_is_made_up_for_by_lists() {
     for fault in [Fault::Stall("/events".into()), Fault::Garbage("/events".into())] {
         let bed = Bed::new("silent");

@@ -1,5 +1,7 @@
 //! The forwarder against upstreams that are silent, confused, hostile or gone.
 
+#![expect(clippy::unwrap_used, reason = "clippy knows tests, but not their helpers")]
+
 use std::{
     collections::{BTreeSet, HashSet},
     io,
@@ -34,11 +36,13 @@ use crate::dns_server::support::{addresses, decode, eventually, framed, fresh_ad
 /// What our upstreams say.
 pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
+type Seen = Vec<(Vec<u8>, SocketAddr)>;
+
 /// An upstream that does as its script says. It ends when dropped.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     /// What was asked over UDP, and from where.
-    seen: Arc<Mutex<Vec<(Vec<u8>, SocketAddr)>>>,
+    seen: Arc<Mutex<Seen>>,
     _tasks: JoinSet<()>,
 }
 
@@ -164,8 +168,12 @@ async fn replies_to_anything_but_this_question_are_skipped() {
         let lie = changed(&answer(packet, 1), |reply| reply.answers[0].data = RData::A(A::new(6, 6, 6, 6)));
         vec![
             changed(&lie, |reply| reply.metadata.id ^= 1),
-            changed(&lie, |reply| drop(reply.queries[0].set_name("www.example.com.".parse().unwrap()))),
-            changed(&lie, |reply| drop(reply.queries[0].set_query_type(RecordType::AAAA))),
+            changed(&lie, |reply| {
+                reply.queries[0].set_name("www.example.com.".parse().unwrap());
+            }),
+            changed(&lie, |reply| {
+                reply.queries[0].set_query_type(RecordType::AAAA);
+            }),
             changed(&lie, |reply| reply.queries.clear()),
             packet.to_vec(),
             lie[..11].to_vec(),
@@ -374,6 +382,9 @@ async fn resolv_conf_is_followed_and_we_are_never_in_the_list() {
     assert!(is(&["10.0.0.5:53"]), "what was known stays in use");
 }
 
+/// Octets to change, and how long the reply shall be.
+type Damage = (Vec<(usize, u8)>, Option<usize>);
+
 /// What a script sent last: the query as it came, the damaged reply, the true one.
 #[derive(Default)]
 struct Exchange {
@@ -390,7 +401,7 @@ impl Exchange {
         reply[..2] == asked[..2]
             && reply[2] >> 3 == 0b10000
             && reply[4..6] == [0, 1]
-            && reply[12..].to_ascii_lowercase() == asked[12..].to_ascii_lowercase()
+            && reply[12..].eq_ignore_ascii_case(&asked[12..])
             && reply[end - 4..] == asked[end - 4..]
     }
 }
@@ -398,7 +409,7 @@ impl Exchange {
 #[test]
 fn a_damaged_reply_passes_only_if_it_is_still_one_to_this_question() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let damage: Arc<Mutex<(Vec<(usize, u8)>, Option<usize>)>> = Arc::default();
+    let damage: Arc<Mutex<Damage>> = Arc::default();
     let exchange: Arc<Mutex<Exchange>> = Arc::default();
     let (todo, done) = (Arc::clone(&damage), Arc::clone(&exchange));
     let upstream = runtime.block_on(Upstream::start(move |packet, transport| {

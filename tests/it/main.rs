@@ -4,4 +4,5 @@ mod cli;
 mod dns_server;
 mod docker;
 mod forward;
+mod readme;
 mod repository;

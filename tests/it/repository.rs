@@ -53,7 +53,7 @@ fn offenders(words: &[&str], allowed: &[&str]) -> Vec<String> {
 
 #[test]
 fn bollard_is_imported_only_where_docker_is_followed() {
-    assert_eq!(offenders(&["bollard::"], &["src/watch/docker.rs", "src/watch/docker/"]), [""; 0]);
+    assert_eq!(offenders(&["bollard"], &["src/watch/docker.rs", "src/watch/docker/"]), [""; 0]);
 }
 
 #[test]
@@ -130,6 +130,10 @@ fn no_file_is_too_long_and_none_is_without_a_word_about_itself() {
         for (path, text) in sources(folder) {
             let lines = text.lines().count();
             assert!(lines <= MAX_LINES, "{} has {lines} lines, at most {MAX_LINES}: split it by idea", path.display());
+            if path.file_name().is_some_and(|name| name == "tests.rs") {
+                // The tests of the file beside it, which says what it is for.
+                continue;
+            }
             let first = text.trim_start().lines().next().unwrap_or_default();
             assert!(first.starts_with("//!"), "{} does not say what it is for", path.display());
             assert!(!text.contains("Not written yet"), "{} is still a placeholder", path.display());

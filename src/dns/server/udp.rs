@@ -315,8 +315,9 @@ impl Endpoint {
         Ok((message.bytes, Way { peer, asked: asked.unwrap_or(Asked::Bound) }))
     }
 
-    /// Sends a reply and counts it. Whether it arrives is the client's affair, as always with UDP.
+    /// Counts a reply and sends it. Whether it arrives is the client's affair, as always with UDP.
     fn send(&self, shard: &Shard, reply: &[u8], way: Way) {
+        shard.count_reply(reply);
         let parts = [io::IoSlice::new(reply)];
         let control = |message: &[ControlMessage]| {
             let peer = SockaddrStorage::from(way.peer);
@@ -335,9 +336,8 @@ impl Endpoint {
                 control(&[ControlMessage::Ipv6PacketInfo(&info)])
             }
         };
-        match sent {
-            Ok(_) => shard.count_reply(reply),
-            Err(_) => shard.count(Counter::SendErrors),
+        if sent.is_err() {
+            shard.count(Counter::SendErrors);
         }
     }
 }

@@ -115,6 +115,9 @@ pub(super) fn describe(error: &DockerError) -> String {
                 }
                 source = cause.source();
             }
+            if text.contains("Permission denied") {
+                text.push_str("; run as root, or as a member of the group that owns the socket (often `docker`)");
+            }
             text
         }
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use portolan::{
     model::{Asker, Desired, Label, Local, Publication},
     watch::docker::{self, Options, Outputs, Status},
@@ -39,13 +40,16 @@ pub(super) fn docker(arguments: &[&str]) -> String {
 }
 
 fn make_image() {
+    // Each test is a process of its own: without a lock two of them would import, and leave an image without a name.
+    let busybox = std::fs::File::open("/bin/busybox").expect("/bin/busybox of busybox-static (see `make setup`)");
+    let _lock = Flock::lock(busybox, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("a lock");
     if !docker(&["image", "ls", "-q", IMAGE]).is_empty() {
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (root, archive) = (directory.path().join("root"), directory.path().join("image.tar"));
     std::fs::create_dir_all(root.join("bin")).expect("bin/");
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("/bin/busybox of busybox-static (see `make setup`)");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("a copy");
     for applet in ["sh", "sleep", "true"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
     }
@@ -102,6 +106,16 @@ impl Bed {
     #[track_caller]
     pub(super) fn sleeper(&self, short: &str, options: &[&str]) -> String {
         self.run(short, options, &["sleep", "1000"])
+    }
+
+    /// Waits until a container has printed a word.
+    pub(super) async fn says(&self, short: &str, word: &str) {
+        let spoken = async {
+            while !docker(&["logs", &self.name(short)]).contains(word) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, spoken).await.expect("the container speaks");
     }
 
     #[track_caller]

@@ -1,0 +1,183 @@
+//! What must hold: at every step, and in the end.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use portolan::{
+    model::{Catalog, Host, HostId, Origin, ShortId},
+    registry::{
+        call::{CallError, Op, Reply, Request, Revision},
+        record::{self, Interner, Key},
+    },
+};
+
+use crate::world::{Held, World};
+
+type Records = BTreeMap<(HostId, ShortId), Vec<u8>>;
+
+impl World {
+    /// I4: whoever asks writes only below its own host id.
+    pub(crate) fn verify_request(&self, slot: usize, request: &Request) {
+        let host = &self.slots[slot].host;
+        let Request::Txn { then, otherwise, .. } = request else { return };
+        for op in then.iter().chain(otherwise) {
+            if let Op::Put { key, .. } | Op::Delete { key } = op {
+                let is_own = key.starts_with(&self.keys.host_prefix(host)) || *key == self.keys.echo(host);
+                assert!(is_own, "I4: {host} writes {}", key.escape_ascii());
+            }
+        }
+    }
+
+    /// A write that etcd took came from the one whose nonce is in the session key.
+    pub(crate) fn verify_written(
+        &mut self,
+        slot: usize,
+        writer: &str,
+        before: Revision,
+        request: &Request,
+        outcome: &Result<Reply, CallError>,
+    ) {
+        let (Request::Txn { then, .. }, Ok(Reply::Txn { succeeded: true, .. })) = (request, outcome) else { return };
+        let host = self.slots[slot].host.clone();
+        let prefix = self.keys.host_prefix(&host);
+        let writes = |op: &Op| matches!(op, Op::Put { key, .. } | Op::Delete { key } if key.starts_with(&prefix));
+        if self.store.revision() == before || !then.iter().any(writes) {
+            return;
+        }
+        self.last_write = self.now;
+        let session = self.keys.session(&host);
+        self.pump();
+        let held = &self.history[&(self.store.header().cluster, self.store.revision())];
+        let value = held.get(&session).expect("a write without a session key");
+        let nonce = record::decode_session(value, &mut Interner::default()).expect("a session").nonce;
+        assert_eq!(*nonce, *writer, "slot {slot} of {host} wrote although the session is another's");
+    }
+
+    /// I5, P2 and P3 at every change of a catalog.
+    pub(crate) fn verify_catalog(&mut self, slot: usize, before: &Catalog) {
+        let agent = self.slots[slot].agent.as_mut().expect("an agent runs here");
+        let (catalog, view) = (&agent.catalog, agent.mirror.view());
+        if before.cluster == catalog.cluster {
+            assert!(
+                before.revision <= catalog.revision,
+                "I5: slot {slot} fell from {} to {}",
+                before.revision,
+                catalog.revision
+            );
+        }
+        assert!(catalog.registry_listed || !before.registry_listed, "I7: slot {slot} forgot the registry");
+        if agent.desired.listed {
+            let own = catalog.hosts.get(&Origin::Own).expect("P3: the own host is known");
+            assert_eq!(own.publications, agent.desired.publications, "P3: the own host is as Docker says");
+        }
+        if !view.listed || (before.cluster, before.revision) == (view.cluster, view.revision) {
+            return;
+        }
+        // P2: what is answered is what etcd held at that revision, no more and no less.
+        let found = records(&view.hosts);
+        let held = self.history.get(&(view.cluster, view.revision)).expect("a revision that was");
+        let expected = decoded(&self.keys, held);
+        if found == expected {
+            agent.tainted.retain(|dropped| *dropped > view.revision);
+        } else {
+            assert!(
+                agent.tainted.iter().any(|dropped| *dropped <= view.revision),
+                "slot {slot} at revision {}:\n{}",
+                view.revision,
+                difference(&found, &expected)
+            );
+        }
+    }
+
+    /// Everybody knows everybody, and etcd holds that and nothing else.
+    pub(crate) fn verify_agreement(&mut self) {
+        let header = self.store.header();
+        let mut expected = Records::new();
+        for host in self.slots.iter().map(|slot| slot.host.clone()).collect::<std::collections::BTreeSet<_>>() {
+            let holders: Vec<usize> = (0..self.slots.len())
+                .filter(|slot| self.slots[*slot].host == host && self.slots[*slot].agent.is_some())
+                .collect();
+            let (losers, winners): (Vec<usize>, Vec<usize>) =
+                holders.iter().partition(|slot| self.agent(**slot).publisher.status().conflict.is_some());
+            assert_eq!(
+                winners.len(),
+                usize::from(!holders.is_empty()),
+                "{host}: one publishes, not {winners:?}; {losers:?} lost"
+            );
+            for slot in winners {
+                let status = self.agent(slot).publisher.status();
+                assert!(status.synced, "slot {slot} is not synced: {status:?}");
+                for (container, publication) in &self.slots[slot].containers.publications {
+                    expected.insert((host.clone(), *container), record::encode(publication));
+                }
+            }
+        }
+        let all = self.keys.hosts_range();
+        let request = Request::Range { start: all.start, end: all.end, limit: 0, revision: None };
+        let Ok(Reply::Range { kvs, .. }) = self.store.call(self.now, &request) else { panic!("etcd answers") };
+        let stored: Records = kvs
+            .iter()
+            .filter_map(|kv| match self.keys.parse(&kv.key) {
+                Some(Key::Instance(host, container)) => Some(((host, container), kv.value.clone())),
+                Some(Key::Session(_)) => None,
+                other => panic!("{} is left over ({other:?})", kv.key.escape_ascii()),
+            })
+            .collect();
+        assert!(stored == expected, "etcd holds not what is desired:\n{}", difference(&stored, &expected));
+        let mut leases = BTreeMap::new();
+        for kv in &kvs {
+            let Some(Key::Session(host) | Key::Instance(host, _)) = self.keys.parse(&kv.key) else { continue };
+            let lease = kv.lease.expect("every key hangs on a lease");
+            assert_eq!(*leases.entry(host.clone()).or_insert(lease), lease, "{host} has one lease");
+        }
+        for slot in 0..self.slots.len() {
+            let Some(agent) = &self.slots[slot].agent else { continue };
+            let view = agent.mirror.view();
+            assert_eq!(
+                (view.cluster, view.stale_since),
+                (header.cluster, None),
+                "slot {slot}: {:?}",
+                agent.mirror.status()
+            );
+            let found = records(&view.hosts);
+            assert!(
+                found == expected,
+                "slot {slot} does not know what etcd holds: {:?}\n{}",
+                agent.mirror.status(),
+                difference(&found, &expected)
+            );
+            assert_eq!(view.undecodable, 0, "slot {slot}: {:?}", view.problems);
+        }
+    }
+}
+
+fn records(hosts: &imbl::OrdMap<Origin, Arc<Host>>) -> Records {
+    let of_host = |(origin, host): (&Origin, &Arc<Host>)| {
+        let Origin::Registry(id) = origin else { panic!("a view knows no own host") };
+        let id = id.clone();
+        let publications = host.publications.iter();
+        publications.map(|(container, p)| ((id.clone(), *container), record::encode(p))).collect::<Vec<_>>()
+    };
+    hosts.iter().flat_map(of_host).collect()
+}
+
+fn decoded(keys: &record::Keys, held: &Held) -> Records {
+    held.iter()
+        .filter_map(|(key, value)| {
+            let Some(Key::Instance(host, container)) = keys.parse(key) else { return None };
+            let publication = record::decode(container, value, &mut Interner::default()).ok()?;
+            Some(((host, container), record::encode(&publication)))
+        })
+        .collect()
+}
+
+fn difference(found: &Records, expected: &Records) -> String {
+    let mut lines = Vec::new();
+    for key in found.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let text = |value: Option<&Vec<u8>>| value.map(|value| String::from_utf8_lossy(value).into_owned());
+        let (f, e) = (text(found.get(key)), text(expected.get(key)));
+        if f != e {
+            lines.push(format!("  {key:?}: found {f:?}, expected {e:?}"));
+        }
+    }
+    lines.join("\n")
+}
