@@ -5,7 +5,12 @@
 //! (one watch event through mirror, catalog and zone) is then timed in this process at three sizes of catalog, with
 //! its allocations counted: it must not grow with the catalog.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    net::Ipv4Addr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use portolan::{
@@ -92,7 +97,7 @@ fn main() -> Result<()> {
 
     let mut changed = Vec::new();
     for round in 0..CHANGES {
-        let (phase, want) = if round % 2 == 0 { ("serving", Want::Present) } else { ("paused", Want::Absent) };
+        let (phase, want) = if round.is_multiple_of(2) { ("serving", Want::Present) } else { ("paused", Want::Absent) };
         let told = agent.await_change("probe.global.svc.internal", want);
         let put = Op::Put { key: instance_key(0, 0xfff_ffff), value: record("probe", 0, phase), lease };
         let sent = agent::wall();
@@ -146,11 +151,9 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
     let mut zone = Zone::default().update(&Catalog::default(), &catalog);
 
     let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
-    let mut revision = store.revision();
-    for round in 0..TIMED {
+    for (revision, round) in (store.revision() + 1..).zip(0..TIMED) {
         let container = round * 37 % instances;
-        let phase = if round / instances % 2 == 0 { "paused" } else { "serving" };
-        revision += 1;
+        let phase = if (round / instances).is_multiple_of(2) { "paused" } else { "serving" };
         let kv = KeyValue {
             key: instance_key(container % hosts, container),
             value: record(&format!("svc-{}", (container * 7) % SERVICES), container, phase),

@@ -397,6 +397,10 @@ impl Mirror {
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
         }
+        if matches!(event, WatchEvent::Created { .. }) && header.revision < self.view.revision {
+            // The same cluster went back, as after a restored backup: a watch from the future would stay silent.
+            return self.list_anew(now, format!("etcd is at revision {}, before ours", header.revision), effects);
+        }
         self.heard_at = now;
         match event {
             WatchEvent::Created { .. } => {
