@@ -72,11 +72,11 @@ start $demo-web-2
 ask_until "$(address $demo-web-1)" "$(address $demo-web-2)"
 
 say "The first one stops, and is not given to anybody any more"
-run docker rm -f $demo-web-1
+run docker rm -fv $demo-web-1
 ask_until "$(address $demo-web-2)"
 
 say "The last one stops: the name is gone"
-run docker rm -f $demo-web-2
+run docker rm -fv $demo-web-2
 ask_until
 
 say "That was all. For your hosts: deploy/compose.yaml or deploy/portolan.service. Now it cleans up after itself."

@@ -1,6 +1,7 @@
 //! What deploy/ and `make demo` promise, done.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read, Write},
     os::unix::{
@@ -161,6 +162,8 @@ fn the_image_runs_the_agent_and_knows_its_volume() {
 
 /// Runs the demonstration and judges what it showed and what it left.
 fn demonstration(command: &mut Command) {
+    let volumes = || outer(&["volume", "ls", "-q"]).lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let before = volumes();
     let shown = run(command).expect("the demonstration succeeds");
     let asked: Vec<&str> = shown
         .lines()
@@ -173,6 +176,8 @@ fn demonstration(command: &mut Command) {
         let left = outer(&[kind[0], kind[1], "--filter", "name=portolan-demo", "--format", "{{.ID}}"]);
         assert_eq!(left, "", "left behind by the demonstration");
     }
+    // The image has a volume, so every container of it has one, without a name.
+    assert_eq!(volumes().difference(&before).count(), 0, "volumes left behind by the demonstration");
 }
 
 #[test]
