@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Most lines of a source file before it is two ideas. style.md says some 500; this is where it stops being a hint.
-const MAX_LINES: usize = 650;
+const MAX_LINES: usize = 700;
 
 /// Every Rust file below `folder`, with its path relative to the repository.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
