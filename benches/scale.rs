@@ -12,12 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use portolan::{
     dns::zone::Zone,
     model::{Catalog, Desired, HostId, Session},
     registry::{
-        call::{Change, Header, KeyValue, LeaseId, Op, Reply, Request, WatchEvent},
+        call::{LeaseId, Op, Reply, Request, WatchEvent},
         catalog::{Own, merge},
         etcd::{Etcd, Options},
         memory::Store,
@@ -151,23 +151,24 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
     let mut zone = Zone::default().update(&Catalog::default(), &catalog);
 
     let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
-    for (revision, round) in (store.revision() + 1..).zip(0..TIMED) {
+    for round in 0..TIMED {
         let container = round * 37 % instances;
         let phase = if (round / instances).is_multiple_of(2) { "paused" } else { "serving" };
-        let kv = KeyValue {
+        let put = Op::Put {
             key: instance_key(container % hosts, container),
             value: record(&format!("svc-{}", (container * 7) % SERVICES), container, phase),
-            create_revision: 1,
-            mod_revision: revision,
-            lease: Some(lease),
+            lease,
         };
-        let event = WatchEvent::Changes { header: Header { cluster: 1, revision }, changes: vec![Change::Put(kv)] };
+        store.call(Duration::ZERO, &Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })?;
+        let changes = store.changes_since(store.revision(), &mirror.ranges())?;
+        let event = WatchEvent::Changes { header: store.header(), changes };
         let (before, started) = (ALLOCATIONS.load(Relaxed), Instant::now());
         mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
         let merged = merge(&catalog, &own, &desired, mirror.view());
         zone = zone.update(&catalog, &merged);
         took.push(started.elapsed().as_secs_f64() * 1e6);
         allocations.push((ALLOCATIONS.load(Relaxed) - before) as f64);
+        ensure!(merged.revision == store.revision(), "the change was not taken");
         catalog = merged;
     }
     let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut took, share));

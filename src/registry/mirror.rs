@@ -18,7 +18,7 @@
 //!
 //! **Failure.** With etcd gone the view stays as it is, is marked stale, and everything is retried for ever with a
 //! growing, jittered pause. A list at a lower revision than ours (an etcd restored from a backup) is believed only when
-//! it has been seen [`BACKWARDS`] times in a row.
+//! it has been seen three times in a row.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -419,12 +419,13 @@ impl Follower {
 
     fn publish(&mut self, connection: &mut Connection) -> Option<Lost> {
         let changes = self.containers.take_changes();
+        // Who asks is known before the names that it may ask for.
+        if changes.askers {
+            self.publish_local();
+        }
         if let Some(next) = desired::update(&self.desired, &self.containers, &changes) {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
-        }
-        if changes.askers {
-            self.publish_local();
         }
         if changes.bindings {
             self.read_host(connection);
