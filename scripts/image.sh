@@ -37,7 +37,8 @@ make_base() {
 
 make_agent() {
     make_base
-    cargo build --quiet
+    # With the tests, as `make check` builds: alone, the features of the dependencies differ and all is compiled twice.
+    cargo build --quiet --bin portolan --test e2e
     # Only the binary is sent to the engine, without the symbols: a debug build is large.
     local context="$target/image"
     mkdir -p "$context"
