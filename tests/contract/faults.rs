@@ -142,17 +142,28 @@ async fn a_write_to_a_member_that_hangs_is_unknown_and_a_read_is_answered_by_ano
     let leader = cluster.leader().expect("a leader");
     let follower = (leader + 1) % 3;
     let endpoints = [follower, leader].map(|index| cluster.endpoint(index)).to_vec();
-    let etcd = client_with(&cluster, |options| options.endpoints = endpoints);
-    eventually(&etcd, &put("a", "1")).await;
-    let lease = match eventually(&etcd, &Request::Grant { ttl: 60 }).await {
-        Reply::Granted { lease, .. } => lease,
-        other => panic!("not granted: {other:?}"),
+    // On a busy machine a client that could not connect to the follower in time prefers the leader from then on, which is
+    // right, but not what is looked at here: then another client tries.
+    let mut clients = 0;
+    let (etcd, lease, mut watch) = loop {
+        clients += 1;
+        let etcd = client_with(&cluster, |options| options.endpoints.clone_from(&endpoints));
+        eventually(&etcd, &put("a", "1")).await;
+        let lease = match eventually(&etcd, &Request::Grant { ttl: 60 }).await {
+            Reply::Granted { lease, .. } => lease,
+            other => panic!("not granted: {other:?}"),
+        };
+        let watch = watching(&etcd).await;
+        cluster.freeze(follower);
+        match in_time(&etcd, put("a", "2")).await {
+            Err(error) => {
+                assert!(matches!(error, CallError::Unknown(_)), "{error:?}");
+                break (etcd, lease, watch);
+            }
+            Ok(reply) => assert!(clients < 5, "no client wrote to the follower: {reply:?}"),
+        }
+        cluster.thaw(follower);
     };
-    let mut watch = watching(&etcd).await;
-
-    cluster.freeze(follower);
-    let error = in_time(&etcd, put("a", "2")).await.unwrap_err();
-    assert!(matches!(error, CallError::Unknown(_)), "{error:?}");
     // The next write goes to the other member at once.
     in_time(&etcd, put("a", "3")).await.unwrap();
     let reason = broken(&mut watch).await;
