@@ -5,14 +5,19 @@
 //! (one watch event through mirror, catalog and zone) is then timed in this process at three sizes of catalog, with
 //! its allocations counted: it must not grow with the catalog.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    net::Ipv4Addr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use portolan::{
     dns::zone::Zone,
     model::{Catalog, Desired, HostId, Session},
     registry::{
-        call::{Change, Header, KeyValue, LeaseId, Op, Reply, Request, WatchEvent},
+        call::{LeaseId, Op, Reply, Request, WatchEvent},
         catalog::{Own, merge},
         etcd::{Etcd, Options},
         memory::Store,
@@ -92,7 +97,7 @@ fn main() -> Result<()> {
 
     let mut changed = Vec::new();
     for round in 0..CHANGES {
-        let (phase, want) = if round % 2 == 0 { ("serving", Want::Present) } else { ("paused", Want::Absent) };
+        let (phase, want) = if round.is_multiple_of(2) { ("serving", Want::Present) } else { ("paused", Want::Absent) };
         let told = agent.await_change("probe.global.svc.internal", want);
         let put = Op::Put { key: instance_key(0, 0xfff_ffff), value: record("probe", 0, phase), lease };
         let sent = agent::wall();
@@ -146,25 +151,24 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
     let mut zone = Zone::default().update(&Catalog::default(), &catalog);
 
     let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
-    let mut revision = store.revision();
     for round in 0..TIMED {
         let container = round * 37 % instances;
-        let phase = if round / instances % 2 == 0 { "paused" } else { "serving" };
-        revision += 1;
-        let kv = KeyValue {
+        let phase = if (round / instances).is_multiple_of(2) { "paused" } else { "serving" };
+        let put = Op::Put {
             key: instance_key(container % hosts, container),
             value: record(&format!("svc-{}", (container * 7) % SERVICES), container, phase),
-            create_revision: 1,
-            mod_revision: revision,
-            lease: Some(lease),
+            lease,
         };
-        let event = WatchEvent::Changes { header: Header { cluster: 1, revision }, changes: vec![Change::Put(kv)] };
+        store.call(Duration::ZERO, &Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })?;
+        let changes = store.changes_since(store.revision(), &mirror.ranges())?;
+        let event = WatchEvent::Changes { header: store.header(), changes };
         let (before, started) = (ALLOCATIONS.load(Relaxed), Instant::now());
         mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
         let merged = merge(&catalog, &own, &desired, mirror.view());
         zone = zone.update(&catalog, &merged);
         took.push(started.elapsed().as_secs_f64() * 1e6);
         allocations.push((ALLOCATIONS.load(Relaxed) - before) as f64);
+        ensure!(merged.revision == store.revision(), "the change was not taken");
         catalog = merged;
     }
     let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut took, share));

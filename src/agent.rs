@@ -74,11 +74,13 @@ pub async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let state = Arc::new(StateDirectory::open(&config.state_dir.value)?);
-    let agent = Agent::compose(config, &state).await?;
     let mut tasks = JoinSet::new();
-    let (leaves_out, leaves) = mpsc::channel(COMMANDS);
-    agent.spawn(&mut tasks, state, leaves_out, leaves).await?;
-    agent.introduce(&mut tasks).await?;
+    let keeps = config.on_term.value == OnTerm::Keep;
+    let agent = tokio::select! {
+        agent = start(config, state, &mut tasks) => agent?,
+        // Names may have to be looked up and ports be waited for; a stop that keeps the lease need not wait with them.
+        _ = terminate.recv(), if keeps => return Ok(()),
+    };
     let notified = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Err(error) = notified {
         warn!(%error, "systemd was not told that we are ready");
@@ -103,6 +105,18 @@ pub async fn run(config: Config) -> Result<()> {
     }
     Ok(())
 }
+
+/// Starts everything and says so.
+async fn start(config: Config, state: Arc<StateDirectory>, tasks: &mut Tasks) -> Result<Agent> {
+    let agent = Agent::compose(config, &state).await?;
+    let (leaves_out, leaves) = mpsc::channel(COMMANDS);
+    agent.spawn(tasks, state, leaves_out, leaves).await?;
+    agent.introduce(tasks).await?;
+    Ok(agent)
+}
+
+/// Every loop, by name.
+type Tasks = JoinSet<(&'static str, Result<()>)>;
 
 type Ended = Result<(&'static str, Result<()>), tokio::task::JoinError>;
 
@@ -134,6 +148,7 @@ struct Agent {
     registry: (watch::Sender<driver::Status>, watch::Receiver<driver::Status>),
     advertise_problems: Arc<Mutex<Vec<crate::model::Problem>>>,
     pending: Mutex<Option<mpsc::Receiver<Command>>>,
+    route: Arc<tokio::sync::Mutex<Route>>,
 }
 
 /// Both ends of a `watch` channel of snapshots.
@@ -199,9 +214,13 @@ impl Agent {
             registry: watch::channel(driver::Status::default()),
             advertise_problems: Arc::default(),
             pending: Mutex::new(Some(pending)),
+            route: Arc::new(tokio::sync::Mutex::new(Route::new(&config))),
             config,
         };
         agent.session.0.send_replace(Arc::new(session));
+        // Known before Docker is, so that this host may ask from its own addresses at once.
+        let addresses = Arc::new(host::addresses().unwrap_or_default());
+        agent.local.0.send_replace(Arc::new(Local { addresses, ..Local::default() }));
         // Known before anything is published, so that the first session already says it.
         agent.advertise_once().await;
         Ok(agent)
@@ -232,7 +251,7 @@ impl Agent {
     /// Starts every loop.
     async fn spawn(
         &self,
-        tasks: &mut JoinSet<(&'static str, Result<()>)>,
+        tasks: &mut Tasks,
         state: Arc<StateDirectory>,
         leaves_out: mpsc::Sender<http::Leave>,
         leaves: mpsc::Receiver<http::Leave>,
@@ -314,7 +333,7 @@ impl Agent {
     }
 
     /// Says what we are and how to ask, once it is known where we listen.
-    async fn introduce(&self, tasks: &mut JoinSet<(&'static str, Result<()>)>) -> Result<()> {
+    async fn introduce(&self, tasks: &mut Tasks) -> Result<()> {
         let mut bound = self.bound.1.clone();
         let is_up = |states: &Arc<BTreeMap<SocketAddr, BindState>>| {
             states.values().any(|state| matches!(state, BindState::Bound { .. }))
@@ -358,25 +377,33 @@ impl Agent {
 
     /// Finds out where others reach us, and tells when it changes.
     async fn advertise_once(&self) {
-        let endpoints = self.config.etcd_endpoints.value.clone();
-        let (chosen, problems) = look_around(&self.config.advertise.value, &endpoints, &self.local.1).await;
+        let mut route = self.route.lock().await;
+        route.look().await;
+        let (chosen, problems) = route.choose(&self.local.1);
         *self.advertise_problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
         self.session.0.send_modify(|session| Arc::make_mut(session).advertise = chosen);
     }
 
     fn advertiser(&self) -> impl Future<Output = Result<()>> + Send + 'static {
-        let configured = self.config.advertise.value.clone();
-        let endpoints = self.config.etcd_endpoints.value.clone();
+        let route = Arc::clone(&self.route);
         let (mut local, session, commands) = (self.local.1.clone(), self.session.0.clone(), self.commands.clone());
         let problems = Arc::clone(&self.advertise_problems);
         async move {
             let mut ticks = interval(ADVERTISE_EVERY);
             loop {
-                tokio::select! {
-                    _ = ticks.tick() => {}
-                    Ok(()) = local.changed() => { local.borrow_and_update(); }
-                }
-                let (chosen, found) = look_around(&configured, &endpoints, &local).await;
+                let route = tokio::select! {
+                    _ = ticks.tick() => {
+                        let mut route = route.lock().await;
+                        route.look().await;
+                        route
+                    }
+                    Ok(()) = local.changed() => {
+                        local.borrow_and_update();
+                        route.lock().await
+                    }
+                };
+                let (chosen, found) = route.choose(&local);
+                drop(route);
                 *problems.lock().unwrap_or_else(PoisonError::into_inner) = found;
                 if session.borrow().advertise != chosen {
                     info!(?chosen, "other hosts reach us here from now on");
@@ -388,11 +415,7 @@ impl Agent {
     }
 }
 
-fn spawn(
-    tasks: &mut JoinSet<(&'static str, Result<()>)>,
-    name: &'static str,
-    task: impl Future<Output = Result<()>> + Send + 'static,
-) {
+fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = Result<()>> + Send + 'static) {
     tasks.spawn(async move { (name, task.await) });
 }
 
@@ -410,28 +433,46 @@ fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, Res
     resolve::resolve(&snapshot, request, &mut rand::rng())
 }
 
-/// Asks the kernel which addresses it would use, and chooses.
-async fn look_around(
-    configured: &[IpAddr],
-    endpoints: &[String],
-    local: &watch::Receiver<Arc<Local>>,
-) -> (Vec<IpAddr>, Vec<crate::model::Problem>) {
-    let mut towards_etcd = Vec::new();
-    if configured.is_empty() {
-        for endpoint in endpoints {
-            let authority =
-                endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest).trim_end_matches('/');
-            let Ok(Ok(addresses)) = timeout(LOOKUP_DEADLINE, tokio::net::lookup_host(authority)).await else {
-                continue;
-            };
-            towards_etcd.extend(addresses.filter_map(|address| host::source_towards(address).ok()));
-        }
+/// What the kernel and the resolver say of our way to others.
+struct Route {
+    configured: Vec<IpAddr>,
+    /// Each etcd endpoint with our source address towards it, as last found: a lookup that fails changes nothing.
+    towards: Vec<(String, Vec<IpAddr>)>,
+    default_route: Vec<IpAddr>,
+}
+
+impl Route {
+    fn new(config: &Config) -> Self {
+        let authority = |endpoint: &String| {
+            let rest = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
+            (rest.trim_end_matches('/').to_owned(), Vec::new())
+        };
+        let towards = config.etcd_endpoints.value.iter().map(authority).collect();
+        Self { configured: config.advertise.value.clone(), towards, default_route: Vec::new() }
     }
-    let default_route = host::default_source();
-    let local = Arc::clone(&local.borrow());
-    let known =
-        advertise::Known { configured, towards_etcd: &towards_etcd, default_route: &default_route, local: &local };
-    advertise::choose(known)
+
+    async fn look(&mut self) {
+        if !self.configured.is_empty() {
+            return;
+        }
+        for (authority, sources) in &mut self.towards {
+            if let Ok(Ok(found)) = timeout(LOOKUP_DEADLINE, tokio::net::lookup_host(authority.as_str())).await {
+                let found: Vec<IpAddr> = found.filter_map(|address| host::source_towards(address).ok()).collect();
+                if !found.is_empty() {
+                    *sources = found;
+                }
+            }
+        }
+        self.default_route = host::default_source();
+    }
+
+    fn choose(&self, local: &watch::Receiver<Arc<Local>>) -> (Vec<IpAddr>, Vec<crate::model::Problem>) {
+        let towards_etcd: Vec<IpAddr> = self.towards.iter().flat_map(|(_, sources)| sources).copied().collect();
+        let (configured, default_route) = (self.configured.as_slice(), self.default_route.as_slice());
+        let local = Arc::clone(&local.borrow());
+        let known = advertise::Known { configured, towards_etcd: &towards_etcd, default_route, local: &local };
+        advertise::choose(known)
+    }
 }
 
 /// The control socket's withdrawals, one after the other.

@@ -205,6 +205,7 @@ async fn readyz(State(public): State<Arc<Public>>) -> Response {
     } else if catalog.stale {
         lines.push(format!("stale: the registry cannot be heard{}", because(facts.registry.last_error)));
     }
+    lines.extend(facts.registry.conflict.map(|conflict| format!("nothing of this host is published: {conflict}")));
     let (status, word) = match public.was_ready.load(Ordering::Relaxed) {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),

@@ -70,6 +70,8 @@ fn print(out: &mut impl Write, form: Form, line: &[u8], event: &WatchLine) -> io
             let WatchLine { event, host, container, name, phase, .. } = event;
             let phase = if phase == "serving" { String::new() } else { format!(" ({phase})") };
             let names = names.collect::<Vec<_>>().join(",");
+            // Any writer of etcd chose that name, and this is somebody's terminal.
+            let name = name.escape_debug();
             writeln!(out, "{event:7}  {container}  {host}/{name}{phase}  {names}")?;
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::show::Show;
-use crate::model::HostId;
+use crate::{dns::listen::Listen, model::HostId};
 
 /// Shortest lease. It is renewed every third (1.7 s); one call may be lost (2 s deadline) and its repeat may meet a
 /// leader election (1 s): 4.7 s. etcd itself grants nothing below 2 s.
@@ -309,13 +309,11 @@ pub(super) fn locality(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn dns(text: &str) -> Result<DnsListen, String> {
-    match text {
-        "auto" => Ok(DnsListen::Auto),
-        "docker" => Ok(DnsListen::Docker),
-        other => match other.parse() {
-            Ok(address) => Ok(DnsListen::Address(address)),
-            Err(_) => fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"),
-        },
+    match text.parse() {
+        Ok(Listen::Auto) => Ok(DnsListen::Auto),
+        Ok(Listen::Docker) => Ok(DnsListen::Docker),
+        Ok(Listen::Address(address)) => Ok(DnsListen::Address(address)),
+        Err(_) => fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"),
     }
 }
 
@@ -358,7 +356,7 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return fail(format!("a domain does not end in a number; {expected}"));
     }
-    if TAKEN_DOMAINS.contains(&last) && zone != "home.arpa" && !zone.ends_with(".home.arpa") {
+    if TAKEN_DOMAINS.contains(&last) {
         return fail(format!("names below {last} have a meaning of their own; {expected}"));
     }
     if labels.len() == 1 && !PRIVATE_LABELS.contains(&last) {

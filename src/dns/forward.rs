@@ -1,8 +1,8 @@
-//! Names of others: asked of an upstream on behalf of our asker. [IO]
+//! Names of others: asked of an upstream on behalf of our asker. \[IO\]
 //!
 //! In comes a query as the client sent it, out goes what to send back. The message passes through unchanged but for
 //! its id, so flags and options (DO, AD, CD) mean what the client and the upstream say they mean; what little must be
-//! understood of it is read in [`message`], what resolv.conf says in [`resolv`], both pure.
+//! understood of it is read in `forward/message.rs`, what resolv.conf says in `forward/resolv.rs`, both pure.
 //!
 //! A forged reply must guess (RFC 5452): every attempt has a random id and a socket of its own with a random port,
 //! connected, so that the kernel takes packets of the upstream alone. A reply that is not to this very question is

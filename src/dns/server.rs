@@ -1,4 +1,4 @@
-//! The sockets of DNS: who asked, what, on which address; and back the same way. [IO]
+//! The sockets of DNS: who asked, what, on which address; and back the same way. \[IO\]
 //!
 //! In come packets and the current snapshots ([`Shared`]); out go replies. All decisions are made elsewhere: whether
 //! one may ask in `access.rs`, where to listen in `listen.rs`, what to reply in `wire.rs`.

@@ -1,4 +1,4 @@
-//! Runs the [`Publisher`] and the [`Mirror`] against a registry: carries their effects out and their inputs in. [IO]
+//! Runs the [`Publisher`] and the [`Mirror`] against a registry: carries their effects out and their inputs in. \[IO\]
 //!
 //! One task owns both machines and everything they know; nothing is shared and nothing is locked. Calls run beside one
 //! another within that task, so that a renewal of the lease never waits for a write, and a change of [`Desired`] leaves

@@ -18,7 +18,7 @@
 //!
 //! **Failure.** With etcd gone the view stays as it is, is marked stale, and everything is retried for ever with a
 //! growing, jittered pause. A list at a lower revision than ours (an etcd restored from a backup) is believed only when
-//! it has been seen [`BACKWARDS`] times in a row.
+//! it has been seen three times in a row.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -396,6 +396,10 @@ impl Mirror {
         };
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
+        }
+        if matches!(event, WatchEvent::Created { .. }) && header.revision < self.view.revision {
+            // The same cluster went back, as after a restored backup: a watch from the future would stay silent.
+            return self.list_anew(now, format!("etcd is at revision {}, before ours", header.revision), effects);
         }
         self.heard_at = now;
         match event {

@@ -275,6 +275,11 @@ pub fn encode_session(session: &Session) -> Vec<u8> {
 pub fn decode_session(value: &[u8], interner: &mut Interner) -> Result<Session, Undecodable> {
     let wire: SessionWire<'_> = read(value)?;
     within("advertise", wire.advertise.len(), MAX_ADDRESSES)?;
+    // Whoever wrote it: nobody reaches another host there, and an answer with it would lead to the asker itself.
+    let leads_nowhere = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+    if let Some(address) = wire.advertise.iter().find(|ip| leads_nowhere(ip)) {
+        return Err(Undecodable::new(format!("addresses that other hosts reach, not {address}")));
+    }
     Ok(Session {
         nonce: interner.text(&wire.nonce),
         advertise: wire.advertise,

@@ -1,4 +1,4 @@
-//! The state directory: what must survive a restart of the agent. [IO]
+//! The state directory: what must survive a restart of the agent. \[IO\]
 //!
 //! It is ours alone (0700), locked while an agent runs, and holds two small files. Each is replaced whole: written
 //! beside, synced, renamed, and the directory synced, so that a crash leaves the old one or the new one.

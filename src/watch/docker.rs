@@ -42,6 +42,9 @@ const LIST_AGAIN: Duration = Duration::from_secs(1);
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Waits between connections: doubled from the first to the last, each shortened by up to a half at random.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Different reasons that are warned of, each once, until the engine is connected again: an engine that is away has one
+/// or two, and one that starts a few more.
+const MAX_WARNED: usize = 8;
 /// A connection that lived as long as this was a good one: the next wait is the first again.
 const GOOD: Duration = Duration::from_secs(5);
 
@@ -151,9 +154,13 @@ pub async fn follow(options: Options, outputs: Outputs) {
         local: Arc::default(),
     };
     let mut wait = BACKOFF.0;
+    let mut warned: Vec<String> = Vec::new();
     loop {
         let began = Instant::now();
         let Lost(error) = follower.connection().await;
+        if follower.outputs.status.borrow().connected {
+            warned.clear();
+        }
         follower.containers.apply(Event::Lost);
         follower.report(|status| {
             status.resyncs += 1;
@@ -164,7 +171,13 @@ pub async fn follow(options: Options, outputs: Outputs) {
             wait = BACKOFF.0;
         }
         let pause = wait.mul_f64(rand::rng().random_range(0.5..=1.0));
-        warn!(endpoint = %follower.options.endpoint, error, ?pause, "docker connection lost; what is known stays");
+        let endpoint = &follower.options.endpoint;
+        if warned.contains(&error) || warned.len() >= MAX_WARNED {
+            debug!(%endpoint, error, ?pause, "docker is still away");
+        } else {
+            warn!(%endpoint, error, "docker connection lost; what is known stays");
+            warned.push(error);
+        }
         tokio::time::sleep(pause).await;
         wait = (wait * 2).min(BACKOFF.1);
     }
@@ -406,12 +419,13 @@ impl Follower {
 
     fn publish(&mut self, connection: &mut Connection) -> Option<Lost> {
         let changes = self.containers.take_changes();
+        // Who asks is known before the names that it may ask for.
+        if changes.askers {
+            self.publish_local();
+        }
         if let Some(next) = desired::update(&self.desired, &self.containers, &changes) {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
-        }
-        if changes.askers {
-            self.publish_local();
         }
         if changes.bindings {
             self.read_host(connection);

@@ -100,6 +100,13 @@ impl Host {
             None => panic!("{}: no HTTP reply to {path}: {reply}", self.container),
         }
     }
+
+    /// One number of the agent's metrics.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let metrics = self.http("/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no metric {name} in {metrics}"))
+    }
 }
 
 /// A container on a host; dropped, it is gone.

@@ -42,9 +42,11 @@ fn service(on: &[Host]) -> (Vec<Container>, String) {
     (replicas, name)
 }
 
-/// A new service on one host reaches all hosts: the whole chain works.
+/// A new service on one host comes to all hosts and goes again: the whole chain works.
 fn changes_flow(from: Host) {
-    drop(service(&[from]));
+    let (replicas, name) = service(&[from]);
+    drop(replicas);
+    gone_everywhere(&name);
 }
 
 /// Kills members of etcd; they start again when this is dropped.
@@ -120,6 +122,10 @@ fn all_of_etcd_is_down_for_a_minute_and_every_name_stays() {
     });
     until(minute);
     assert_eq!(A.ask(&ending_name, RecordType::A), addresses([B]), "host A cannot know, and keeps what it knew");
+    for host in HOSTS {
+        let stale = host.metric("portolan_registry_stale_seconds");
+        assert!(stale > 40.0, "{} says that it is stale for {stale} s, after a minute without etcd", host.container);
+    }
     drop(mend);
 
     everywhere(&starting_name, RecordType::A, &addresses([A]));
@@ -133,6 +139,7 @@ fn all_of_etcd_is_down_for_a_minute_and_every_name_stays() {
 fn the_watch_is_compacted_while_an_agent_is_cut_off_and_it_still_catches_up() {
     let (_replicas, name) = service(&HOSTS);
     let (ending, ending_name) = service(&[A]);
+    let relists = B.metric("portolan_registry_relists_total");
     let began = Instant::now();
     let prober = Prober::start(&name);
     // Refused, not dropped: the watch ends at once, and cannot come back before its revision is compacted.
@@ -161,6 +168,7 @@ fn the_watch_is_compacted_while_an_agent_is_cut_off_and_it_still_catches_up() {
 
     everywhere(&starting_name, RecordType::A, &addresses([A]));
     gone_everywhere(&ending_name);
+    assert!(B.metric("portolan_registry_relists_total") > relists, "host B could not go on without a new list");
     prober.finish(began).judge(&addresses(HOSTS), &[]);
     drop(etcdctl(&["del", "/e2e/compaction"]));
 }
@@ -237,6 +245,7 @@ fn an_agent_is_killed_and_started_again_and_etcd_sees_no_delete() {
     prober.finish(began).judge(&addresses(HOSTS), &[dead]);
     // The service of `changes_flow` was withdrawn for cause; nothing that was there before may have been deleted.
     let seen = watch.seen();
+    assert!(seen.contains("DELETE\n"), "the watch shows deletes, or it proves nothing: {seen}");
     let records: Vec<String> =
         replicas.iter().map(|replica| replica.docker(&["inspect", "-f", "{{.Id}}"])[..12].to_owned()).collect();
     let deleted: Vec<&str> = seen

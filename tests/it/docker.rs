@@ -4,11 +4,13 @@ mod bed;
 
 use std::time::Duration;
 
-use bed::{Bed, Between, Fault, Follower, askers, docker, label};
+use bed::{Follower, askers, label};
 use portolan::{
     model::{Driver, Phase, Proto, Publication, ShortId},
     watch::docker::Options,
 };
+
+use crate::engine::{Bed, Between, Fault, docker};
 
 fn addresses(publication: &Publication) -> usize {
     publication.networks.iter().map(|network| network.ips.len()).sum()
@@ -20,7 +22,7 @@ fn has_address(publication: &Publication) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_is_published_while_it_runs() {
-    let (bed, mut follower) = (Bed::new("run"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "run"), Follower::listed().await);
     let name = bed.name("web");
     bed.sleeper("web", &["--expose", "80", "-e", "SERVICE_TAGS=a,b"]);
     follower.publishes(&name, |web| web.phase == Phase::Serving && has_address(web)).await;
@@ -42,7 +44,7 @@ async fn a_container_is_published_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ran_before_us_is_published_with_the_first_list() {
-    let bed = Bed::new("before");
+    let bed = Bed::new("watch", "before");
     bed.sleeper("web", &[]);
     let follower = Follower::listed().await;
     assert!(follower.publication(&bed.name("web")).is_some_and(|web| has_address(&web)));
@@ -51,7 +53,7 @@ async fn what_ran_before_us_is_published_with_the_first_list() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pause_shows_and_unpause_serves() {
-    let (bed, mut follower) = (Bed::new("pause"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "pause"), Follower::listed().await);
     let name = bed.name("web");
     bed.sleeper("web", &[]);
     follower.publishes(&name, has_address).await;
@@ -63,7 +65,7 @@ async fn pause_shows_and_unpause_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rename_moves_the_derived_name() {
-    let (bed, mut follower) = (Bed::new("rename"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "rename"), Follower::listed().await);
     bed.sleeper("old", &[]);
     follower.publishes(&bed.name("old"), has_address).await;
     bed.rename("old", "new");
@@ -75,7 +77,7 @@ async fn a_rename_moves_the_derived_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_signal_changes_nothing() {
-    let (bed, mut follower) = (Bed::new("hup"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "hup"), Follower::listed().await);
     let name = bed.name("web");
     bed.run("web", &[], &["sh", "-c", "trap : HUP; echo ready; while :; do sleep 1; done"]);
     follower.publishes(&name, has_address).await;
@@ -92,7 +94,7 @@ async fn a_hangup_signal_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn networks_come_and_go_with_both_families() {
-    let (bed, mut follower) = (Bed::new("net"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "net"), Follower::listed().await);
     let name = bed.name("web");
     // A prefix of this process alone, below fd00::/8 (RFC 4193).
     let subnet = format!("fd7a:{:x}::/64", std::process::id() & 0xffff);
@@ -117,7 +119,7 @@ async fn networks_come_and_go_with_both_families() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_shows_its_gateway_and_subnet() {
-    let (bed, mut follower) = (Bed::new("gateway"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "gateway"), Follower::listed().await);
     let network = bed.network("inner", &["--internal", "-o", "com.docker.network.bridge.enable_icc=false"]);
     follower
         .local("the network is known", |local| {
@@ -135,7 +137,7 @@ async fn a_bridge_shows_its_gateway_and_subnet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn published_ports_are_followed_and_the_proxy_is_seen() {
-    let (bed, mut follower) = (Bed::new("ports"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "ports"), Follower::listed().await);
     let name = bed.name("web");
     bed.sleeper("web", &["-p", "80", "-p", "127.0.0.1::81/udp"]);
     follower.publishes(&name, has_address).await;
@@ -155,7 +157,7 @@ async fn published_ports_are_followed_and_the_proxy_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_written_by_the_operator_is_chosen() {
-    let (bed, mut follower) = (Bed::new("chosen"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "chosen"), Follower::listed().await);
     // A port that was free a moment ago, outside the range of ephemeral ones.
     let free = (20_000..30_000u16)
         .map(|offset| 20_000 + (offset + u16::try_from(std::process::id() % 10_000).unwrap()) % 10_000)
@@ -171,7 +173,7 @@ async fn a_number_written_by_the_operator_is_chosen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_loop_is_published_only_while_it_runs() {
-    let (bed, mut follower) = (Bed::new("crash"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "crash"), Follower::listed().await);
     let name = bed.name("web");
     bed.run("web", &["--restart", "always"], &["sh", "-c", "sleep 0.5; exit 1"]);
     for _ in 0..3 {
@@ -182,7 +184,7 @@ async fn a_crash_loop_is_published_only_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immediate_exit_leaves_no_ghost() {
-    let (bed, mut follower) = (Bed::new("ghost"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "ghost"), Follower::listed().await);
     let before = follower.status.borrow().clone();
     let ids: Vec<_> = (0..5).map(|number| bed.run(&format!("fast{number}"), &["--rm"], &["true"])).collect();
     bed.sleeper("last", &[]);
@@ -199,7 +201,7 @@ async fn an_immediate_exit_leaves_no_ghost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hosts_network_and_anothers_network() {
-    let (bed, mut follower) = (Bed::new("modes"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "modes"), Follower::listed().await);
     bed.sleeper("host", &["--network", "host", "--label", "portolan.port=8080"]);
     follower.publishes(&bed.name("host"), |host| host.is_on_host_network() && !has_address(host)).await;
     assert_eq!(follower.publication(&bed.name("host")).unwrap().services[0].main_port(), Some(8080));
@@ -219,7 +221,7 @@ async fn the_hosts_network_and_anothers_network() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ignored_container_asks_but_is_not_published() {
-    let (bed, mut follower) = (Bed::new("ignored"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "ignored"), Follower::listed().await);
     bed.sleeper("web", &["-e", "SERVICE_IGNORE=1", "--label", "com.docker.compose.project=shop"]);
     follower
         .local("it asks", |local| askers(local, &bed.name("web")).iter().any(|asker| asker.namespace == label("shop")))
@@ -231,7 +233,7 @@ async fn an_ignored_container_asks_but_is_not_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_label_is_a_problem_of_its_container_alone() {
-    let (bed, mut follower) = (Bed::new("broken"), Follower::listed().await);
+    let (bed, mut follower) = (Bed::new("watch", "broken"), Follower::listed().await);
     let huge = "x".repeat(100_000);
     bed.sleeper("web", &["--label", "portolan.servce=x", "--label", &format!("portolan.tags={huge}")]);
     follower.publishes(&bed.name("web"), has_address).await;
@@ -243,7 +245,7 @@ async fn a_broken_label_is_a_problem_of_its_container_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_disappears_freezes_everything_and_is_caught_up_with() {
-    let bed = Bed::new("cut");
+    let bed = Bed::new("watch", "cut");
     let mut between = Between::absent();
     let mut follower = Follower::start(&between.path, Options::default());
     follower
@@ -276,7 +278,7 @@ async fn an_engine_that_disappears_freezes_everything_and_is_caught_up_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replay_after_a_reconnect_does_not_repeat_a_death() {
-    let bed = Bed::new("replay");
+    let bed = Bed::new("watch", "replay");
     let mut between = Between::absent();
     between.restore();
     let mut follower = Follower::start(&between.path, Options::default());
@@ -301,7 +303,7 @@ async fn the_replay_after_a_reconnect_does_not_repeat_a_death() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_does_not_answer_holds_nobody_else() {
-    let bed = Bed::new("stuck");
+    let bed = Bed::new("watch", "stuck");
     let id = bed.sleeper("stuck", &[]);
     let mut between = Between::absent();
     between.set(&[Fault::Stall(format!("/containers/{id}/json"))]);
@@ -322,7 +324,7 @@ async fn a_container_that_does_not_answer_holds_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undecodable_inspect_harms_only_its_container() {
-    let bed = Bed::new("garbage");
+    let bed = Bed::new("watch", "garbage");
     let id = bed.sleeper("odd", &[]);
     bed.sleeper("even", &[]);
     let mut between = Between::absent();
@@ -336,7 +338,7 @@ async fn an_undecodable_inspect_harms_only_its_container() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_no_longer_answers_lists_is_connected_anew() {
-    let bed = Bed::new("dead");
+    let bed = Bed::new("watch", "dead");
     let mut between = Between::absent();
     between.restore();
     let options = Options {
@@ -356,7 +358,7 @@ async fn an_engine_that_no_longer_answers_lists_is_connected_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_silent_or_nonsense_is_made_up_for_by_lists() {
     for fault in [Fault::Stall("/events".into()), Fault::Garbage("/events".into())] {
-        let bed = Bed::new("silent");
+        let bed = Bed::new("watch", "silent");
         let mut between = Between::absent();
         between.set(&[fault]);
         between.restore();

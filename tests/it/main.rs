@@ -1,8 +1,13 @@
 //! Black-box tests on the library and the binary: one integration binary, one module per folder of `src/`.
 
+mod agent;
 mod cli;
 mod dns_server;
 mod docker;
+#[path = "../support/docker.rs"]
+mod engine;
+#[path = "../support/etcd.rs"]
+mod etcd;
 mod forward;
 mod readme;
 mod repository;

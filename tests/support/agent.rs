@@ -1,5 +1,7 @@
 //! An agent process for benchmarks, and a thread that asks it the same question until the answer is what is wanted.
 
+#![allow(dead_code, unreachable_pub, reason = "each benchmark includes this file and uses a part of it")]
+
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,

@@ -1,5 +1,7 @@
 //! Figures of a benchmark: printed as a table, and written to `target/bench/NAME.{txt,json}`.
 
+#![allow(dead_code, unreachable_pub, reason = "each benchmark includes this file and uses a part of it")]
+
 use std::{fmt::Write as _, fs, path::Path};
 
 /// What one benchmark found.

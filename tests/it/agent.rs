@@ -1,0 +1,11 @@
+//! The whole agent as people run it: the real binary against the real Docker engine, and a real etcd where it says so.
+//! Other tests use the engine at the same time, so each looks at its own containers only.
+
+mod access;
+mod bed;
+mod bootstrap;
+mod conflict;
+mod garbage;
+mod lifecycle;
+mod registry;
+mod single;
