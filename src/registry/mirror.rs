@@ -29,13 +29,14 @@ use std::{
 use imbl::OrdMap;
 use rand::{Rng, RngExt};
 
-use self::contents::Contents;
+use self::{compare::Compare, contents::Contents};
 use super::{
     call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
     record::{Interner, Key, Keys},
 };
 use crate::model::{Host, HostId, Origin, Problem};
 
+mod compare;
 mod contents;
 #[cfg(test)]
 mod tests;
@@ -140,14 +141,6 @@ struct Draft {
     at: Option<Header>,
     next: Vec<u8>,
     contents: Contents,
-}
-
-/// A full compare that is not complete yet.
-#[derive(Debug, Default)]
-struct Compare {
-    at: Option<Header>,
-    next: Vec<u8>,
-    found: BTreeMap<Key, Revision>,
 }
 
 #[derive(Debug)]
@@ -493,69 +486,6 @@ impl Mirror {
             effects.push(Effect::Unwatch);
         }
         self.not_before = if self.status.relists > 1 { now.max(self.listed_at + LIST_EVERY) } else { now };
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
-    fn take_compared(
-        &mut self,
-        now: Duration,
-        mut compare: Compare,
-        header: Header,
-        kvs: &[KeyValue],
-        more: bool,
-        rng: &mut impl Rng,
-        effects: &mut Vec<Effect>,
-    ) {
-        let at = *compare.at.get_or_insert(header);
-        if header.cluster != self.view.cluster {
-            return self.list_anew(now, "another cluster answers".into(), effects);
-        }
-        compare.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
-        compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, kv.mod_revision))));
-        if more && !compare.next.is_empty() {
-            return self.ask(Call::Compare(compare), effects);
-        }
-        let Compare { found, .. } = compare;
-        let absent =
-            self.contents.ledger.iter().filter(|(key, _)| !found.contains_key(key)).map(|(key, _)| (key, None));
-        let mut suspects: BTreeMap<_, _> = absent.collect();
-        suspects.extend(found.into_iter().map(|(key, revision)| (key, Some(revision))));
-        suspects.retain(|key, found| self.differs(key, *found, at.revision));
-        if suspects.is_empty() {
-            return self.compare_later(now, rng);
-        }
-        self.suspects = Some((now + CATCH_UP, at.revision, suspects));
-        self.compare_later(now, rng);
-    }
-
-    /// Whether a key that etcd had at `found` when it was at `at` contradicts what we hold.
-    fn differs(&self, key: &Key, found: Option<Revision>, at: Revision) -> bool {
-        match (self.contents.ledger.get(key), found) {
-            (Some(seen), Some(found)) => seen.modified < found || (seen.modified > found && seen.modified <= at),
-            (Some(seen), None) => seen.modified <= at,
-            (None, Some(_)) => !self.gone.contains(key),
-            (None, None) => false,
-        }
-    }
-
-    fn judge_suspects(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.suspects.as_ref().is_none_or(|(when, ..)| now < *when) {
-            return;
-        }
-        let Some((_, at, suspects)) = self.suspects.take() else { return };
-        if !matches!(self.watching, Watching::Created) || self.gone.len() > MAX_GONE {
-            return;
-        }
-        let differing = suspects.iter().filter(|(key, found)| self.differs(key, **found, at)).count();
-        if differing > 0 {
-            tracing::error!(differing, "the watch lost changes: what we hold is not what etcd has");
-            self.status.repairs += differing as u64;
-            self.list_anew(now, format!("{differing} keys differ from etcd"), effects);
-        }
-    }
-
-    fn compare_later(&mut self, now: Duration, rng: &mut impl Rng) {
-        self.compare_at = now + rng.random_range(COMPARE_EVERY.0..COMPARE_EVERY.1);
     }
 
     fn publish(&mut self, at: Header) {

@@ -39,6 +39,8 @@ use super::{
 use crate::model::{Desired, HostId, Problem, Publication, Session, ShortId};
 
 mod replies;
+#[cfg(test)]
+mod tests;
 
 /// The lease is renewed three times per life: two renewals may fail.
 const RENEWALS: u32 = 3;

@@ -32,6 +32,7 @@ impl World {
         &mut self,
         slot: usize,
         writer: &str,
+        call: u64,
         before: Revision,
         request: &Request,
         outcome: &Result<Reply, CallError>,
@@ -50,6 +51,8 @@ impl World {
         let value = held.get(&session).expect("a write without a session key");
         let nonce = record::decode_session(value, &mut Interner::default()).expect("a session").nonce;
         assert_eq!(*nonce, *writer, "slot {slot} of {host} wrote although the session is another's");
+        let latest = self.latest_calls.insert(writer.to_owned(), call);
+        assert!(latest < Some(call), "slot {slot} of {host}: a write that was thought lost landed after a later one");
     }
 
     /// I5, P2 and P3 at every change of a catalog.

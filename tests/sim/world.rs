@@ -166,6 +166,8 @@ pub(crate) struct World {
     pub(crate) history: BTreeMap<(u64, Revision), Held>,
     recorded: (u64, Revision),
     pub(crate) last_write: Duration,
+    /// The latest call of each agent that wrote, by its nonce.
+    pub(crate) latest_calls: BTreeMap<String, u64>,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     events: BTreeMap<u64, Event>,
     serial: u64,
@@ -192,6 +194,7 @@ impl World {
             history: BTreeMap::from([((cluster, 1), Held::new())]),
             recorded: (cluster, 1),
             last_write: Duration::ZERO,
+            latest_calls: BTreeMap::new(),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             serial: 0,
@@ -299,7 +302,7 @@ impl World {
                 if self.outage || cluster != self.store.header().cluster {
                     return;
                 }
-                let outcome = self.arrive(slot, &nonce, &request);
+                let outcome = self.arrive(slot, &nonce, call, &request);
                 if reply {
                     let travel = self.travel();
                     self.at(self.now + travel, Event::Reply { slot, life, caller, call, outcome });
@@ -536,14 +539,14 @@ impl World {
         self.at(now + travel, Event::Arrive { slot, life, nonce, cluster, caller, call, request, reply: !is_lost });
     }
 
-    fn arrive(&mut self, slot: usize, nonce: &str, request: &Request) -> Result<Reply, CallError> {
+    fn arrive(&mut self, slot: usize, nonce: &str, call: u64, request: &Request) -> Result<Reply, CallError> {
         let before = self.store.revision();
         let outcome = self.store.call(self.now, request);
         self.say(|| match request {
             Request::KeepAlive { .. } | Request::Range { .. } => format!("slot {slot} ({nonce}) {}", brief(request)),
             _ => format!("slot {slot} ({nonce}) {} -> {outcome:?}", brief(request)),
         });
-        self.verify_written(slot, nonce, before, request, &outcome);
+        self.verify_written(slot, nonce, call, before, request, &outcome);
         if let Some(at) = self.store.next_expiry() {
             self.at(at, Event::CheckExpiry);
         }

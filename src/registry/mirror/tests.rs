@@ -1,1 +1,302 @@
-//! The mirror's tests.
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::*;
+use crate::registry::{
+    call::{LeaseId, Op},
+    memory::Store,
+    record::{encode, tests::publication},
+};
+
+const A: &str = "aaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbb";
+
+/// A mirror on host `own`, against a store that answers at once; the test holds back or bends what the watch tells.
+struct Bench {
+    mirror: Mirror,
+    store: Store,
+    rng: SmallRng,
+    now: Duration,
+    watching: Option<Revision>,
+    lists: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let own = HostId::parse("own").unwrap();
+        Self {
+            mirror: Mirror::new(Keys::new("/portolan"), own),
+            store: Store::new(7),
+            rng: SmallRng::seed_from_u64(1),
+            now: Duration::ZERO,
+            watching: None,
+            lists: 0,
+        }
+    }
+
+    /// Listed and watching.
+    fn following(containers: &[&str]) -> Self {
+        let mut bench = Self::new();
+        for container in containers {
+            bench.put(container);
+        }
+        bench.give(Input::Tick);
+        assert!(bench.watching.is_some());
+        bench
+    }
+
+    fn key(container: &str) -> Vec<u8> {
+        format!("/portolan/v1/hosts/other/instances/{container}").into_bytes()
+    }
+
+    fn write(&mut self, op: Op) -> Revision {
+        let request = Request::Txn { compare: Vec::new(), then: vec![op], otherwise: Vec::new() };
+        self.store.call(self.now, &request).unwrap();
+        self.store.revision()
+    }
+
+    fn put_value(&mut self, key: Vec<u8>, value: Vec<u8>) -> Revision {
+        self.write(Op::Put { key, value, lease: LeaseId(0) })
+    }
+
+    fn put(&mut self, container: &str) -> Revision {
+        self.put_value(Self::key(container), encode(&publication(container)))
+    }
+
+    fn give(&mut self, input: Input) -> Vec<Effect> {
+        let mut all = Vec::new();
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for effect in self.mirror.handle(self.now, input, &mut self.rng) {
+                match &effect {
+                    Effect::Call(request) => {
+                        if matches!(request, Request::Range { revision: None, .. }) {
+                            self.lists += 1;
+                        }
+                        inputs.push(Input::Replied(self.store.call(self.now, request)));
+                    }
+                    Effect::Watch(from) => {
+                        self.watching = Some(*from);
+                        inputs.push(Input::Watched(WatchEvent::Created { header: self.store.header() }));
+                    }
+                    Effect::Unwatch => self.watching = None,
+                    Effect::Touched(_) => {}
+                }
+                all.push(effect);
+            }
+        }
+        all
+    }
+
+    fn pending(&self) -> Vec<Change> {
+        self.store.changes_since(self.watching.unwrap(), &self.mirror.ranges()).unwrap()
+    }
+
+    fn tell(&mut self, changes: Vec<Change>) -> Vec<Effect> {
+        self.watching = self.watching.map(|_| self.store.revision() + 1);
+        self.give(Input::Watched(WatchEvent::Changes { header: self.store.header(), changes }))
+    }
+
+    fn pass(&mut self, seconds: u64) -> Vec<Effect> {
+        self.now += Duration::from_secs(seconds);
+        self.give(Input::Tick)
+    }
+
+    fn known(&self) -> Vec<String> {
+        let hosts = self.mirror.view().hosts.values();
+        hosts.flat_map(|host| host.publications.keys().map(ToString::to_string)).collect()
+    }
+}
+
+#[test]
+fn a_list_of_many_pages_is_swapped_in_whole() {
+    let mut bench = Bench::new();
+    let count = usize::try_from(PAGE).unwrap() * 2 + 1;
+    for number in 0..count {
+        bench.put(&format!("{number:012x}"));
+    }
+    let mut effects = bench.mirror.handle(bench.now, Input::Tick, &mut bench.rng);
+    let mut pages = 0;
+    while let Some(Effect::Call(request)) = effects.first().cloned() {
+        assert_eq!(bench.known().len(), 0, "nothing is shown before all is known");
+        // What happens meanwhile belongs to the watch, not to the list.
+        bench.put(&format!("{:012x}", count + pages));
+        effects = bench.mirror.handle(bench.now, Input::Replied(bench.store.call(bench.now, &request)), &mut bench.rng);
+        pages += 1;
+    }
+    assert_eq!((pages, bench.known().len()), (3, count + 1), "the first page set the revision");
+    assert_eq!(effects, [Effect::Watch(bench.mirror.view().revision + 1)]);
+}
+
+#[test]
+fn a_change_is_one_swap_that_shares_the_rest() {
+    let mut bench = Bench::following(&[A]);
+    bench.put_value(b"/portolan/v1/hosts/third/session".to_vec(), br#"{"nonce":"n"}"#.to_vec());
+    let changes = bench.pending();
+    bench.tell(changes);
+    let before = Arc::clone(bench.mirror.view());
+    bench.put(B);
+    let changes = bench.pending();
+    bench.tell(changes);
+    let third = Origin::Registry(HostId::parse("third").unwrap());
+    assert!(Arc::ptr_eq(&before.hosts[&third], &bench.mirror.view().hosts[&third]));
+    assert_eq!((bench.known(), bench.lists), (vec![A.to_string(), B.to_string()], 1));
+}
+
+/// What the watch leaves out or says twice → listed anew, and right again.
+#[test]
+fn what_does_not_follow_is_listed_anew_while_the_old_view_stands() {
+    type Bend = fn(&mut Bench) -> Vec<Change>;
+    let rows: [(&str, Bend); 4] = [
+        ("a delete of what was never told", |bench| {
+            bench.put(B);
+            bench.write(Op::Delete { key: Bench::key(B) });
+            bench.pending().split_off(1)
+        }),
+        ("a key created unseen", |bench| {
+            bench.put(B);
+            bench.put(B);
+            bench.pending().split_off(1)
+        }),
+        ("a delete that was lost before the next creation", |bench| {
+            bench.write(Op::Delete { key: Bench::key(A) });
+            bench.put(A);
+            bench.pending().split_off(1)
+        }),
+        ("a revision that comes again", |bench| {
+            bench.put(B);
+            let changes = bench.pending();
+            bench.tell(changes.clone());
+            changes
+        }),
+    ];
+    for (what, bend) in rows {
+        let mut bench = Bench::following(&[A]);
+        let changes = bend(&mut bench);
+        let before = bench.known();
+        bench.tell(changes);
+        bench.pass(1);
+        assert_eq!((bench.lists, bench.mirror.status().gaps), (2, 1), "{what}");
+        assert!(before.contains(&A.to_string()) && bench.known().contains(&A.to_string()), "{what}");
+        assert_eq!(
+            bench.known().contains(&B.to_string()),
+            bench.store.revision() == 3 && what.ends_with("again") || what.contains("created unseen"),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn garbage_is_skipped_counted_shown_and_forgotten_when_it_goes() {
+    let mut bench = Bench::following(&[A, B]);
+    bench.put_value(Bench::key(A), b"{\"name\":".to_vec());
+    bench.put_value(b"/portolan/v1/hosts/what/is/this".to_vec(), b"x".to_vec());
+    let changes = bench.pending();
+    bench.tell(changes);
+    let view = bench.mirror.view();
+    assert_eq!((bench.known(), view.undecodable), (vec![B.to_string()], 2));
+    assert!(view.problems[0].place.ends_with(A), "{:?}", view.problems);
+    bench.put(A);
+    bench.write(Op::Delete { key: b"/portolan/v1/hosts/what/is/this".to_vec() });
+    let changes = bench.pending();
+    bench.tell(changes);
+    assert_eq!((bench.known().len(), bench.mirror.view().undecodable, bench.lists), (2, 0, 1));
+}
+
+#[test]
+fn an_echo_that_does_not_come_back_breaks_the_watch_then_the_list() {
+    let mut bench = Bench::following(&[A]);
+    let revision = bench.put_value(b"/portolan/v1/echo/own".to_vec(), b"1".to_vec());
+    bench.give(Input::Echoed(revision));
+    assert_eq!(bench.pass(4), []);
+    let effects = bench.pass(1);
+    assert!(effects.starts_with(&[Effect::Unwatch]) && matches!(effects[1], Effect::Watch(_)), "{effects:?}");
+    assert_eq!(bench.lists, 1);
+    bench.pass(5);
+    assert_eq!((bench.lists, bench.mirror.status().stalls), (2, 2));
+    assert_eq!(bench.known(), [A]);
+}
+
+#[test]
+fn an_echo_that_was_told_before_its_write_was_answered_is_proof_enough() {
+    let mut bench = Bench::following(&[A]);
+    let revision = bench.put_value(b"/portolan/v1/echo/own".to_vec(), b"1".to_vec());
+    let changes = bench.pending();
+    bench.tell(changes);
+    bench.give(Input::Echoed(revision));
+    assert_eq!((bench.pass(10), bench.mirror.status().stalls), (vec![], 0));
+}
+
+#[test]
+fn a_lost_change_is_found_by_the_full_compare_and_cured() {
+    let mut bench = Bench::following(&[A]);
+    bench.put(B);
+    bench.tell(Vec::new());
+    for _ in 0..40 {
+        bench.pass(10);
+    }
+    assert_eq!((bench.known(), bench.mirror.status().repairs), (vec![A.to_string(), B.to_string()], 1));
+}
+
+#[test]
+fn a_compare_of_what_is_as_it_should_be_changes_nothing() {
+    let mut bench = Bench::following(&[A, B]);
+    let before = Arc::clone(bench.mirror.view());
+    let lists = bench.lists;
+    for _ in 0..60 {
+        let header = bench.store.header();
+        bench.give(Input::Watched(WatchEvent::Progress { header }));
+        bench.pass(10);
+    }
+    assert!(Arc::ptr_eq(&before, bench.mirror.view()));
+    assert!(bench.lists > lists, "it was compared");
+    assert_eq!((bench.mirror.status().relists, bench.mirror.status().repairs), (1, 0));
+}
+
+#[test]
+fn an_outage_makes_the_view_stale_and_empties_nothing() {
+    let mut bench = Bench::following(&[A]);
+    bench.watching = None;
+    bench.mirror.handle(bench.now, Input::Watched(WatchEvent::Broken("down".into())), &mut bench.rng);
+    for _ in 0..100 {
+        bench.now = bench.mirror.wake_at().unwrap();
+        for effect in bench.mirror.handle(bench.now, Input::Tick, &mut bench.rng) {
+            if let Effect::Watch(_) = effect {
+                let broken = Input::Watched(WatchEvent::Broken("down".into()));
+                bench.mirror.handle(bench.now, broken, &mut bench.rng);
+            }
+        }
+    }
+    assert_eq!((bench.known(), bench.mirror.view().stale_since), (vec![A.to_string()], Some(Duration::ZERO)));
+    bench.pass(3);
+    assert_eq!((bench.mirror.view().stale_since, bench.lists), (None, 1));
+}
+
+#[test]
+fn a_restored_backup_is_believed_when_it_was_seen_three_times() {
+    let mut bench = Bench::following(&[A, B]);
+    bench.store = Store::new(7);
+    bench.put(B);
+    bench.give(Input::Watched(WatchEvent::Compacted { revision: 1 }));
+    assert_eq!(bench.known(), [A, B], "once is not enough");
+    bench.pass(3);
+    assert_eq!(bench.known(), [A, B], "nor twice");
+    bench.pass(3);
+    assert_eq!(bench.known(), [B]);
+}
+
+#[test]
+fn another_cluster_is_listed_anew() {
+    let mut bench = Bench::following(&[A]);
+    bench.store = Store::new(8);
+    bench.put(B);
+    bench.tell(Vec::new());
+    assert_eq!((bench.known(), bench.mirror.view().cluster, bench.lists), (vec![B.to_string()], 8, 2));
+}
+
+#[test]
+fn changes_of_our_own_keys_are_pointed_out() {
+    let mut bench = Bench::following(&[]);
+    let revision = bench.put_value(b"/portolan/v1/hosts/own/session".to_vec(), br#"{"nonce":"n"}"#.to_vec());
+    let changes = bench.pending();
+    assert_eq!(bench.tell(changes), [Effect::Touched(revision)]);
+}

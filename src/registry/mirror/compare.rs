@@ -1,0 +1,89 @@
+//! The full compare: all keys at one revision against what we hold, while the watch goes on.
+//!
+//! etcd has lost watch events before (D7). A compare finds that: what differs is looked at again after [`CATCH_UP`], for
+//! the watch may just have been behind, and what then still differs is counted and cured by a new list.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::{Rng, RngExt};
+
+use super::{
+    super::{
+        call::{Header, KeyValue, Revision},
+        record::Key,
+    },
+    CATCH_UP, COMPARE_EVERY, Call, Effect, MAX_GONE, Mirror, Watching,
+};
+
+/// A full compare that is not complete yet.
+#[derive(Debug, Default)]
+pub(super) struct Compare {
+    pub(super) at: Option<Header>,
+    pub(super) next: Vec<u8>,
+    pub(super) found: BTreeMap<Key, Revision>,
+}
+
+impl Mirror {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
+    pub(super) fn take_compared(
+        &mut self,
+        now: Duration,
+        mut compare: Compare,
+        header: Header,
+        kvs: &[KeyValue],
+        more: bool,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        let at = *compare.at.get_or_insert(header);
+        if header.cluster != self.view.cluster {
+            return self.list_anew(now, "another cluster answers".into(), effects);
+        }
+        compare.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
+        compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, kv.mod_revision))));
+        if more && !compare.next.is_empty() {
+            return self.ask(Call::Compare(compare), effects);
+        }
+        let Compare { found, .. } = compare;
+        let absent =
+            self.contents.ledger.iter().filter(|(key, _)| !found.contains_key(key)).map(|(key, _)| (key, None));
+        let mut suspects: BTreeMap<_, _> = absent.collect();
+        suspects.extend(found.into_iter().map(|(key, revision)| (key, Some(revision))));
+        suspects.retain(|key, found| self.differs(key, *found, at.revision));
+        if suspects.is_empty() {
+            return self.compare_later(now, rng);
+        }
+        self.suspects = Some((now + CATCH_UP, at.revision, suspects));
+        self.compare_later(now, rng);
+    }
+
+    /// Whether a key that etcd had at `found` when it was at `at` contradicts what we hold.
+    fn differs(&self, key: &Key, found: Option<Revision>, at: Revision) -> bool {
+        match (self.contents.ledger.get(key), found) {
+            (Some(seen), Some(found)) => seen.modified < found || (seen.modified > found && seen.modified <= at),
+            (Some(seen), None) => seen.modified <= at,
+            (None, Some(_)) => !self.gone.contains(key),
+            (None, None) => false,
+        }
+    }
+
+    pub(super) fn judge_suspects(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.suspects.as_ref().is_none_or(|(when, ..)| now < *when) {
+            return;
+        }
+        let Some((_, at, suspects)) = self.suspects.take() else { return };
+        if !matches!(self.watching, Watching::Created) || self.gone.len() > MAX_GONE {
+            return;
+        }
+        let differing = suspects.iter().filter(|(key, found)| self.differs(key, **found, at)).count();
+        if differing > 0 {
+            tracing::error!(differing, "the watch lost changes: what we hold is not what etcd has");
+            self.status.repairs += differing as u64;
+            self.list_anew(now, format!("{differing} keys differ from etcd"), effects);
+        }
+    }
+
+    pub(super) fn compare_later(&mut self, now: Duration, rng: &mut impl Rng) {
+        self.compare_at = now + rng.random_range(COMPARE_EVERY.0..COMPARE_EVERY.1);
+    }
+}

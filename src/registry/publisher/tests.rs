@@ -1,0 +1,297 @@
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::*;
+use crate::registry::{
+    memory::{Space, Store},
+    record::tests::publication,
+};
+
+const A: &str = "aaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbb";
+
+/// A publisher against a store that answers at once.
+struct Bench {
+    publisher: Publisher,
+    store: Store,
+    rng: SmallRng,
+    now: Duration,
+    file: SessionFile,
+    /// Requests carried out, but for renewals and echoes.
+    asked: Vec<Request>,
+    has_left: bool,
+}
+
+impl Bench {
+    fn new(nonce: &str, store: Store, file: SessionFile) -> Self {
+        let session = Session { nonce: nonce.into(), ..Session::default() };
+        let identity =
+            Identity { host: HostId::parse("own").unwrap(), keys: Keys::new("/portolan"), session, lease_ttl: 30 };
+        let publisher = Publisher::new(identity, file.clone());
+        let rng = SmallRng::seed_from_u64(1);
+        Self { publisher, store, rng, now: Duration::ZERO, file, asked: Vec::new(), has_left: false }
+    }
+
+    fn publishing(containers: &[&str]) -> Self {
+        let mut bench = Self::new("n1", Store::new(7), SessionFile::default());
+        bench.want(containers);
+        bench
+    }
+
+    /// The next start on the same machine.
+    fn restart(self, nonce: &str) -> Self {
+        let now = self.now;
+        Self { now, ..Self::new(nonce, self.store, self.file) }
+    }
+
+    fn want(&mut self, containers: &[&str]) {
+        let publications = containers.iter().map(|id| Arc::new(publication(id))).map(|p| (p.container, p)).collect();
+        self.give(Input::Desired(Arc::new(Desired { listed: true, publications, ..Desired::default() })));
+    }
+
+    fn give(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for effect in self.publisher.handle(self.now, input, &mut self.rng) {
+                match effect {
+                    Effect::Save(file) => {
+                        self.file = file;
+                        inputs.push(Input::Saved(Ok(())));
+                    }
+                    Effect::Call(request) => {
+                        let outcome = self.store.call(self.now, &request);
+                        if !format!("{request:?}").contains(&format!("{:?}", b"/portolan/v1/echo/own")) {
+                            self.asked.push(request);
+                        }
+                        inputs.push(Input::Replied(outcome));
+                    }
+                    Effect::Renew(lease) => {
+                        inputs.push(Input::Renewed(self.store.call(self.now, &Request::KeepAlive { lease })));
+                    }
+                    Effect::Wrote(revision) => inputs.insert(0, Input::Touched(revision)),
+                    Effect::Echoed(_) => {}
+                    Effect::Left => self.has_left = true,
+                }
+            }
+        }
+    }
+
+    /// Lets time pass; the machine is woken when it wants to be.
+    fn pass(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while let Some(at) = self.publisher.wake_at().filter(|at| *at <= end) {
+            self.now = at.max(self.now + Duration::from_millis(1));
+            self.give(Input::Tick);
+        }
+        self.now = end;
+        self.give(Input::Tick);
+    }
+
+    /// The keys below our host, with their leases.
+    fn stored(&mut self) -> Vec<(String, Option<LeaseId>)> {
+        let range = self.publisher.own.clone();
+        let request = Request::Range { start: range.start.clone(), end: range.end, limit: 0, revision: None };
+        let Ok(Reply::Range { kvs, .. }) = self.store.call(self.now, &request) else { panic!("a range") };
+        let name = |key: &[u8]| String::from_utf8_lossy(&key[range.start.len()..]).into_owned();
+        kvs.iter().map(|kv| (name(&kv.key), kv.lease)).collect()
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        self.stored().into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn write(&mut self, op: Op) {
+        let request = Request::Txn { compare: Vec::new(), then: vec![op], otherwise: Vec::new() };
+        self.store.call(self.now, &request).unwrap();
+    }
+}
+
+fn all(containers: &[&str]) -> Vec<String> {
+    containers.iter().map(|id| format!("instances/{id}")).chain(["session".to_owned()]).collect()
+}
+
+#[test]
+fn what_is_desired_is_published_under_one_lease_and_not_written_again() {
+    let mut bench = Bench::publishing(&[A, B]);
+    let lease = bench.publisher.status().lease;
+    assert_eq!(bench.names(), all(&[A, B]));
+    assert!(lease.is_some() && bench.stored().iter().all(|(_, of)| *of == lease));
+    bench.asked.clear();
+    bench.want(&[B, A]);
+    assert_eq!(bench.asked, [], "I8");
+    bench.want(&[B]);
+    assert_eq!((bench.asked.len(), bench.names()), (1, all(&[B])), "one transaction, and no list before it");
+}
+
+#[test]
+fn before_docker_was_listed_what_etcd_has_of_us_stays() {
+    let mut bench = Bench::publishing(&[A]).restart("n2");
+    let before = bench.stored();
+    bench.give(Input::Tick);
+    bench.pass(1_000);
+    assert_eq!(bench.stored(), before, "the same keys under the same lease");
+    bench.want(&[B]);
+    assert_eq!(bench.names(), all(&[B]));
+}
+
+#[test]
+fn a_restart_goes_on_with_the_same_lease() {
+    let bench = Bench::publishing(&[A]);
+    let (revision, lease) = (bench.store.revision(), bench.publisher.status().lease);
+    let mut bench = bench.restart("n2");
+    bench.want(&[A]);
+    assert_eq!((bench.publisher.status().lease, bench.names()), (lease, all(&[A])));
+    assert!(bench.store.changes_since(revision + 1, &[bench.publisher.own.clone()]).unwrap().len() == 1, "the session");
+    assert_eq!(bench.file, SessionFile { nonces: vec!["n2".into()], lease: lease.map(|lease| lease.0) });
+}
+
+#[test]
+fn a_crash_between_saving_and_claiming_does_not_lock_us_out() {
+    let bench = Bench::publishing(&[A]);
+    // The next start saved its nonce, and perhaps claimed, and died before it could save that.
+    for is_claimed in [false, true] {
+        let mut file = bench.file.clone();
+        file.nonces.push("n2".into());
+        let mut third = Bench::new("n3", bench.store.clone(), file);
+        if is_claimed {
+            let session = record::encode_session(&Session { nonce: "n2".into(), ..Session::default() });
+            third.write(Op::Put { key: third.publisher.session_key.clone(), value: session, lease: LeaseId(0) });
+        }
+        third.want(&[B]);
+        assert_eq!((third.names(), third.publisher.status().conflict), (all(&[B]), None), "claimed {is_claimed}");
+    }
+}
+
+#[test]
+fn the_loser_of_two_writes_nothing_names_the_winner_and_comes_back() {
+    let winner = Bench::publishing(&[A]);
+    let mut loser = Bench::new("n2", winner.store, SessionFile::default());
+    let revision = loser.store.revision();
+    loser.want(&[B]);
+    loser.pass(10);
+    let conflict = loser.publisher.status().conflict.unwrap();
+    assert!(conflict.contains("n1") && conflict.contains("--host-id"), "{conflict}");
+    assert_eq!((loser.store.revision(), loser.publisher.status().lease), (revision, None));
+    loser.pass(40);
+    assert_eq!((loser.names(), loser.publisher.status().conflict), (all(&[B]), None), "the winner's lease has ended");
+}
+
+#[test]
+fn a_running_agent_whose_clone_took_over_stops_and_leaves_the_lease_alone() {
+    let mut bench = Bench::publishing(&[A]);
+    let lease = bench.publisher.status().lease.unwrap();
+    let session = record::encode_session(&Session { nonce: "clone".into(), ..Session::default() });
+    bench.write(Op::Put { key: bench.publisher.session_key.clone(), value: session, lease });
+    let revision = bench.store.revision();
+    bench.want(&[B]);
+    assert_eq!((bench.store.revision(), bench.publisher.status().lease), (revision, None));
+    bench.give(Input::Leave);
+    assert!(bench.has_left);
+    assert_eq!(bench.names(), all(&[A]), "the lease is the clone's: not revoked");
+}
+
+#[test]
+fn a_lease_that_ended_is_replaced_and_everything_put_again() {
+    let mut bench = Bench::publishing(&[A, B]);
+    bench.now += Duration::from_secs(31);
+    bench.store.expire(bench.now);
+    assert_eq!(bench.names(), [""; 0]);
+    bench.give(Input::Tick);
+    assert_eq!((bench.names(), bench.publisher.status().lease_losses), (all(&[A, B]), 1));
+}
+
+#[test]
+fn without_space_the_lease_lives_withdrawals_work_and_puts_wait() {
+    let mut bench = Bench::publishing(&[A]);
+    let lease = bench.publisher.status().lease;
+    bench.store.set_space(Space::Exhausted);
+    bench.want(&[B]);
+    assert_eq!(bench.names(), all(&[]));
+    bench.pass(300);
+    assert_eq!(bench.publisher.status().lease, lease);
+    assert!(bench.publisher.status().last_error.unwrap().contains("space"));
+    bench.store.set_space(Space::Enough);
+    bench.pass(6);
+    assert_eq!(
+        (bench.names(), bench.publisher.status().lease, bench.publisher.status().lease_losses),
+        (all(&[B]), lease, 0)
+    );
+}
+
+#[test]
+fn a_restart_without_space_keeps_the_lease_although_it_cannot_claim() {
+    let mut bench = Bench::publishing(&[A]);
+    let lease = bench.publisher.status().lease;
+    bench.store.set_space(Space::Exhausted);
+    let mut bench = bench.restart("n2");
+    bench.want(&[A]);
+    bench.pass(300);
+    assert_eq!((bench.names(), bench.publisher.status().lease), (all(&[A]), lease));
+}
+
+#[test]
+fn a_write_without_a_reply_is_fenced_off_before_the_next() {
+    let mut bench = Bench::publishing(&[A]);
+    let publications = [B].iter().map(|id| Arc::new(publication(id))).map(|p| (p.container, p)).collect();
+    let desired = Arc::new(Desired { listed: true, publications, ..Desired::default() });
+    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
+    let [Effect::Call(lost)] = effects.as_slice() else { panic!("{effects:?}") };
+    bench.give(Input::Replied(Err(CallError::Unknown("no reply".into()))));
+    bench.pass(1);
+    assert_eq!(bench.names(), all(&[B]));
+    let late = bench.store.call(bench.now, lost).unwrap();
+    assert!(matches!(late, Reply::Txn { succeeded: false, .. }), "{late:?}");
+}
+
+#[test]
+fn own_keys_that_others_broke_are_repaired_at_once() {
+    let mut bench = Bench::publishing(&[A]);
+    let key = bench.publisher.identity.keys.instance(&bench.publisher.identity.host, ShortId::parse(A).unwrap());
+    bench.write(Op::Put { key, value: b"garbage".to_vec(), lease: LeaseId(0) });
+    let foreign = [bench.publisher.own.start.as_slice(), b"instances/nonsense"].concat();
+    bench.write(Op::Put { key: foreign, value: b"garbage".to_vec(), lease: LeaseId(0) });
+    bench.give(Input::Touched(bench.store.revision()));
+    let lease = bench.publisher.status().lease;
+    assert_eq!((bench.names(), bench.publisher.status().repairs), (all(&[A]), 2));
+    assert!(bench.stored().iter().all(|(_, of)| *of == lease));
+}
+
+#[test]
+fn our_own_writes_seen_in_the_watch_ask_for_nothing() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.asked.clear();
+    for revision in bench.publisher.written.clone() {
+        bench.give(Input::Touched(revision));
+    }
+    assert_eq!(bench.asked, []);
+}
+
+#[test]
+fn new_addresses_are_told_in_the_session() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.asked.clear();
+    bench.give(Input::Advertise(vec!["10.0.0.9".parse().unwrap()]));
+    assert_eq!(bench.asked.len(), 1);
+    bench.want(&[B]);
+    assert_eq!(bench.names(), all(&[B]), "the fence moved along");
+}
+
+#[test]
+fn leaving_revokes_and_ends() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.give(Input::Leave);
+    assert!(bench.has_left);
+    assert_eq!((bench.names(), bench.file.lease, bench.publisher.wake_at()), (vec![], None, None));
+    bench.want(&[B]);
+    assert_eq!(bench.names(), [""; 0]);
+}
+
+#[test]
+fn a_record_too_large_is_left_out_and_the_rest_goes() {
+    let mut bench = Bench::publishing(&[]);
+    let mut large = publication(A);
+    large.name = "x".repeat(MAX_VALUE).into();
+    let publications = [large, publication(B)].into_iter().map(|p| (p.container, Arc::new(p))).collect();
+    bench.give(Input::Desired(Arc::new(Desired { listed: true, publications, ..Desired::default() })));
+    assert_eq!(bench.names(), all(&[B]));
+    assert!(bench.publisher.status().problems[0].place.contains(A));
+}
