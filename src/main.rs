@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use portolan::cli::{Cli, Exit, Process, run};
 
-/// A catalog is many small values: without a header for each it takes a third less memory, see Cargo.toml.
+/// A catalog is many small values: without a header for each it takes less memory, see Cargo.toml.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
