@@ -34,3 +34,9 @@ fn hosts_agree_in_the_end_whatever_etcd_and_the_network_do() {
         None => (0..number("PORTOLAN_SIM_SEEDS").unwrap_or(SEEDS)).for_each(run),
     }
 }
+
+/// A publisher whose pause was over, but which had nothing left to do, asked to be woken in the past.
+#[test]
+fn seed_121_nobody_spins_after_a_refused_put() {
+    run(121);
+}

@@ -236,6 +236,12 @@ impl World {
         for slot in 0..self.slots.len() {
             self.slots[slot].paused_until = self.now;
             self.resume(slot);
+            // The quiet begins with watches that are not what they seem.
+            if self.rng.random_bool(0.3)
+                && let Some(agent) = &mut self.slots[slot].agent
+            {
+                agent.watch.stalled = true;
+            }
             if self.slots[slot].agent.is_none() && !self.slots[slot].gone_for_good {
                 self.start(slot);
             }

@@ -295,3 +295,15 @@ fn a_record_too_large_is_left_out_and_the_rest_goes() {
     assert_eq!(bench.names(), all(&[B]));
     assert!(bench.publisher.status().problems[0].place.contains(A));
 }
+
+/// Found by seed 121 of the simulation: the publisher wanted to be woken in the past, for ever.
+#[test]
+fn a_pause_that_is_over_with_nothing_left_to_do_wakes_nobody() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.store.set_space(Space::Exhausted);
+    bench.want(&[A, B]);
+    bench.want(&[A]);
+    bench.now += Duration::from_secs(1);
+    bench.give(Input::Tick);
+    assert!(bench.publisher.wake_at() > Some(bench.now));
+}
