@@ -14,6 +14,8 @@ need etcdctl etcd-client
 need dig bind9-dnsutils
 need dnsperf dnsperf
 need mmdebstrap mmdebstrap
+# Certificates for the tests that speak TLS with etcd.
+need openssl openssl
 # Tests put busybox alone into an image, so it must be the one without libraries.
 if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(busybox-static); fi
 docker_missing=0
