@@ -24,13 +24,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{interval, timeout},
+    time::{Instant, interval_at, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     api::{ApiState, ResolveError, ResolveReply, ResolveRequest, http},
-    config::{Config, DnsListen, OnTerm, Registry, Upstreams},
+    config::{Config, OnTerm, Registry, Upstreams},
     dns::{
         access::AccessList,
         answer::{Settings, Snapshot},
@@ -166,7 +166,7 @@ impl Agent {
     async fn compose(config: Config, state: &StateDirectory) -> Result<Self> {
         let host = state.host_id(config.host_id.value.as_ref())?;
         let apex = Apex::parse(&config.zone.value).context("--zone")?;
-        let listens: Vec<Listen> = config.dns.value.iter().map(listen).collect();
+        let listens: Vec<Listen> = config.dns.value.clone();
         let nameserver = |listen: &Listen| match listen {
             Listen::Address(address) if address.port() == 53 && !address.ip().is_unspecified() => Some(address.ip()),
             _ => None,
@@ -389,7 +389,8 @@ impl Agent {
         let (mut local, session, commands) = (self.local.1.clone(), self.session.0.clone(), self.commands.clone());
         let problems = Arc::clone(&self.advertise_problems);
         async move {
-            let mut ticks = interval(ADVERTISE_EVERY);
+            // Start-up has just looked.
+            let mut ticks = interval_at(Instant::now() + ADVERTISE_EVERY, ADVERTISE_EVERY);
             loop {
                 let route = tokio::select! {
                     _ = ticks.tick() => {
@@ -417,14 +418,6 @@ impl Agent {
 
 fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = Result<()>> + Send + 'static) {
     tasks.spawn(async move { (name, task.await) });
-}
-
-fn listen(listen: &DnsListen) -> Listen {
-    match listen {
-        DnsListen::Auto => Listen::Auto,
-        DnsListen::Docker => Listen::Docker,
-        DnsListen::Address(address) => Listen::Address(*address),
-    }
 }
 
 fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {

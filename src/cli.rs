@@ -23,8 +23,8 @@ use clap::{Parser, Subcommand};
 
 use self::output::note;
 use crate::{
-    api::client::ClientError,
-    config::{Env, Errors, LogFormat, MAX_FILE},
+    api::client::{Client, ClientError},
+    config::{ClientConfig, Env, Errors, LogFormat, MAX_FILE},
 };
 
 /// What the process tells its parent. A contract (design, "Command line").
@@ -125,6 +125,13 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
     }
     Ok(text)
+}
+
+/// What every command does first that reads from the agent: configuration, log, and the way to the API.
+fn client(flags: &flags::Flags<flags::Client>, process: &Process) -> anyhow::Result<Client> {
+    let config = ClientConfig::load(&flags.given, &process.env, process.root, &read)?;
+    start_log(config.log_format.value, &config.log.value);
+    Ok(Client::of_url(&config.api.value))
 }
 
 /// Log lines go to stderr. The filter has been checked with the configuration.

@@ -34,11 +34,11 @@ use self::show::Show;
 pub use self::{
     keys::{Arity, KEYS, Key, key},
     values::{
-        DnsListen, LogFormat, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE,
-        MIN_LEASE, OnTerm, Registry, Secret, Upstreams, User,
+        LogFormat, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_LEASE,
+        OnTerm, Registry, Secret, Upstreams, User,
     },
 };
-use crate::model::HostId;
+use crate::{dns::listen::Listen, model::HostId};
 
 /// Largest file that is read for configuration or a password: far beyond any real one, far below what hurts.
 pub const MAX_FILE: u64 = 1 << 20;
@@ -128,7 +128,7 @@ pub struct Config {
     pub routed: Setting<Vec<IpNet>>,
     pub state_dir: Setting<PathBuf>,
     pub on_term: Setting<OnTerm>,
-    pub dns: Setting<Vec<DnsListen>>,
+    pub dns: Setting<Vec<Listen>>,
     /// Empty: the default list of design D16.
     pub allow: Setting<Vec<IpNet>>,
     /// Lower case, without the final dot.

@@ -9,17 +9,10 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{
-    Exit, Process, flags,
+    Exit, Process, client, flags,
     output::{Form, Output, count, note},
-    read, start_log,
 };
-use crate::{
-    api::{
-        ResolveReply,
-        client::{Client, escape},
-    },
-    config::ClientConfig,
-};
+use crate::api::{ResolveReply, client::escape};
 
 /// Ask the agent for a name, as any container would
 ///
@@ -48,9 +41,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Exit> {
-    let config = ClientConfig::load(&arguments.flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
-    let client = Client::of_url(&config.api.value);
+    let client = client(&arguments.flags, process)?;
     let name = match arguments.name.parse() {
         Ok(address) if arguments.kind.eq_ignore_ascii_case("PTR") => reverse(address),
         _ => arguments.name.clone(),

@@ -9,16 +9,12 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{
-    Exit, Process, flags,
+    Exit, Process, client, flags,
     output::{Form, Output, count, note, table},
-    read, start_log,
 };
-use crate::{
-    api::{
-        client::{Client, escape},
-        json::{ListedPort, ListedService, Listing},
-    },
-    config::ClientConfig,
+use crate::api::{
+    client::escape,
+    json::{ListedPort, ListedService, Listing},
 };
 
 /// Ports shown per service; `-o json` shows all.
@@ -44,9 +40,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Exit> {
-    let config = ClientConfig::load(&arguments.flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
-    let client = Client::of_url(&config.api.value);
+    let client = client(&arguments.flags, process)?;
     let filter = arguments.namespace.as_deref().map(|namespace| format!("?namespace={}", escape(namespace)));
     let body = client.get(&format!("/v1/services{}", filter.unwrap_or_default())).await?;
     let listing: Listing = serde_json::from_slice(&body).with_context(|| format!("{client} speaks no portolan"))?;

@@ -6,14 +6,10 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{
-    Exit, Process, flags,
+    Exit, Process, client, flags,
     output::{Form, Output, note},
-    read, start_log,
 };
-use crate::{
-    api::{client::Client, json::WatchLine},
-    config::ClientConfig,
-};
+use crate::api::json::WatchLine;
 
 /// Stream changes of the catalog until interrupted
 ///
@@ -36,9 +32,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Exit> {
-    let config = ClientConfig::load(&arguments.flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
-    let client = Client::of_url(&config.api.value);
+    let client = client(&arguments.flags, process)?;
     let target = if arguments.initial { "/v1/watch?initial=true" } else { "/v1/watch" };
     let mut out = io::stdout().lock();
     client

@@ -8,7 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::values::{DnsListen, LogFormat, OnTerm, Registry, Upstreams, User};
+use super::values::{LogFormat, OnTerm, Registry, Upstreams, User};
+use crate::dns::listen::Listen;
 use crate::model::HostId;
 
 /// A value as the operator would write it.
@@ -71,13 +72,9 @@ impl Show for LogFormat {
     }
 }
 
-impl Show for DnsListen {
+impl Show for Listen {
     fn show(&self) -> String {
-        match self {
-            Self::Auto => "auto".to_owned(),
-            Self::Docker => "docker".to_owned(),
-            Self::Address(address) => address.to_string(),
-        }
+        self.to_string()
     }
 }
 

@@ -95,17 +95,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// One value of `--dns`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DnsListen {
-    /// `Docker` where port 53 may be bound, and always 127.0.0.1:5300.
-    Auto,
-    /// Port 53 on the gateway of every Docker bridge, followed as networks come and go.
-    Docker,
-    /// This address.
-    Address(SocketAddr),
-}
-
 /// Who answers the names that are not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstreams {
@@ -308,13 +297,8 @@ pub(super) fn locality(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-pub(super) fn dns(text: &str) -> Result<DnsListen, String> {
-    match text.parse() {
-        Ok(Listen::Auto) => Ok(DnsListen::Auto),
-        Ok(Listen::Docker) => Ok(DnsListen::Docker),
-        Ok(Listen::Address(address)) => Ok(DnsListen::Address(address)),
-        Err(_) => fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"),
-    }
+pub(super) fn dns(text: &str) -> Result<Listen, String> {
+    text.parse().or_else(|_| fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"))
 }
 
 /// A subnet, or a single address; bits beyond the prefix are dropped.
