@@ -9,6 +9,9 @@ need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
 }
 need protoc protobuf-compiler
+# The compiler's own definitions, which it looks for beside itself; Debian keeps them in a package that is only recommended.
+protoc=$(command -v protoc || echo /usr/bin/protoc)
+[ -e "${protoc%/bin/protoc}/include/google/protobuf/descriptor.proto" ] || missing+=(libprotobuf-dev)
 need etcd etcd-server
 need etcdctl etcd-client
 need dig bind9-dnsutils
