@@ -34,7 +34,7 @@ mod etcd_fixture;
 #[path = "../tests/support/figures.rs"]
 mod figures;
 
-use agent::{Agent, DEADLINE, Want};
+use agent::{Agent, Asker, DEADLINE, Want};
 use figures::{Figures, percentile};
 
 const HOSTS: usize = 1_000;
@@ -86,8 +86,9 @@ fn main() -> Result<()> {
     let started = agent::wall();
     let agent =
         Agent::start("bench-scale", 5393, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
-    let answered =
-        agent.await_change("svc-42.global.svc.internal", Want::Present).recv_timeout(DEADLINE).context("no answer")?;
+    let asker = Asker::of(&[agent.address])?;
+    let answered = asker.await_change("svc-42.global.svc.internal", Want::Present);
+    let answered = answered.recv_timeout(DEADLINE).context("no answer")?[0];
     figures.row("start to first answer", &[("took", (answered - started).as_secs_f64(), "s")]);
     let rss = agent.memory_kib("VmRSS")? / 1024.0;
     figures.row(
@@ -98,12 +99,12 @@ fn main() -> Result<()> {
     let mut changed = Vec::new();
     for round in 0..CHANGES {
         let (phase, want) = if round.is_multiple_of(2) { ("serving", Want::Present) } else { ("paused", Want::Absent) };
-        let told = agent.await_change("probe.global.svc.internal", want);
+        let told = asker.await_change("probe.global.svc.internal", want);
         let put = Op::Put { key: instance_key(0, 0xfff_ffff), value: record("probe", 0, phase), lease };
         let sent = agent::wall();
         runtime.block_on(client.call(Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] }))?;
-        changed
-            .push((told.recv_timeout(DEADLINE).context("the change was never answered")? - sent).as_secs_f64() * 1e3);
+        let answered = told.recv_timeout(DEADLINE).context("the change was never answered")?[0];
+        changed.push((answered - sent).as_secs_f64() * 1e3);
     }
     let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut changed, share));
     figures.row("put to changed answer", &[("p50", p50, "ms"), ("p99", p99, "ms")]);

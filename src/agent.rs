@@ -1,9 +1,10 @@
 //! The composition root: makes the channels, starts every loop in one [`JoinSet`], and takes them down in order.
 //!
 //! ```text
-//! watch/docker ──Desired──► registry/driver ──View──┐
-//!      │           └────────────────────────────────┴─► snapshots ──Zone──► dns/server
-//!      └─────Local──────────────────────────────────────────┘  └──Catalog──► api/http
+//! watch/docker ──Desired──► snapshots ──Desired──► registry/driver
+//!      └────────Local───────► ▲ │ └──Zone──► dns/server     │
+//!                             │ └──Catalog──► api/http      │
+//!                             └────────────View─────────────┘
 //! ```
 //!
 //! Everything here is wiring. The one decision made in this file is what a signal does: SIGTERM keeps the lease (a
@@ -138,6 +139,8 @@ struct Agent {
     listens: Vec<Listen>,
     commands: mpsc::Sender<Command>,
     desired: Channel<Desired>,
+    /// As `desired`, once the own host answers from it.
+    served: Channel<Desired>,
     local: Channel<Local>,
     view: Channel<View>,
     catalog: Channel<Catalog>,
@@ -204,6 +207,7 @@ impl Agent {
             listens,
             commands,
             desired: Channel::default(),
+            served: Channel::default(),
             local,
             view: Channel::default(),
             catalog: Channel::default(),
@@ -264,7 +268,6 @@ impl Agent {
         let control = http::ControlSocket::bind(control_path)
             .with_context(|| format!("--control {} cannot be made: choose another path", control_path.display()))?;
 
-        spawn(tasks, "snapshots", Snapshots::of(self).follow());
         spawn(tasks, "dns", {
             let (shared, forwarder) = (Arc::clone(&self.shared), Arc::clone(&self.forwarder));
             let serve = server::serve(shared, self.wanted.1.clone(), forwarder, self.bound.0.clone());
@@ -282,16 +285,23 @@ impl Agent {
             local: self.local.0.clone(),
             status: self.docker.0.clone(),
         };
-        spawn(tasks, "docker", async move {
-            docker::follow(docker_options, outputs).await;
-            Ok(())
-        });
+        let snapshots = Snapshots::of(self);
+        spawn(
+            tasks,
+            "docker",
+            on_one_thread(move || async move {
+                tokio::select! {
+                    () = docker::follow(docker_options, outputs) => Ok(()),
+                    ended = snapshots.follow() => ended.context("snapshots"),
+                }
+            }),
+        );
         let commands = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take().context("started twice")?;
         let mut identity = self.identity.clone();
         identity.session = Session::clone(&self.session.1.borrow());
         let options = driver::Options { identity, state };
         let outputs = driver::Outputs { view: self.view.0.clone(), status: self.registry.0.clone() };
-        let registry = driver::run(options, self.backend()?, self.desired.1.clone(), outputs, commands);
+        let registry = driver::run(options, self.backend()?, self.served.1.clone(), outputs, commands);
         spawn(tasks, "registry", async move {
             registry.await;
             Ok(())
@@ -420,6 +430,34 @@ fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = Resul
     tasks.spawn(async move { (name, task.await) });
 }
 
+/// Runs a loop on a thread of its own, with everything that it waits for. The way from a Docker event to an answer is such
+/// a loop: handing over from one processor to another at each hop takes longer than all the work in between, and on a
+/// host where a container is starting each may have to wait for its turn.
+///
+/// The thread ends with the loop, or when what this returns is dropped.
+async fn on_one_thread<F>(work: impl FnOnce() -> F + Send + 'static) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("follow".into()).spawn(move || {
+        let mut tell = tell;
+        let ended = runtime.block_on(async {
+            tokio::select! {
+                ended = work() => Some(ended),
+                () = tell.closed() => None,
+            }
+        });
+        if let Some(ended) = ended {
+            // Nobody listens any more when the agent is ending.
+            let _ended = tell.send(ended);
+        }
+        runtime.shutdown_background();
+    })?;
+    told.await.context("its thread has died")?
+}
+
 fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
     let (zone, local) = (shared.zone(), shared.local());
     let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
@@ -486,6 +524,7 @@ struct Snapshots {
     local: watch::Receiver<Arc<Local>>,
     view: watch::Receiver<Arc<View>>,
     session: watch::Receiver<Arc<Session>>,
+    served: watch::Sender<Arc<Desired>>,
     catalog: watch::Sender<Arc<Catalog>>,
     wanted: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
 }
@@ -502,6 +541,7 @@ impl Snapshots {
             local: agent.local.1.clone(),
             view: agent.view.1.clone(),
             session: agent.session.1.clone(),
+            served: agent.served.0.clone(),
             catalog: agent.catalog.0.clone(),
             wanted: agent.wanted.0.clone(),
         }
@@ -532,6 +572,12 @@ impl Snapshots {
             let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
             zone = Arc::new(zone.update(&catalog, &merged));
             self.shared.set_zone(Arc::clone(&zone));
+            // Only now others are told: the own host answers first, and encoding and writing do not hold it up.
+            self.served.send_if_modified(|served| {
+                let differs = !Arc::ptr_eq(served, &desired);
+                *served = Arc::clone(&desired);
+                differs
+            });
             if local_changed || AccessList::is_affected(&catalog, &merged) {
                 self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
                 let wanted = Arc::new(wanted(&self.listens, &local, port_53));

@@ -9,7 +9,8 @@
 //!   (on that network) which had an event since. A list never changes a container: where it differs from what is held,
 //!   the container is inspected. It only removes containers which it does not know.
 //!
-//! `die`, `destroy` and `disconnect` take effect before any question is answered, because the next container is given
+//! A start is the one event that brings something before an answer: what is known of the container by then, see
+//! [`presume`]. `die`, `destroy` and `disconnect` take effect before any question is answered, because the next container is given
 //! the freed address. Nothing here knows time or Docker's API: [`Containers::apply`] returns [`Wish`]es, and
 //! `docker.rs` carries them out.
 
@@ -22,9 +23,11 @@ use std::{
 use super::labels::{self, Claim};
 pub use super::{
     event::{Cause, Depth, Event, Moment, Ticket, Wish},
-    facts::{Binding, ContainerId, Endpoint, Inspected, NetworkFacts, NetworkMode, State, Summary},
+    facts::{Binding, ContainerId, Endpoint, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary},
 };
 use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId};
+
+mod presume;
 
 /// Addresses of a container on one network. Without addresses: it left at `moved`.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +66,8 @@ pub(super) struct Entry {
     seen: Moment,
     /// The inspect under way, and why it was asked.
     awaiting: Option<(Ticket, Cause)>,
+    /// The inspect under way that its creation asked for.
+    preparing: Option<Ticket>,
     /// To be asked again.
     failed: bool,
 }
@@ -82,6 +87,7 @@ impl Entry {
             ended: Moment::default(),
             seen: Moment::default(),
             awaiting: None,
+            preparing: None,
             failed: false,
         }
     }
@@ -95,9 +101,7 @@ impl Entry {
         self.ended = now;
         self.places.clear();
         if let Some(inspected) = &mut self.inspected {
-            inspected.state = State::Stopped;
-            inspected.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
-            inspected.bindings.clear();
+            inspected.end();
         }
     }
 
@@ -122,7 +126,7 @@ pub struct Changes {
     pub askers: bool,
     /// Published ports may differ.
     pub bindings: bool,
-    /// What a list found on a living connection though no event had told it.
+    /// What a list found on a living connection though no event told it, then or a while later.
     pub unheard: u32,
 }
 
@@ -146,7 +150,27 @@ pub struct Containers {
     destroyed: BTreeMap<NetworkId, Moment>,
     /// Live containers of the first list that are not inspected yet; `None` before that list.
     unsettled: Option<BTreeSet<ShortId>>,
+    /// There was a list since the connection was made, so that events are heard and new.
+    following: bool,
+    /// What a list showed though no event had told it. Its event may only be slower; `true`: it has had its time.
+    suspects: BTreeMap<ShortId, bool>,
+    /// Where ports appear that are published without an address, by network.
+    anywhere: BTreeMap<NetworkId, Box<[IpAddr]>>,
     changes: Changes,
+}
+
+/// Takes from an inspect what a container is, rather than what it is doing.
+fn config_of(entry: &mut Entry, inspected: &Inspected) {
+    let ports: BTreeSet<_> = inspected
+        .exposed
+        .iter()
+        .copied()
+        .chain(inspected.requested.iter().map(|request| (request.port, request.proto)))
+        .chain(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)))
+        .collect();
+    let place = format!("container {} ({})", inspected.id.short(), inspected.name);
+    (entry.claim, entry.problems) = labels::read(&place, &inspected.metadata, &inspected.name, &ports);
+    entry.identity = Some(Identity { name: inspected.name.clone(), namespace: entry.claim.namespace.clone() });
 }
 
 impl Containers {
@@ -172,12 +196,22 @@ impl Containers {
 
     /// Whether an answer to this question would still be taken.
     pub fn is_wanted(&self, id: &ContainerId, ticket: Ticket) -> bool {
+        let prepares = self.entries.get(&id.short()).is_some_and(|entry| entry.preparing == Some(ticket));
+        prepares || self.is_awaited(id, ticket)
+    }
+
+    fn is_awaited(&self, id: &ContainerId, ticket: Ticket) -> bool {
         let awaiting = self.entries.get(&id.short()).and_then(|entry| entry.awaiting);
         awaiting.is_some_and(|(own, _)| own == ticket)
     }
 
-    /// Asks again for all containers whose inspect failed.
+    /// Asks again for all containers whose inspect failed, and gives up on events that should have come between the last
+    /// two calls.
     pub fn retry(&mut self) -> Vec<Wish> {
+        for due in self.suspects.values() {
+            self.changes.unheard += u32::from(*due);
+        }
+        self.suspects.retain(|_, due| !std::mem::replace(due, true));
         let failed: Vec<_> = self.entries.values().filter(|entry| entry.failed).map(|entry| entry.id.clone()).collect();
         failed.into_iter().map(|id| self.ask(&id, Cause::Restore)).collect()
     }
@@ -188,7 +222,14 @@ impl Containers {
             Event::Created { id, name, labels } => {
                 let entry = self.touch(&id);
                 entry.identity = Some(Identity { name, namespace: labels::namespace(&labels) });
-                Vec::new()
+                vec![self.prepare(&id)]
+            }
+            Event::Started { id, newest } => {
+                self.touch(&id);
+                if newest {
+                    self.presume(id.short());
+                }
+                vec![self.ask(&id, Cause::Event)]
             }
             Event::Changed(id) => {
                 self.touch(&id);
@@ -204,6 +245,7 @@ impl Containers {
             }
             Event::Died(id) => {
                 self.settle(id.short());
+                self.suspects.remove(&id.short());
                 if self.entries.contains_key(&id.short()) {
                     let now = self.next();
                     self.changes.bindings = true;
@@ -217,6 +259,7 @@ impl Containers {
             }
             Event::Destroyed(id) => {
                 self.next();
+                self.suspects.remove(&id.short());
                 self.remove(id.short());
                 Vec::new()
             }
@@ -231,7 +274,7 @@ impl Containers {
             }
             Event::Present { ticket, inspected } => self.present(ticket, *inspected),
             Event::Absent { ticket, id } => {
-                if self.is_wanted(&id, ticket) {
+                if self.is_awaited(&id, ticket) {
                     self.remove(id.short());
                 }
                 Vec::new()
@@ -249,7 +292,10 @@ impl Containers {
             Event::NetworkFailed(id) => self.looked(id),
             Event::Lost => {
                 self.looking.clear();
+                self.following = false;
+                self.suspects.clear();
                 for entry in self.entries.values_mut() {
+                    entry.preparing = None;
                     entry.failed |= entry.awaiting.take().is_some();
                 }
                 Vec::new()
@@ -265,6 +311,7 @@ impl Containers {
     fn touch(&mut self, id: &ContainerId) -> &mut Entry {
         let now = self.next();
         self.changes.touch(id.short());
+        self.suspects.remove(&id.short());
         let entry = self.entries.entry(id.short()).or_insert_with(|| Entry::new(id.clone()));
         entry.touched = now;
         entry
@@ -276,6 +323,7 @@ impl Containers {
         let ticket = Ticket(self.tickets);
         let entry = self.entries.entry(id.short()).or_insert_with(|| Entry::new(id.clone()));
         entry.awaiting = Some((ticket, cause));
+        entry.preparing = None;
         entry.failed = false;
         Wish::Inspect { id: id.clone(), ticket, cause }
     }
@@ -319,7 +367,13 @@ impl Containers {
     fn connected(&mut self, id: &ContainerId, network: NetworkId) -> Vec<Wish> {
         let now = self.next();
         let entry = self.touch(id);
-        entry.places.entry(network.clone()).or_default().moved = now;
+        let alive = entry.is_alive();
+        let place = entry.places.entry(network.clone()).or_default();
+        place.moved = now;
+        if !alive {
+            // Whatever it had there is of another life, whose end was not told.
+            place.ips = Box::default();
+        }
         // An inspect of a container that is only starting blocks until it has started: its start event asks.
         let ask = entry.is_alive() || entry.awaiting.is_some() || entry.identity.is_none();
         let mut wishes: Vec<Wish> = self.look(network).into_iter().collect();
@@ -352,6 +406,10 @@ impl Containers {
         let id = inspected.id.short();
         let gateway = self.gateway_bridge();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
+        if entry.preparing == Some(ticket) {
+            self.prepared(inspected);
+            return Vec::new();
+        }
         let cause = match entry.awaiting {
             Some((own, cause)) if own == ticket => cause,
             _ => return Vec::new(),
@@ -366,17 +424,9 @@ impl Containers {
             return Vec::new();
         }
         if cause == Cause::Check {
-            self.changes.unheard += 1;
+            self.suspects.entry(id).or_default();
         }
-        let ports: BTreeSet<_> = inspected
-            .exposed
-            .iter()
-            .copied()
-            .chain(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)))
-            .collect();
-        let place = format!("container {id} ({})", inspected.name);
-        (entry.claim, entry.problems) = labels::read(&place, &inspected.metadata, &inspected.name, &ports);
-        entry.identity = Some(Identity { name: inspected.name.clone(), namespace: entry.claim.namespace.clone() });
+        config_of(entry, &inspected);
         // docker_gwbridge is not in an inspect: its place is known from its own list only.
         let alive = inspected.state.is_alive();
         entry.places.retain(|network, place| Some(network) == gateway.as_ref() && alive && !place.ips.is_empty());
@@ -387,7 +437,10 @@ impl Containers {
         let overlay = inspected.endpoints.iter().any(|endpoint| {
             self.networks.get(&endpoint.network).is_some_and(|network| network.driver == Driver::Overlay)
         });
-        entry.inspected = Some(inspected);
+        self.learn(&inspected);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.inspected = Some(inspected);
+        }
         self.changes.touch(id);
         self.changes.bindings = true;
         self.settle(id);
@@ -433,8 +486,10 @@ impl Containers {
         let absent = |(id, entry): (&ShortId, &Entry)| (!present.contains(id) && entry.touched <= began).then_some(*id);
         let gone: Vec<_> = self.entries.iter().filter_map(absent).collect();
         for id in gone {
-            self.changes.unheard += u32::from(depth == Depth::Changed);
             self.remove(id);
+            if depth == Depth::Changed {
+                self.suspects.entry(id).or_default();
+            }
         }
         let mut look = Vec::new();
         for summary in containers {
@@ -459,6 +514,7 @@ impl Containers {
                 self.entries.iter().filter(|(_, entry)| entry.awaiting.is_some() && entry.inspected.is_none());
             self.unsettled = Some(awaited.map(|(id, _)| *id).collect());
         }
+        self.following = true;
         self.changes.askers = true;
         wishes
     }
@@ -526,6 +582,7 @@ impl Containers {
     }
 
     fn remove_network(&mut self, id: &NetworkId) {
+        self.anywhere.remove(id);
         if self.networks.remove(id).is_some() {
             self.networks_changed(id);
         }

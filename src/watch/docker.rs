@@ -36,7 +36,9 @@ const QUEUE: usize = 4096;
 const MAX_URGENT: usize = 64;
 /// Inspects under way that lists asked for: few, so that they do not slow those that somebody waits for.
 const MAX_SWEEP: usize = 8;
-/// The list lags its events: it is repeated this long after each connect.
+/// Inspects under way of containers that were just created. Those that start meanwhile block until they have started.
+const MAX_PREPARE: usize = 16;
+/// The list lags its events: the first one of a connection is repeated this long after it was answered.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// Containers that gave no answer are asked again this often.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -183,6 +185,14 @@ pub async fn follow(options: Options, outputs: Outputs) {
     }
 }
 
+/// Ends when it is time to repeat the first list; never, if that is not planned.
+async fn list_again(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Why a connection ended.
 struct Lost(String);
 
@@ -215,7 +225,10 @@ struct Connection {
     tasks: JoinSet<Answer>,
     urgent: Lane,
     sweep: Lane,
+    prepare: Lane,
     listing: bool,
+    /// When the first list is repeated.
+    list_again: Option<Instant>,
     /// Why it ends as soon as all that was asked is answered. A stream that ends at once, for an event that cannot be
     /// decoded, must not keep us from ever following up a list.
     ending: Option<Lost>,
@@ -242,15 +255,15 @@ impl Follower {
             tasks: JoinSet::new(),
             urgent: lane(MAX_URGENT),
             sweep: lane(MAX_SWEEP),
+            prepare: lane(MAX_PREPARE),
             listing: false,
+            list_again: None,
             ending: None,
             reading_host: None,
         };
         let (sender, mut events) = mpsc::channel(QUEUE);
         connection.tasks.spawn(request::read(docker, sender));
         self.list(&mut connection, Depth::Every);
-        let mut again = std::pin::pin!(tokio::time::sleep(LIST_AGAIN));
-        let mut listed_again = false;
         let mut lists = interval_at(Instant::now() + self.options.list_every, self.options.list_every);
         let mut retries = interval(RETRY_EVERY);
         for timer in [&mut lists, &mut retries] {
@@ -260,7 +273,7 @@ impl Follower {
             let wishes = tokio::select! {
                 biased;
                 // Events first: what they end must not be answered for by an inspect that is older.
-                Some(message) = events.recv() => self.event(&message),
+                Some(message) = events.recv() => self.event(&message, events.is_empty()),
                 Some(answer) = connection.tasks.join_next() => {
                     let answer = answer.unwrap_or_else(|error| Answer::Lost(Lost(format!("a task failed: {error}"))));
                     match self.answer(&mut connection, answer) {
@@ -268,8 +281,8 @@ impl Follower {
                         Err(lost) => return lost,
                     }
                 }
-                () = &mut again, if !listed_again && connection.ending.is_none() => {
-                    listed_again = true;
+                () = list_again(connection.list_again), if connection.ending.is_none() => {
+                    connection.list_again = None;
                     self.list(&mut connection, Depth::Changed);
                     Vec::new()
                 }
@@ -280,10 +293,11 @@ impl Follower {
                 }
                 _ = retries.tick(), if connection.ending.is_none() => self.containers.retry(),
             };
-            self.start(&mut connection, wishes);
+            // What is known now is told before anything is asked: somebody may wait for it.
             if let Some(lost) = self.publish(&mut connection) {
                 return lost;
             }
+            self.start(&mut connection, wishes);
             if connection.tasks.is_empty()
                 && let Some(lost) = connection.ending.take()
             {
@@ -292,14 +306,14 @@ impl Follower {
         }
     }
 
-    fn event(&mut self, message: &models::EventMessage) -> Vec<Wish> {
+    fn event(&mut self, message: &models::EventMessage, newest: bool) -> Vec<Wish> {
         let actor = message.actor.as_ref().and_then(|actor| actor.id.as_deref()).unwrap_or_default();
         let action = message.action.as_deref().unwrap_or_default();
         if !self.replay.is_new(message.time_nano.unwrap_or_default(), actor, action) {
             return Vec::new();
         }
         self.count(|status| status.events += 1);
-        let Some(event) = decode::event(message) else { return Vec::new() };
+        let Some(event) = decode::event(message, newest) else { return Vec::new() };
         debug!(action, actor, "docker event");
         self.containers.apply(event)
     }
@@ -326,6 +340,7 @@ impl Follower {
                 self.count(|status| status.lists += 1);
                 if !self.outputs.status.borrow().connected {
                     info!(endpoint = %self.options.endpoint, "docker connected and listed");
+                    connection.list_again = Some(Instant::now() + LIST_AGAIN);
                     self.read_host(connection);
                     self.report(|status| {
                         status.connected = true;
@@ -392,8 +407,8 @@ impl Follower {
                 }
             }
         }
-        let Connection { docker, tasks, urgent, sweep, .. } = connection;
-        for lane in [urgent, sweep] {
+        let Connection { docker, tasks, urgent, sweep, prepare, .. } = connection;
+        for lane in [urgent, sweep, prepare] {
             while lane.running < lane.limit
                 && let Some(wish) = lane.waiting.pop_front()
             {
@@ -460,6 +475,7 @@ impl Connection {
         match cause {
             Cause::Event => &mut self.urgent,
             Cause::Restore | Cause::Check => &mut self.sweep,
+            Cause::Prepare => &mut self.prepare,
         }
     }
 }

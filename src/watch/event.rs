@@ -42,6 +42,8 @@ pub enum Wish {
 pub enum Cause {
     /// An event named it: at once.
     Event,
+    /// It was created: what it will be is wanted before it starts.
+    Prepare,
     /// It is looked at anew after we were away, or after it gave no answer: when there is room.
     Restore,
     /// A list differed from what is held, though we were there: when there is room.
@@ -69,7 +71,14 @@ pub enum Event {
         /// Its labels.
         labels: Metadata,
     },
-    /// `start`, `unpause`, `rename`, `health_status`, `update`: look again.
+    /// `start`.
+    Started {
+        /// The container.
+        id: ContainerId,
+        /// No event waits behind this one, which might be its end.
+        newest: bool,
+    },
+    /// `unpause`, `rename`, `health_status`, `update`: look again.
     Changed(ContainerId),
     /// `pause`.
     Paused(ContainerId),

@@ -95,6 +95,19 @@ pub struct Binding {
     pub at: Published,
 }
 
+/// One port that the operator asked the host to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Requested {
+    /// The container port.
+    pub port: u16,
+    /// Its transport.
+    pub proto: Proto,
+    /// On which address of the host; `None`: on those that the engine takes where nobody names one.
+    pub ip: Option<IpAddr>,
+    /// Under which number; `None`: Docker chooses one, from a range or any.
+    pub number: Option<u16>,
+}
+
 /// What a list tells of a container: enough to see that it changed, not enough to publish it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -127,6 +140,8 @@ pub struct Inspected {
     pub state: State,
     /// What its own check says.
     pub health: Health,
+    /// It has a check of its own, which says [`Health::Starting`] as it starts.
+    pub checked: bool,
     /// How it is asked to stop, where its image says so: `SIGTERM` otherwise.
     pub stop_signal: Option<Arc<str>>,
     /// Seconds it may take to stop: 10 otherwise.
@@ -137,8 +152,19 @@ pub struct Inspected {
     pub endpoints: Vec<Endpoint>,
     /// Its exposed ports.
     pub exposed: BTreeSet<(u16, Proto)>,
-    /// Its published ports, in order.
+    /// The ports it was asked to publish, in order.
+    pub requested: Vec<Requested>,
+    /// Its published ports, in order; none while it does not run.
     pub bindings: Vec<Binding>,
+}
+
+impl Inspected {
+    /// Its process is gone, and its addresses and ports with it.
+    pub(super) fn end(&mut self) {
+        self.state = State::Stopped;
+        self.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
+        self.bindings.clear();
+    }
 }
 
 /// What the engine tells of a network.

@@ -41,7 +41,7 @@ fn an_overlay_container_asks_from_its_gateway_address_too() {
     assert_eq!(askers(&bed), ips(&["10.5.0.2", "10.6.0.3"]));
     // A later inspect does not know the gateway address, and must not take it away.
     web.name = "renamed".into();
-    bed.apply(Event::Changed(id(WEB))).answer(&web);
+    bed.started(WEB).answer(&web);
     assert_eq!(askers(&bed), ips(&["10.5.0.2", "10.6.0.3"]));
     // It is gone when the list no longer has it.
     show(&mut bed, network(GWBRIDGE), &[]);

@@ -8,7 +8,7 @@ use crate::{
 
 pub(crate) const WEB: &str = "aaaaaaaaaaaa0001";
 pub(crate) const DB: &str = "bbbbbbbbbbbb0002";
-const NET: &str = "net1";
+pub(crate) const NET: &str = "net1";
 
 pub(crate) fn id(text: &str) -> ContainerId {
     ContainerId::parse(text).unwrap()
@@ -37,11 +37,13 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         metadata: labels_of(&[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")]),
         state: State::Running,
         health: Health::None,
+        checked: false,
         stop_signal: None,
         stop_timeout: None,
         network_mode: NetworkMode::Own,
         endpoints: vec![endpoint(NET, &[ip])],
         exposed: [(80, Proto::Tcp)].into(),
+        requested: Vec::new(),
         bindings: Vec::new(),
     }
 }
@@ -58,7 +60,7 @@ pub(crate) fn endpoint(network: &str, ips: &[&str]) -> Endpoint {
     }
 }
 
-fn stopped(mut inspected: Inspected) -> Inspected {
+pub(crate) fn stopped(mut inspected: Inspected) -> Inspected {
     inspected.state = State::Stopped;
     inspected.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
     inspected
@@ -114,17 +116,17 @@ impl Bed {
         self
     }
 
-    fn listed(&mut self, containers: &[&Inspected]) -> &mut Self {
+    pub(crate) fn listed(&mut self, containers: &[&Inspected]) -> &mut Self {
         self.listed_at(self.containers.now(), Depth::Changed, containers)
     }
 
-    fn listed_at(&mut self, began: Moment, depth: Depth, containers: &[&Inspected]) -> &mut Self {
+    pub(crate) fn listed_at(&mut self, began: Moment, depth: Depth, containers: &[&Inspected]) -> &mut Self {
         let containers = containers.iter().map(|inspected| summary(inspected)).collect();
         self.apply(Event::Listed { began, depth, containers, networks: vec![network(NET), network("net2")] })
     }
 
     /// The ticket of the last inspect that was asked for.
-    fn ticket(&self) -> Ticket {
+    pub(crate) fn ticket(&self) -> Ticket {
         let inspect = |wish: &Wish| match wish {
             Wish::Inspect { ticket, .. } => Some(*ticket),
             Wish::InspectNetwork { .. } => None,
@@ -136,11 +138,11 @@ impl Bed {
         self.answer_to(self.ticket(), inspected)
     }
 
-    fn answer_to(&mut self, ticket: Ticket, inspected: &Inspected) -> &mut Self {
+    pub(crate) fn answer_to(&mut self, ticket: Ticket, inspected: &Inspected) -> &mut Self {
         self.apply(Event::Present { ticket, inspected: Box::new(inspected.clone()) })
     }
 
-    fn network_shows(&mut self, began: Moment, name: &str, endpoints: &[(&str, &str)]) -> &mut Self {
+    pub(crate) fn network_shows(&mut self, began: Moment, name: &str, endpoints: &[(&str, &str)]) -> &mut Self {
         let endpoints =
             endpoints.iter().map(|(container, ip)| (id(container), Box::from([ip.parse().unwrap()]))).collect();
         self.apply(Event::NetworkPresent { began, facts: Box::new(network(name)), endpoints })
@@ -153,11 +155,15 @@ impl Bed {
             self.apply(Event::Connected { id: id.clone(), network: endpoint.network.clone() });
             self.containers.looking.clear();
         }
-        self.apply(Event::Changed(id)).answer(inspected)
+        self.started(inspected.id.as_str()).answer(inspected)
+    }
+
+    pub(crate) fn started(&mut self, container: &str) -> &mut Self {
+        self.apply(Event::Started { id: id(container), newest: true })
     }
 
     /// The addresses that are published, with the phase if it is not serving.
-    fn published(&self) -> Vec<String> {
+    pub(crate) fn published(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
         for publication in self.desired.publications.values() {
             let phase = match publication.phase {
@@ -179,20 +185,20 @@ impl Bed {
     }
 
     #[track_caller]
-    fn expect(&mut self, published: &[&str], askers: &[&str]) -> &mut Self {
+    pub(crate) fn expect(&mut self, published: &[&str], askers: &[&str]) -> &mut Self {
         assert_eq!((self.published(), self.askers()), (words(published), words(askers)));
         self
     }
 
-    fn died(&mut self, container: &str) -> &mut Self {
+    pub(crate) fn died(&mut self, container: &str) -> &mut Self {
         self.apply(Event::Died(id(container)))
     }
 
-    fn connected(&mut self, container: &str, network: &str) -> &mut Self {
+    pub(crate) fn connected(&mut self, container: &str, network: &str) -> &mut Self {
         self.apply(Event::Connected { id: id(container), network: net(network) })
     }
 
-    fn disconnected(&mut self, container: &str, network: &str) -> &mut Self {
+    pub(crate) fn disconnected(&mut self, container: &str, network: &str) -> &mut Self {
         self.apply(Event::Disconnected { id: id(container), network: net(network) })
     }
 
@@ -218,11 +224,12 @@ fn run_asks_from_its_address_at_connect_and_is_published_at_start() {
     let mut bed = Bed::new();
     let web = running(WEB, "10.0.0.2");
     bed.apply(Event::Created { id: id(WEB), name: web.name.clone(), labels: web.metadata.clone() }).expect(&[], &[]);
+    bed.wishes.clear();
     bed.connected(WEB, NET).expect(&[], &[]);
     let began = bed.containers.now();
     assert_eq!(bed.wishes, [Wish::InspectNetwork { id: net(NET), began }], "no inspect of a starting container");
     bed.network_shows(began, NET, &[(WEB, "10.0.0.2")]).expect(&[], &[ASKER]);
-    bed.apply(Event::Changed(id(WEB))).expect(&[], &[ASKER]);
+    bed.started(WEB).expect(&[], &[ASKER]);
     bed.answer(&web).expect(&["10.0.0.2"], &[ASKER]);
 }
 
@@ -256,7 +263,7 @@ fn remove_by_force_leaves_nothing() {
 fn restart_comes_back_with_its_new_address() {
     let mut bed = up();
     bed.disconnected(WEB, NET).died(WEB).connected(WEB, NET).expect(&[], &[]);
-    bed.apply(Event::Changed(id(WEB))).answer(&running(WEB, "10.0.0.9"));
+    bed.started(WEB).answer(&running(WEB, "10.0.0.9"));
     bed.expect(&["10.0.0.9"], &["10.0.0.9 shop-web-1.shop"]);
 }
 
@@ -270,7 +277,7 @@ fn a_crash_loop_is_published_only_while_it_runs() {
         waiting.state = State::Restarting;
         bed.listed(&[&waiting]).expect(&[], &[]);
         let address = format!("10.0.0.{round}");
-        bed.connected(WEB, NET).apply(Event::Changed(id(WEB))).answer(&running(WEB, &address));
+        bed.connected(WEB, NET).started(WEB).answer(&running(WEB, &address));
         bed.expect(&[&address], &[&format!("{address} shop-web-1.shop")]);
     }
 }
@@ -297,7 +304,7 @@ fn a_fast_exit_with_removal_leaves_no_ghost() {
     let mut bed = Bed::new();
     let web = running(WEB, "10.0.0.2");
     bed.apply(Event::Created { id: id(WEB), name: web.name.clone(), labels: web.metadata.clone() });
-    bed.connected(WEB, NET).apply(Event::Changed(id(WEB)));
+    bed.connected(WEB, NET).started(WEB);
     let late = bed.ticket();
     bed.died(WEB).disconnected(WEB, NET).apply(Event::Destroyed(id(WEB)));
     bed.answer_to(late, &web).expect(&[], &[]);
@@ -409,8 +416,45 @@ fn a_list_finds_what_events_did_not_tell() {
     }));
     let inspected = Box::new(running(WEB, "10.0.0.3"));
     bed.containers.apply(Event::Present { ticket: bed.ticket(), inspected });
+    assert_eq!(bed.containers.changes.unheard, 0, "its event may only be slower");
+    bed.containers.retry();
+    assert_eq!(bed.containers.changes.unheard, 0, "it may have come a moment ago");
+    bed.containers.retry();
     assert_eq!(bed.containers.changes.unheard, 1);
+    bed.containers.retry();
+    assert_eq!(bed.containers.changes.unheard, 1, "counted once");
+}
+
+#[test]
+fn a_container_that_a_list_lacks_is_gone_and_its_end_was_not_told() {
+    let mut bed = up();
     bed.listed(&[]).expect(&[], &[]);
+    bed.containers.retry();
+    bed.containers.retry();
+    assert_eq!(bed.containers.changes.unheard, 1);
+}
+
+#[test]
+fn an_event_that_is_slower_than_a_list_was_told() {
+    let slower: [fn() -> Event; 4] = [
+        || Event::Changed(id(WEB)),
+        || Event::Died(id(WEB)),
+        || Event::Destroyed(id(WEB)),
+        || Event::Disconnected { id: id(WEB), network: net(NET) },
+    ];
+    for event in slower {
+        let mut bed = up();
+        bed.listed(&[&running(WEB, "10.0.0.3")]).answer(&running(WEB, "10.0.0.3"));
+        bed.containers.retry();
+        bed.apply(event());
+        bed.containers.retry();
+        assert_eq!(bed.containers.changes.unheard, 0, "{:?}", event());
+    }
+    let mut bed = up();
+    bed.listed(&[]).apply(Event::Destroyed(id(WEB)));
+    bed.containers.retry();
+    bed.containers.retry();
+    assert_eq!(bed.containers.changes.unheard, 0, "destroyed");
 }
 
 #[test]

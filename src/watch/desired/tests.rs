@@ -160,7 +160,8 @@ proptest! {
                     containers: Vec::new(),
                     networks: vec![super::super::container::tests::network("net1")],
                 },
-                10 | 11 => Event::Changed(own),
+                10 => Event::Changed(own),
+                11 => Event::Started { id: own, newest: step >> 8 & 1 == 0 },
                 _ => {
                     if bed.wishes.iter().any(|wish| matches!(wish, crate::watch::container::Wish::Inspect { .. })) {
                         let mut inspected = running(container, if step >> 8 & 1 == 0 { "10.0.0.2" } else { "10.0.0.3" });

@@ -11,7 +11,9 @@ use std::{
 
 use super::{
     super::{
-        container::{Binding, ContainerId, Endpoint, Event, Inspected, NetworkFacts, NetworkMode, State, Summary},
+        container::{
+            Binding, ContainerId, Endpoint, Event, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary,
+        },
         metadata::Metadata,
     },
     models::{
@@ -21,8 +23,8 @@ use super::{
 };
 use crate::model::{Driver, Health, NetworkId, Proto, Published, Scope};
 
-/// An event that concerns us.
-pub(super) fn event(message: &EventMessage) -> Option<Event> {
+/// An event that concerns us; `newest` unless others wait behind it.
+pub(super) fn event(message: &EventMessage, newest: bool) -> Option<Event> {
     let actor = message.actor.as_ref()?;
     let attribute = |name: &str| actor.attributes.as_ref()?.get(name).map(String::as_str);
     let action = message.action.as_deref()?;
@@ -35,7 +37,8 @@ pub(super) fn event(message: &EventMessage) -> Option<Event> {
                     let name = attribute("name")?.trim_start_matches('/').into();
                     Some(Event::Created { id, name, labels: labels(actor.attributes.as_ref()) })
                 }
-                "start" | "unpause" | "rename" | "update" | "health_status" => Some(Event::Changed(id)),
+                "start" => Some(Event::Started { id, newest }),
+                "unpause" | "rename" | "update" | "health_status" => Some(Event::Changed(id)),
                 "pause" => Some(Event::Paused(id)),
                 "die" => Some(Event::Died(id)),
                 "destroy" => Some(Event::Destroyed(id)),
@@ -84,10 +87,9 @@ pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Insp
     let state = answer.state.unwrap_or_default();
     let variables = config.env.unwrap_or_default();
     let labels = config.labels.unwrap_or_default();
-    let unchecked = config
-        .healthcheck
-        .and_then(|check| check.test)
-        .is_some_and(|test| test.first().is_some_and(|kind| kind == "NONE"));
+    let test = config.healthcheck.and_then(|check| check.test).unwrap_or_default();
+    let unchecked = test.first().is_some_and(|kind| kind == "NONE");
+    let configured = host.port_bindings.unwrap_or_default();
     Inspected {
         id,
         name: answer.name.as_deref().unwrap_or_default().trim_start_matches('/').into(),
@@ -98,13 +100,15 @@ pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Insp
             variables.iter().map(String::as_str),
         ),
         health: if unchecked { Health::None } else { health(&state) },
+        checked: !unchecked && !test.is_empty(),
         state: doing(&state),
         stop_signal: config.stop_signal.map(Into::into),
         stop_timeout: config.stop_timeout,
         network_mode: NetworkMode::parse(host.network_mode.as_deref().unwrap_or_default()),
         endpoints: endpoints(network.networks),
         exposed: config.exposed_ports.unwrap_or_default().iter().filter_map(|port| container_port(port)).collect(),
-        bindings: bindings(network.ports, &host.port_bindings.unwrap_or_default()),
+        requested: requested(&configured),
+        bindings: bindings(network.ports, &configured),
     }
 }
 
@@ -209,6 +213,19 @@ fn container_port(text: &str) -> Option<(u16, Proto)> {
         _ => return None,
     };
     Some((port.parse().ok().filter(|port| *port != 0)?, proto))
+}
+
+/// The ports that the operator asked for, in order.
+fn requested(configured: &PortMap) -> Vec<Requested> {
+    let mut all = BTreeSet::new();
+    for (key, wanted) in configured {
+        let Some((port, proto)) = container_port(key) else { continue };
+        for binding in wanted.iter().flatten() {
+            let number = binding.host_port.as_ref().and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+            all.insert(Requested { port, proto, ip: binding.host_ip.as_deref().and_then(address), number });
+        }
+    }
+    all.into_iter().collect()
 }
 
 /// Where ports are published now. Chosen is a number that the operator wrote, not one Docker took, also not from a range.

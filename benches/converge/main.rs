@@ -1,0 +1,160 @@
+//! `make bench-converge`: how long from a Docker event's own timestamp until DNS answers it, on the host that owns the
+//! container and on another host, beside the bare etcd put→watch time of the same run.
+//!
+//! One etcd (fsync on), two agents, the machine's real Docker engine. Agent A follows the engine; agent B has none and
+//! learns everything from etcd. Each round starts a container, waits for both answers, kills it, waits for both to be
+//! gone, and takes one put→watch sample in between, so that all figures see the same machine. One thread asks both
+//! agents for the round's name from the moment the event reaches it too, over and over, and notes when each answer
+//! changes: the figure includes the asking, at most [`agent::PAUSE`] plus one query. It asks no sooner, because two busy
+//! processors would then be measured with a third thing to do.
+//!
+//! Two limits stand beside: a responder that does nothing but read the same events and answer from one flag, asked in the
+//! same way at the same time; and etcd's put→watch time, both while nothing else happens and at the moment of the event,
+//! when the engine keeps processors and disk busy.
+
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+#[path = "../../tests/support/agent.rs"]
+mod agent;
+#[path = "../../tests/support/etcd.rs"]
+mod etcd_fixture;
+#[path = "../../tests/support/figures.rs"]
+mod figures;
+mod limits;
+
+use agent::{Agent, Asker, DEADLINE, Want};
+use figures::{Figures, percentile};
+use limits::{About, Bare, Events, Responder};
+
+/// Starts and stops measured, unless `BENCH_ROUNDS` says otherwise.
+const ROUNDS: usize = 200;
+/// Image of the sample containers, made from busybox.
+const IMAGE: &str = "portolan-bench-busybox";
+
+fn main() -> Result<()> {
+    let rounds = match std::env::var("BENCH_ROUNDS") {
+        Ok(text) => text.parse().context("BENCH_ROUNDS is a number of rounds")?,
+        Err(_) => ROUNDS,
+    };
+    make_image()?;
+    let etcd = etcd_fixture::Cluster::single();
+    let state = tempfile::tempdir()?;
+    let own = Agent::start("bench-own", 5391, &etcd.endpoints(), None, state.path())?;
+    let other =
+        Agent::start("bench-other", 5392, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
+    let responder = Responder::start("portolan-bench-")?;
+    let asker = Asker::of(&[own.address, other.address, responder])?;
+    let events = Events::follow()?;
+    let bare = Bare::start(&etcd.endpoints())?;
+
+    let mut start: [Vec<f64>; 3] = Default::default();
+    let mut stop: [Vec<f64>; 3] = Default::default();
+    let (mut quiet, mut busy) = (vec![], vec![]);
+    for round in 0..rounds {
+        let name = format!("portolan-bench-{round}");
+        let question = format!("{name}.global.svc.internal");
+        quiet.push(bare.sample()?);
+        let (cue, started) = events.cue(About::Name(name.clone()), &["start"]);
+        let answered = asker.await_change_after(cue, &question, Want::Present);
+        let port = 20_000 + u16::try_from(round % 10_000)?;
+        let running = thread::spawn(move || Container::run(&name, port));
+        let started = started.recv().context("no start event")?;
+        busy.push(bare.sample()?);
+        let answered = answered.recv_timeout(DEADLINE).context("a start was never answered")?;
+        note(&mut start, started, &answered);
+        let container = running.join().map_err(|_| anyhow::anyhow!("docker run panicked"))??;
+
+        quiet.push(bare.sample()?);
+        // The network may go before the process is reported dead; either is the end.
+        let (cue, ended) = events.cue(About::Id(container.id.clone()), &["disconnect", "die"]);
+        let answered = asker.await_change_after(cue, &question, Want::Absent);
+        let killed = container.id.clone();
+        let killing = thread::spawn(move || docker(&["kill", &killed]));
+        let ended = ended.recv().context("no event of the end")?;
+        busy.push(bare.sample()?);
+        let answered = answered.recv_timeout(DEADLINE).context("a stop was never answered")?;
+        note(&mut stop, ended, &answered);
+        killing.join().map_err(|_| anyhow::anyhow!("docker kill panicked"))??;
+        drop(container);
+        if (round + 1) % 20 == 0 {
+            eprintln!("{} of {rounds} rounds", round + 1);
+        }
+    }
+
+    let mut figures = Figures::new("converge");
+    figures.say(&format!("{rounds} starts and {rounds} stops; milliseconds after the Docker event's own timestamp"));
+    let [own_start, other_start, bare_start] = &mut start;
+    let [own_stop, other_stop, bare_stop] = &mut stop;
+    for (name, samples) in [
+        ("own host, start", own_start),
+        ("own host, stop", own_stop),
+        ("bare responder, start", bare_start),
+        ("bare responder, stop", bare_stop),
+        ("other host, start", other_start),
+        ("other host, stop", other_stop),
+        ("bare etcd put→watch, at the event", &mut busy),
+        ("bare etcd put→watch, at rest", &mut quiet),
+    ] {
+        let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|share| percentile(samples, share));
+        figures.row(name, &[("p50", p50, "ms"), ("p90", p90, "ms"), ("p99", p99, "ms")]);
+    }
+    figures.write()?;
+    let _removed = docker(&["rmi", IMAGE]);
+    Ok(())
+}
+
+/// Notes how long after the event each of those asked had answered.
+fn note(samples: &mut [Vec<f64>; 3], event: Duration, answered: &[Duration]) {
+    for (samples, answered) in samples.iter_mut().zip(answered) {
+        samples.push(since(event, *answered));
+    }
+}
+
+/// Milliseconds from an event until it was answered; can be a little below 0 when the answer overtook the event's
+/// own delivery to us, never by design.
+fn since(event: Duration, answered: Duration) -> f64 {
+    answered.as_secs_f64() * 1e3 - event.as_secs_f64() * 1e3
+}
+
+fn docker(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("docker").args(arguments).stdin(Stdio::null()).output().context("docker")?;
+    ensure!(output.status.success(), "docker {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// An image of nothing but busybox: there may be no registry.
+fn make_image() -> Result<()> {
+    let script = format!(
+        "d=$(mktemp -d) && mkdir $d/bin && cp $(command -v busybox) $d/bin/busybox && tar -C $d -c . | docker import - {IMAGE} >/dev/null && rm -r $d"
+    );
+    let status = Command::new("sh").args(["-ec", &script]).status()?;
+    ensure!(status.success(), "no sample image: is busybox-static installed? (make setup)");
+    Ok(())
+}
+
+/// A running sample container, removed when dropped.
+struct Container {
+    id: String,
+}
+
+impl Container {
+    fn run(name: &str, port: u16) -> Result<Self> {
+        let label = format!("portolan.service={name}");
+        let publish = format!("{port}:80");
+        let run =
+            ["run", "-d", "--name", name, "--label", &label, "-p", &publish, IMAGE, "/bin/busybox", "sleep", "600"];
+        Ok(Self { id: docker(&run)? })
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _gone = docker(&["rm", "-f", &self.id]);
+    }
+}
