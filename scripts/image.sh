@@ -26,13 +26,15 @@ make_base() {
         return
     fi
     echo "image: no registry within reach; building $base from Debian's packages (about 20 s, once)"
-    local directory
-    directory=$(mktemp -d)
-    trap 'rm -rf "$directory"' RETURN
-    mmdebstrap --quiet --variant=minbase --dpkgopt='path-exclude=/usr/share/man/*' \
-        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-        --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$directory/base.tar"
-    docker import "$directory/base.tar" $base >/dev/null
+    # In a shell of its own, whose end cleans up: a trap on RETURN would fire again when the caller returns.
+    (
+        directory=$(mktemp -d)
+        trap 'rm -rf "$directory"' EXIT
+        mmdebstrap --quiet --variant=minbase --dpkgopt='path-exclude=/usr/share/man/*' \
+            --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+            --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$directory/base.tar"
+        docker import "$directory/base.tar" $base >/dev/null
+    )
 }
 
 make_agent() {

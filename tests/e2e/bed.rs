@@ -40,7 +40,8 @@ pub(crate) const HOSTS: [Host; 3] = [A, B, C];
 pub(crate) const ETCD: [&str; 3] = ["portolan-test-etcd1", "portolan-test-etcd2", "portolan-test-etcd3"];
 
 const ENDPOINTS: &str = "http://172.31.77.2:2379,http://172.31.77.3:2379,http://172.31.77.4:2379";
-const SAMPLE: &str = "portolan-test-sample";
+/// The image that containers are made of.
+pub(crate) const SAMPLE: &str = "portolan-test-sample";
 
 impl Host {
     /// Runs `docker …` on this host's engine and gives what it printed.

@@ -10,6 +10,8 @@ mod cross_host;
 mod deploy;
 mod dns;
 mod faults;
+#[path = "../support/hostile.rs"]
+mod hostile;
 mod lifecycle;
 mod prober;
 mod smoke;

@@ -1,0 +1,52 @@
+//! Labels as an enemy would write them. The parser's own tests read all of them; the end-to-end tests put each into a real
+//! container.
+
+/// Labels of a container with ports 80/tcp and 443/tcp (`$KEY=value` is its environment), and what is made of them:
+/// `service.namespace port/proto[=name]…`, then `!key` for each label that is a problem. `REST` stands for all that the
+/// container offers where the label is as good as not there: `box.default 80/tcp 443/tcp` if it is called `box`.
+#[rustfmt::skip]
+pub const HOSTILE: &[(&[&str], &str)] = &[
+    (&["portolan.service="], "!portolan.service"),
+    (&["portolan.service=a b"], "!portolan.service"),
+    (&["portolan.service=web,api"], "!portolan.service"),
+    (&["portolan.service=*"], "!portolan.service"),
+    (&["portolan.service=../../etc"], "!portolan.service"),
+    (&["portolan.service=a/b"], "!portolan.service"),
+    (&["portolan.service=two words\nand\ta line"], "!portolan.service"),
+    (&["portolan.service=\u{202e}gnp.exe"], "!portolan.service"),
+    (&["portolan.service=wéb"], "!portolan.service"),
+    (&["portolan.service=web\u{0}"], "!portolan.service"),
+    (&["portolan.service=web\u{1b}[31m"], "!portolan.service"),
+    (&["portolan.service=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"], "!portolan.service"),
+    (&["portolan.namespace="], "!portolan.namespace"),
+    (&["portolan.namespace=a b", "portolan.service=web"], "!portolan.namespace"),
+    (&["com.docker.compose.project=global", "com.docker.compose.service=web"], "!com.docker.compose.project"),
+    (&["com.docker.compose.project=DEFAULT", "com.docker.compose.service=web"], "!com.docker.compose.project"),
+    (&["com.docker.compose.project=a b", "com.docker.compose.service=web"], "!com.docker.compose.project"),
+    (&["com.docker.compose.project=global", "portolan.service=web"], "web.global 80/tcp 443/tcp"),
+    (&["com.docker.compose.project=shop", "com.docker.compose.service=a b"], "!com.docker.compose.service"),
+    (&["com.docker.compose.project=shop", "com.docker.compose.service="], "!com.docker.compose.service"),
+    (&["com.docker.swarm.service.name=st_", "com.docker.stack.namespace=st"], "!com.docker.swarm.service.name"),
+    (&["com.docker.stack.namespace=global"], "!com.docker.stack.namespace"),
+    (&["portolan.port=0"], "REST; !portolan.port"),
+    (&["portolan.port=65536"], "REST; !portolan.port"),
+    (&["portolan.port=-1"], "REST; !portolan.port"),
+    (&["portolan.port=+80"], "REST; !portolan.port"),
+    (&["portolan.port=80/tcp"], "REST; !portolan.port"),
+    (&["portolan.port=99999999999999999999999"], "REST; !portolan.port"),
+    (&["portolan.weight=-1"], "REST; !portolan.weight"),
+    (&["portolan.weight=many"], "REST; !portolan.weight"),
+    (&["portolan.ignore=perhaps"], "!portolan.ignore"),
+    (&["portolan.port.80.name=_http"], "box.default 80/tcp=_http 443/tcp"),
+    (&["portolan.port.80.name=h t"], "REST; !portolan.port.80.name"),
+    (&["portolan.port.80.service=h t"], "box.default 443/tcp; !portolan.port.80.service"),
+    (&["portolan.port.0.name=x"], "REST; !portolan.port.0.name"),
+    (&["portolan.port.70000.name=x"], "REST; !portolan.port.70000.name"),
+    (&["portolan.port..name=x"], "REST; !portolan.port..name"),
+    (&["portolan.sevice=web"], "REST; !portolan.sevice"),
+    (&["portolan.=web"], "REST; !portolan."),
+    (&["Portolan.service=web", "portolan=web", "portolanservice=web"], "REST"),
+    (&["SERVICE_0_NAME=x", "SERVICE_99999_NAME=x", "SERVICE__NAME=x", "SERVICE_=x", "SERVICE_80_=x"], "REST"),
+    (&["$=x", "$SERVICE_NAME", "$SERVICE_80_NAME", "$SERVICE_CHECK_HTTP=/", "$PASSWORD=x"], "REST"),
+    (&["portolan.check.http=/"], "REST; !portolan.check.http"),
+];
