@@ -433,7 +433,7 @@ impl Containers {
         for endpoint in inspected.endpoints.iter().filter(|endpoint| !endpoint.ips.is_empty()) {
             entry.places.insert(endpoint.network.clone(), Place { ips: endpoint.ips.clone(), moved: entry.touched });
         }
-        let unplaced = gateway.filter(|gateway| alive && !entry.places.contains_key(gateway));
+        let unplaced = alive && gateway.is_none_or(|gateway| !entry.places.contains_key(&gateway));
         let overlay = inspected.endpoints.iter().any(|endpoint| {
             self.networks.get(&endpoint.network).is_some_and(|network| network.driver == Driver::Overlay)
         });
@@ -444,7 +444,7 @@ impl Containers {
         self.changes.touch(id);
         self.changes.bindings = true;
         self.settle(id);
-        unplaced.filter(|_| overlay).and_then(|gateway| self.look(gateway)).into_iter().collect()
+        (unplaced && overlay).then(|| self.look_at_gateway()).flatten().into_iter().collect()
     }
 
     fn failed(&mut self, ticket: Ticket, id: &ContainerId, error: &str) {
@@ -560,10 +560,20 @@ impl Containers {
             }
         }
         wishes.extend(self.looked(id));
-        if overlay && let Some(gateway) = self.gateway_bridge() {
-            wishes.extend(self.look(gateway));
+        if gateway {
+            wishes.extend(self.looked(NetworkId(GWBRIDGE.into())));
+        }
+        if overlay {
+            wishes.extend(self.look_at_gateway());
         }
         wishes
+    }
+
+    /// Asks for docker_gwbridge, by its name while its id is not known: it is made with the first container on an overlay,
+    /// and no event announces it.
+    fn look_at_gateway(&mut self) -> Option<Wish> {
+        let gateway = self.gateway_bridge().unwrap_or_else(|| NetworkId(GWBRIDGE.into()));
+        self.look(gateway)
     }
 
     fn gateway_bridge(&self) -> Option<NetworkId> {

@@ -181,7 +181,8 @@ impl Drop for Container {
 /// A network on a host; dropped, it is gone. Declared before its containers, it is dropped after them.
 #[derive(Debug)]
 pub(crate) struct Network {
-    host: Host,
+    /// Where it was made.
+    pub(crate) host: Host,
     /// Its name there.
     pub(crate) name: String,
 }

@@ -13,5 +13,6 @@ mod faults;
 #[path = "../support/hostile.rs"]
 mod hostile;
 mod lifecycle;
+mod networks;
 mod prober;
 mod smoke;

@@ -5,7 +5,7 @@
 /// `service.namespace port/proto[=name]…`, then `!key` for each label that is a problem. `REST` stands for all that the
 /// container offers where the label is as good as not there: `box.default 80/tcp 443/tcp` if it is called `box`.
 #[rustfmt::skip]
-pub const HOSTILE: &[(&[&str], &str)] = &[
+pub(crate) const HOSTILE: &[(&[&str], &str)] = &[
     (&["portolan.service="], "!portolan.service"),
     (&["portolan.service=a b"], "!portolan.service"),
     (&["portolan.service=web,api"], "!portolan.service"),

@@ -591,6 +591,34 @@ fn a_network_inspect_names_a_container_whose_create_was_lost() {
 }
 
 #[test]
+fn the_first_overlay_container_makes_us_ask_for_the_gateway_bridge_by_name() {
+    let mut bed = Bed::new();
+    let overlay = NetworkFacts { driver: Driver::Overlay, scope: Scope::Swarm, ..network("over") };
+    bed.connected(WEB, "over");
+    let present = |began, facts: &NetworkFacts, ips: &[(&str, &str)]| Event::NetworkPresent {
+        began,
+        facts: Box::new(facts.clone()),
+        endpoints: ips.iter().map(|(container, ip)| (id(container), Box::from([ip.parse().unwrap()]))).collect(),
+    };
+    bed.apply(present(bed.containers.now(), &overlay, &[(WEB, "10.0.1.2")]));
+    let by_name = |bed: &Bed| {
+        let asks = |wish: &&Wish| matches!(wish, Wish::InspectNetwork { id, .. } if *id == net(GWBRIDGE));
+        bed.wishes.iter().filter(asks).count()
+    };
+    assert_eq!(by_name(&bed), 1);
+    let bridge = NetworkFacts { id: net("gw"), ..network(GWBRIDGE) };
+    bed.apply(present(bed.containers.now(), &bridge, &[(WEB, "10.9.0.3")]));
+    assert!(bed.containers.looking.is_empty(), "the question by name is answered");
+    assert!(bed.containers.entries[&id(WEB).short()].places.contains_key(&net("gw")));
+    bed.apply(present(bed.containers.now(), &overlay, &[(WEB, "10.0.1.2")]));
+    assert_eq!(by_name(&bed), 1, "from now on by its id");
+    // Gone with the last container, and made anew with the next.
+    bed.apply(Event::NetworkAbsent(net("gw")));
+    bed.apply(present(bed.containers.now(), &overlay, &[]));
+    assert_eq!(by_name(&bed), 2);
+}
+
+#[test]
 fn a_destroyed_network_is_not_brought_back_by_a_list_or_an_inspect_under_way() {
     let mut bed = Bed::new();
     let began = bed.containers.now();

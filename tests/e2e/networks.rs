@@ -1,0 +1,102 @@
+//! Networks that span hosts, or end outside of them: who is told of an address there, and that it opens.
+
+use hickory_proto::rr::RecordType;
+
+use super::{
+    bed::{A, B, C, HOSTS, Host, Network, SOON, eventually, expect, unique},
+    dns::Answer,
+};
+
+/// A swarm of two hosts. Engines that keep containers alive over a restart cannot join one, so that is off meanwhile.
+struct Swarm;
+
+const MEMBERS: [Host; 2] = [B, C];
+
+impl Swarm {
+    fn form() -> Self {
+        let swarm = Self;
+        live_restore(false);
+        B.docker(&["swarm", "init", "--advertise-addr", &B.address.to_string()]);
+        let token = B.docker(&["swarm", "join-token", "-q", "worker"]);
+        let (own, manager) = (C.address.to_string(), format!("{}:2377", B.address));
+        C.docker(&["swarm", "join", "--token", token.trim(), "--advertise-addr", &own, &manager]);
+        swarm
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        for host in [C, B] {
+            // A host that never joined has nothing to leave.
+            drop(host.try_docker(&["swarm", "leave", "--force"]));
+            drop(host.try_docker(&["network", "rm", "docker_gwbridge"]));
+        }
+        live_restore(true);
+    }
+}
+
+fn live_restore(on: bool) {
+    let switch = format!(
+        "sed -i 's/\"live-restore\": {}/\"live-restore\": {on}/' /etc/docker/daemon.json; kill -HUP $(pidof dockerd)",
+        !on
+    );
+    for host in MEMBERS {
+        host.shell(&switch);
+        eventually(&format!("{} has live-restore {on}", host.container), SOON, || {
+            let is_on = host.docker(&["info", "-f", "{{.LiveRestoreEnabled}}"]);
+            if is_on.trim() == on.to_string() { Ok(()) } else { Err(is_on) }
+        });
+    }
+}
+
+#[test]
+fn on_an_overlay_a_container_of_another_host_is_given_by_its_own_address_and_nobody_else_is_told() {
+    let _swarm = Swarm::form();
+    let overlay = unique("overlay");
+    B.docker(&["network", "create", "-d", "overlay", "--attachable", &overlay]);
+    let overlay = Network { host: B, name: overlay };
+    let service = unique("far");
+    let label = format!("portolan.service={service}");
+    let server = B.run(&unique("r"), &["--network", &overlay.name, "--label", &label, "--expose", "80"]);
+    // It asks from docker_gwbridge, a network that its own inspect does not name.
+    let client = C.run(&unique("client"), &["--network", &overlay.name]);
+    let beside = C.run(&unique("beside"), &[]);
+
+    let name = format!("{service}.svc.internal");
+    let address = server.address(&overlay.name);
+    expect("the client is given the overlay's address", &Answer::found([&address]), || client.ask(&name, "A"));
+    eventually("it opens", SOON, || client.connect(&format!("{address}:80")));
+    expect("who is not on the overlay is given nothing", &Answer::NoData, || beside.ask(&name, "A"));
+    expect("nor are those outside", &Answer::NoData, || A.ask(&name, RecordType::A));
+    server.docker(&["stop", "-t", "0"]);
+    expect("its end is seen on the other host", &Answer::NoName, || client.ask(&name, "A"));
+    drop((client, beside, server));
+}
+
+#[test]
+fn a_macvlan_address_is_given_to_other_hosts_and_to_its_own_network_but_not_to_its_own_host() {
+    let network = Network { host: B, name: unique("macvlan") };
+    let options = "-d macvlan -o parent=eth0 --subnet 172.31.77.0/24 --gateway 172.31.77.1 --ip-range 172.31.77.128/28";
+    let create = ["network", "create"].into_iter().chain(options.split(' ')).chain([network.name.as_str()]);
+    B.docker(&create.collect::<Vec<_>>());
+    let service = unique("outside");
+    let label = format!("portolan.service={service}");
+    let server = B.run(&unique("r"), &["--network", &network.name, "--label", &label, "--expose", "80"]);
+    let clients = [A, C].map(|host| host.run(&unique("client"), &[]));
+    let neighbour = B.run(&unique("neighbour"), &["--network", &network.name]);
+    let beside = B.run(&unique("beside"), &[]);
+
+    let name = format!("{service}.svc.internal");
+    let address = server.address(&network.name);
+    for client in &clients {
+        expect("another host is given the address", &Answer::found([&address]), || client.ask(&name, "A"));
+        eventually("it opens", SOON, || client.connect(&format!("{address}:80")));
+    }
+    // A macvlan cannot reach the host it is on, nor be reached from it: rule 3 leaves that one out.
+    expect("its own host is not", &Answer::NoData, || beside.ask(&name, "A"));
+    assert!(beside.connect(&format!("{address}:80")).is_err(), "else it could have been given");
+    // So the neighbour cannot ask its own host's agent either. Whoever it can ask takes it for an address outside.
+    eventually("its neighbour reaches it", SOON, || neighbour.connect(&format!("{address}:80")));
+    drop((clients, neighbour, beside, server));
+    expect("it is gone", &Answer::NoName, || HOSTS[0].ask(&name, RecordType::A));
+}
