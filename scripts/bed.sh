@@ -83,7 +83,7 @@ carry() { # IMAGE
 
 start_agent() {
     on "$1" docker rm -fv portolan-agent >/dev/null 2>&1 </dev/null || true
-    on "$1" docker run -d --name portolan-agent --restart unless-stopped --network host \
+    on "$1" docker run -d --name portolan-agent --restart unless-stopped --network host --pid host \
         --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
         -v /var/run:/host/run:ro -v portolan:/var/lib/portolan \
         portolan:dev agent --docker-host unix:///host/run/docker.sock --dns docker --dns "$(address "$1"):53" --allow $lan.0/24 \

@@ -56,7 +56,7 @@ say "A network for the demonstration, and the agent: it reads Docker and answers
 run docker network create $demo
 gateway=$(docker network inspect -f '{{(index .IPAM.Config 0).Gateway}}' $demo)
 socket=${DOCKER_HOST:-unix:///var/run/docker.sock}
-run docker run -d --name $demo-agent --network host -v "${socket#unix://}:/var/run/docker.sock:ro" \
+run docker run -d --name $demo-agent --network host --pid host -v "${socket#unix://}:/var/run/docker.sock:ro" \
     "$image" agent --dns "$gateway:53" --http 127.0.0.1:7353
 
 say "A client, whose resolver is the agent: the service does not exist yet"

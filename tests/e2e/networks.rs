@@ -3,7 +3,7 @@
 use hickory_proto::rr::RecordType;
 
 use super::{
-    bed::{A, B, C, HOSTS, Host, Network, SOON, eventually, expect, unique},
+    bed::{A, B, C, HOSTS, Host, Network, SOON, addresses, eventually, expect, unique, unique_port},
     dns::Answer,
 };
 
@@ -99,4 +99,68 @@ fn a_macvlan_address_is_given_to_other_hosts_and_to_its_own_network_but_not_to_i
     eventually("its neighbour reaches it", SOON, || neighbour.connect(&format!("{address}:80")));
     drop((clients, neighbour, beside, server));
     expect("it is gone", &Answer::NoName, || HOSTS[0].ask(&name, RecordType::A));
+}
+
+/// An engine that starts no docker-proxy, but listens on published ports itself.
+struct WithoutProxy(Host);
+
+impl WithoutProxy {
+    fn on(host: Host) -> Self {
+        let without = Self(host);
+        host.shell("sed -i 's/\"log-driver\"/\"userland-proxy\": false, &/' /etc/docker/daemon.json");
+        restart_engine(host);
+        without
+    }
+}
+
+impl Drop for WithoutProxy {
+    fn drop(&mut self) {
+        self.0.shell("sed -i 's/\"userland-proxy\": false, //' /etc/docker/daemon.json");
+        restart_engine(self.0);
+    }
+}
+
+/// Ends dockerd, which the bed starts again; containers live on.
+fn restart_engine(host: Host) {
+    let before = host.shell("pidof dockerd");
+    host.shell("kill $(pidof dockerd)");
+    eventually(&format!("{}'s engine is back", host.container), 3 * SOON, || {
+        let now = host.shell("pidof dockerd || true");
+        if now.trim().is_empty() || now == before {
+            return Err(format!("dockerd is {now}, was {before}"));
+        }
+        host.try_docker(&["info"]).map(drop)
+    });
+}
+
+#[test]
+fn without_docker_proxy_a_published_port_is_given_to_other_hosts_and_not_to_other_bridges() {
+    let _without = WithoutProxy::on(C);
+    let (service, port) = (unique("published"), unique_port());
+    let (label, publish) = (format!("portolan.service={service}"), format!("{port}:80"));
+    let own = C.network(&unique("own"));
+    let server = C.run(&unique("r"), &["--network", &own.name, "--label", &label, "-p", &publish]);
+    let beside = C.run(&unique("beside"), &[]);
+    let client = A.run(&unique("client"), &[]);
+
+    let name = format!("{service}.svc.internal");
+    expect("another host is given it", &addresses([C]), || client.ask(&name, "A"));
+    let target = format!("{}:{port}", C.address);
+    eventually("it opens", SOON, || client.connect(&target));
+    expect("another bridge is not", &Answer::NoData, || beside.ask(&name, "A"));
+    assert!(beside.connect(&target).is_err(), "else it could have been given");
+    drop((server, beside, client));
+}
+
+#[test]
+fn with_docker_proxy_a_published_port_is_given_to_other_bridges_too() {
+    let (service, port) = (unique("published"), unique_port());
+    let (label, publish) = (format!("portolan.service={service}"), format!("{port}:80"));
+    let own = C.network(&unique("own"));
+    let server = C.run(&unique("r"), &["--network", &own.name, "--label", &label, "-p", &publish]);
+    let beside = C.run(&unique("beside"), &[]);
+    let name = format!("{service}.svc.internal");
+    expect("another bridge is given it", &addresses([C]), || beside.ask(&name, "A"));
+    eventually("it opens", SOON, || beside.connect(&format!("{}:{port}", C.address)));
+    drop((server, beside));
 }
