@@ -8,7 +8,10 @@ use portolan::registry::{
 };
 use rand::{Rng, RngExt};
 
-use crate::world::{Event, Slot, World};
+use crate::{
+    hosts::Slot,
+    world::{Event, World},
+};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {

@@ -9,7 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use crate::world::World;
 
 mod faults;
+mod hosts;
 mod verdict;
+mod wires;
 mod world;
 
 /// Seeds of every run of the tests: some 20 s of one core.
