@@ -20,6 +20,11 @@
 //!
 //! **Failure.** Whatever goes wrong is retried for ever with a growing, jittered pause. A lease is never given up
 //! except by [`Input::Leave`]: under NOSPACE no other could be had.
+//!
+//! **NOSPACE.** etcd then refuses puts and grants, but takes deletes, and a dead container's address may belong to
+//! another one by now. So only puts and grants wait for their next try. A claim is a put: an agent that starts under the
+//! alarm withdraws what is gone before it has claimed, fenced by the session key as it found it. Such a delete cannot be
+//! fenced off should its reply be lost, but nothing can be put either before a claim does that.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     call::{CallError, Compare, LeaseId, Op, Reply, Request, Revision, WatchRange},
-    plan::{Fence, MAX_BYTES, Stored, plan},
+    plan::{Fence, MAX_BYTES, Stored, plan, withdrawals},
     record::{self, Keys, MAX_VALUE},
 };
 use crate::model::{Desired, HostId, Problem, Publication, Session, ShortId};
@@ -160,12 +165,32 @@ enum Step {
     Revoke(LeaseId),
 }
 
+impl Step {
+    /// Whether etcd refuses it under NOSPACE.
+    fn needs_space(&self) -> bool {
+        match self {
+            Self::Grant | Self::Claim { .. } | Self::Echo => true,
+            Self::Write { ops } => ops.iter().any(|op| matches!(op, Op::Put { .. })),
+            Self::Look | Self::Adopt(_) | Self::Save(_) | Self::Read { .. } | Self::Revoke(_) => false,
+        }
+    }
+}
+
+/// etcd refused a put or a grant for want of space, and has taken none since.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shortage {
+    /// When to try the next one.
+    try_again: Duration,
+    /// How many were refused.
+    failures: u32,
+}
+
 /// What is known of the session key.
 #[derive(Clone, Debug, PartialEq)]
 enum Hold {
     /// Nothing: look first.
     Unknown,
-    /// It may be claimed, if it still has this revision (0: absent).
+    /// It may be claimed, if it still has this revision (0: absent). Until then nothing is put; see NOSPACE above.
     Free(Revision),
     /// It is ours, with this value.
     Ours { fence: Fence, value: Vec<u8> },
@@ -201,6 +226,7 @@ pub struct Publisher {
     not_before: Duration,
     handled_at: Duration,
     failures: u32,
+    shortage: Option<Shortage>,
     leaving: bool,
     left: bool,
     status: Status,
@@ -240,6 +266,7 @@ impl Publisher {
             not_before: Duration::ZERO,
             handled_at: Duration::ZERO,
             failures: 0,
+            shortage: None,
             leaving: false,
             left: false,
             status: Status::default(),
@@ -267,11 +294,14 @@ impl Publisher {
             return None;
         }
         let renew = (self.lease.is_some() && self.renewing.is_none()).then_some(self.renew_at);
+        // A pause that is over has been used: what there was to do has been begun.
+        let short = self.shortage.map(|shortage| shortage.try_again).filter(|at| *at > self.handled_at);
         let next = self.step.is_none().then(|| match &self.hold {
             Hold::Theirs { look_again } => *look_again,
-            // A pause that is over has been used: what there was to do has been begun.
-            Hold::Ours { .. } if self.not_before <= self.handled_at => self.echo_at.min(self.compare_at),
-            _ => self.not_before,
+            _ if self.not_before > self.handled_at => self.not_before,
+            Hold::Ours { .. } => short.unwrap_or(self.echo_at).min(self.compare_at),
+            Hold::Free(_) if self.stored.is_some() => short.unwrap_or(self.compare_at).min(self.compare_at),
+            Hold::Free(_) | Hold::Unknown => short.unwrap_or(self.not_before),
         });
         [renew, next].into_iter().flatten().min()
     }
@@ -358,15 +388,19 @@ impl Publisher {
             (_, None) => match self.file.lease.filter(|_| !self.lease_tried) {
                 Some(lease) => Step::Adopt(LeaseId(lease)),
                 None if self.leaving => return self.leave(effects),
-                None => Step::Grant,
+                None if self.has_space(now) => Step::Grant,
+                None => return,
             },
             (Hold::Free(_), Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
-            (Hold::Free(_), Some(_)) => Step::Claim { value: record::encode_session(&self.identity.session) },
+            (Hold::Free(_), Some(lease)) => match self.next_claim(now, lease) {
+                Some(step) => step,
+                None => return,
+            },
             (Hold::Ours { .. }, Some(lease)) if self.leaving => Step::Revoke(lease),
             (Hold::Ours { .. }, Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
             (Hold::Ours { .. }, Some(_)) if self.stored.is_none() || now >= self.compare_at => {
                 self.believed = self.stored.take();
-                Step::Read { start: self.own.start.clone(), read: BTreeMap::new() }
+                self.read()
             }
             (Hold::Ours { .. }, Some(lease)) => match self.next_write(now, lease) {
                 Some(step) => step,
@@ -375,6 +409,34 @@ impl Publisher {
             (Hold::Theirs { .. }, Some(_)) => return,
         };
         self.begin(step, effects);
+    }
+
+    /// Whether a put or a grant may be tried.
+    fn has_space(&self, now: Duration) -> bool {
+        self.shortage.is_none_or(|shortage| now >= shortage.try_again)
+    }
+
+    fn read(&self) -> Step {
+        Step::Read { start: self.own.start.clone(), read: BTreeMap::new() }
+    }
+
+    /// The claim; and while etcd has no space for it, what can be done without.
+    fn next_claim(&self, now: Duration, lease: LeaseId) -> Option<Step> {
+        let session = record::encode_session(&self.identity.session);
+        if self.shortage.is_some() && self.leaving {
+            return Some(Step::Revoke(lease));
+        }
+        // An absent session key is no fence: it would be absent again, should somebody delete ours.
+        if self.shortage.is_some() && self.desired.listed && self.hold != Hold::Free(0) {
+            let Some(stored) = self.stored.as_ref().filter(|_| now < self.compare_at) else {
+                return Some(self.read());
+            };
+            let ops = withdrawals(&self.wanted(&session), stored);
+            if !ops.is_empty() {
+                return Some(Step::Write { ops });
+            }
+        }
+        self.has_space(now).then_some(Step::Claim { value: session })
     }
 
     /// The next difference to write, or the echo when it is time.
@@ -391,10 +453,9 @@ impl Publisher {
             (None, _) => Vec::new(),
         };
         self.status.synced = ops.is_empty() && self.desired.listed;
-        if !ops.is_empty() {
-            return Some(Step::Write { ops });
-        }
-        (now >= self.echo_at).then_some(Step::Echo)
+        let step = if ops.is_empty() { Step::Echo } else { Step::Write { ops } };
+        let is_due = step != Step::Echo || now >= self.echo_at;
+        (is_due && (self.has_space(now) || !step.needs_space())).then_some(step)
     }
 
     fn begin(&mut self, step: Step, effects: &mut Vec<Effect>) {
@@ -424,7 +485,13 @@ impl Publisher {
                     ops.iter().all(|op| key_of(op).starts_with(&self.own.start)),
                     "only below our own host id"
                 );
-                let Hold::Ours { fence, .. } = &self.hold else { return };
+                let fence = match &self.hold {
+                    Hold::Ours { fence, .. } => fence.clone(),
+                    Hold::Free(revision) if !step.needs_space() => {
+                        Fence { key: self.session_key.clone(), revision: *revision }
+                    }
+                    _ => return,
+                };
                 Effect::Call(fence.guard(ops.clone()))
             }
             Step::Echo => {

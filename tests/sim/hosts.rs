@@ -32,6 +32,10 @@ pub(crate) struct Slot {
     /// What came while it stood still.
     pub(crate) held: Vec<Event>,
     pub(crate) gone_for_good: bool,
+    /// When each container was last seen not to be there.
+    pub(crate) absent_at: BTreeMap<ShortId, Duration>,
+    /// Since when its agent does nothing although something of it must be withdrawn.
+    pub(crate) idle_since: Option<Duration>,
 }
 
 pub(crate) struct Agent {
@@ -99,6 +103,9 @@ impl World {
         desired.listed = true;
         for _ in 0..self.rng.random_range(1..3) {
             let container = ShortId::parse(&format!("{slot:x}{:011x}", self.rng.random_range(0..6))).unwrap();
+            if !desired.publications.contains_key(&container) {
+                self.slots[slot].absent_at.insert(container, self.now);
+            }
             if self.rng.random_bool(0.4) {
                 desired.publications.remove(&container);
             } else {
@@ -198,6 +205,8 @@ impl Slot {
             paused_until: Duration::ZERO,
             held: Vec::new(),
             gone_for_good: false,
+            absent_at: BTreeMap::new(),
+            idle_since: None,
         }
     }
 }

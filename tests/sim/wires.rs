@@ -154,6 +154,7 @@ impl World {
         let mut changes = changes.into_iter().peekable();
         for revision in self.recorded.1 + 1..=header.revision {
             while let Some(change) = changes.next_if(|change| change.mod_revision() == revision) {
+                self.verify_change(&change);
                 match change {
                     Change::Put(kv) => held.insert(kv.key, kv.value),
                     Change::Delete { key, .. } => held.remove(&key),

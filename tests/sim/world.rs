@@ -19,7 +19,11 @@ use portolan::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::{faults::Fault, hosts::Slot, wires::Caller};
+use crate::{
+    faults::{Fault, Weather},
+    hosts::Slot,
+    wires::Caller,
+};
 
 /// Seconds a lease lives here: short, so that a run sees many end.
 pub(crate) const LEASE: i64 = 10;
@@ -110,6 +114,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) keys: Keys,
     pub(crate) slots: Vec<Slot>,
+    pub(crate) weather: Weather,
     pub(crate) outage: bool,
     /// Share of requests or replies that get lost.
     pub(crate) loss: f64,
@@ -128,17 +133,21 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, weather: Weather) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let hosts = rng.random_range(1..=4);
         let cluster = rng.random();
         let slot = |number: usize| Slot::new(HostId::parse(&format!("host{number}")).unwrap());
-        let loss = [0.0, 0.02, 0.1][rng.random_range(0..3)];
+        let loss = match weather {
+            Weather::Rough => [0.0, 0.02, 0.1][rng.random_range(0..3)],
+            Weather::Gentle => 0.0,
+        };
         Self {
             now: Duration::ZERO,
             store: Store::new(cluster),
             keys: Keys::new("/portolan"),
             slots: (0..hosts).map(slot).collect(),
+            weather,
             outage: false,
             loss,
             chaos: true,
@@ -207,6 +216,7 @@ impl World {
             self.queue.pop();
             let event = self.events.remove(&serial).unwrap();
             self.now = at;
+            self.verify_withdrawals();
             self.count_step();
             self.store.expire(self.now);
             self.pump();
@@ -311,7 +321,7 @@ impl World {
             }
             Event::Fault => {
                 if self.chaos {
-                    let fault = Fault::any(&mut self.rng);
+                    let fault = Fault::any(self.weather, &mut self.rng);
                     self.inflict(fault);
                     self.later(0.2..6.0, Event::Fault);
                 }

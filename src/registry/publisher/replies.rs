@@ -11,7 +11,7 @@ use super::{
         record::{self, Interner},
     },
     BACKOFF, COMPARE_EVERY, CONFLICT_EVERY, ECHO_EVERY, Effect, Hold, MAX_WRITTEN, Publisher, RENEW_AGAIN, RENEWALS,
-    Step,
+    Shortage, Step,
 };
 
 impl Publisher {
@@ -44,7 +44,10 @@ impl Publisher {
         match outcome {
             Ok(reply) => {
                 self.failures = 0;
-                self.status.last_error = None;
+                self.shortage = self.shortage.filter(|_| !step.needs_space());
+                if self.shortage.is_none() {
+                    self.status.last_error = None;
+                }
                 self.take_success(now, step, reply, rng, effects);
             }
             Err(CallError::LeaseNotFound) => match step {
@@ -52,6 +55,7 @@ impl Publisher {
                 Step::Revoke(_) => self.leave(effects),
                 _ => self.lose_lease(),
             },
+            Err(error @ CallError::NoSpace) if step.needs_space() => self.fall_short(now, error.to_string(), rng),
             Err(error) => {
                 // It may have been carried out, and may yet be: only a new revision of the session key fences it off.
                 if matches!(error, CallError::Unknown(_)) && matches!(step, Step::Claim { .. } | Step::Write { .. }) {
@@ -201,11 +205,13 @@ impl Publisher {
     }
 
     fn take_written(&mut self, ops: Vec<Op>, revision: i64) {
-        let (Hold::Ours { fence, value: session }, Some(stored)) = (&mut self.hold, &mut self.stored) else { return };
+        let Some(stored) = &mut self.stored else { return };
         for op in ops {
             match op {
                 Op::Put { key, value, lease } => {
-                    if key == self.session_key {
+                    if key == self.session_key
+                        && let Hold::Ours { fence, value: session } = &mut self.hold
+                    {
                         fence.revision = revision;
                         session.clone_from(&value);
                     }
@@ -259,12 +265,26 @@ impl Publisher {
     }
 
     fn fail(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
-        let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        self.not_before = now + backoff(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
-        self.not_before = now + rng.random_range(longest / 2..=longest);
         self.status.last_error = Some(error);
         self.status.synced = false;
     }
+
+    /// Only what needs space has to wait: etcd is there.
+    fn fall_short(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
+        let failures = self.shortage.map_or(0, |shortage| shortage.failures);
+        let try_again = now + backoff(failures, rng);
+        self.shortage = Some(Shortage { try_again, failures: failures.saturating_add(1) });
+        self.failures = 0;
+        self.status.last_error = Some(error);
+    }
+}
+
+/// The pause after so many failures in a row.
+fn backoff(failures: u32, rng: &mut impl Rng) -> Duration {
+    let longest = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
+    rng.random_range(longest / 2..=longest)
 }
 
 /// The pause between two renewals of a lease with this many seconds left.
