@@ -3,7 +3,10 @@
 //! etcd has lost watch events before (D7). A compare finds that: what differs is looked at again after [`CATCH_UP`], for
 //! the watch may just have been behind, and what then still differs is counted and cured by a new list.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rand::{Rng, RngExt};
 
@@ -21,6 +24,8 @@ pub(super) struct Compare {
     pub(super) at: Option<Header>,
     pub(super) next: Vec<u8>,
     pub(super) found: BTreeMap<Key, Revision>,
+    /// Keys that mean nothing and that we show as a problem: they are still there.
+    pub(super) meaningless: BTreeSet<Vec<u8>>,
 }
 
 impl Mirror {
@@ -41,10 +46,20 @@ impl Mirror {
         }
         compare.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
         compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, kv.mod_revision))));
+        let is_meaningless = |key: &[u8]| self.keys.parse(key).is_none();
+        let shown = kvs.iter().filter(|kv| self.contents.broken.contains_key(&kv.key) && is_meaningless(&kv.key));
+        compare.meaningless.extend(shown.map(|kv| kv.key.clone()));
         if more && !compare.next.is_empty() {
             return self.ask(Call::Compare(compare), effects);
         }
-        let Compare { found, .. } = compare;
+        let Compare { found, meaningless, .. } = compare;
+        // No revision is known of those. One that was put just now may be taken for gone: that costs a list.
+        let is_gone = |key: &&Vec<u8>| is_meaningless(key) && !meaningless.contains(*key);
+        let gone = self.contents.broken.keys().filter(is_gone).count();
+        if gone > 0 {
+            self.status.repairs += gone as u64;
+            return self.list_anew(now, format!("{gone} keys that mean nothing are gone from etcd"), effects);
+        }
         let absent =
             self.contents.ledger.iter().filter(|(key, _)| !found.contains_key(key)).map(|(key, _)| (key, None));
         let mut suspects: BTreeMap<_, _> = absent.collect();

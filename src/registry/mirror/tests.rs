@@ -237,9 +237,30 @@ fn a_lost_change_is_found_by_the_full_compare_and_cured() {
     assert_eq!((bench.known(), bench.mirror.status().repairs), (vec![A.to_string(), B.to_string()], 1));
 }
 
+/// Found by seed 260 of the simulation: it was shown as a problem for ever.
+#[test]
+fn a_lost_delete_of_a_key_that_means_nothing_is_found_by_the_full_compare() {
+    let mut bench = Bench::following(&[A]);
+    let key = b"/portolan/v1/hosts/what/is/this".to_vec();
+    bench.put_value(key.clone(), b"x".to_vec());
+    let changes = bench.pending();
+    bench.tell(changes);
+    assert_eq!(bench.mirror.view().undecodable, 1);
+    bench.write(Op::Delete { key });
+    bench.tell(Vec::new());
+    for _ in 0..40 {
+        bench.pass(10);
+    }
+    assert_eq!((bench.known(), bench.mirror.view().undecodable), (vec![A.to_string()], 0));
+    assert_eq!(bench.mirror.status().repairs, 1);
+}
+
 #[test]
 fn a_compare_of_what_is_as_it_should_be_changes_nothing() {
     let mut bench = Bench::following(&[A, B]);
+    bench.put_value(b"/portolan/v1/hosts/what/is/this".to_vec(), b"x".to_vec());
+    let changes = bench.pending();
+    bench.tell(changes);
     let before = Arc::clone(bench.mirror.view());
     let lists = bench.lists;
     for _ in 0..60 {
