@@ -36,6 +36,7 @@ use std::{
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use self::lease::Lease;
 use super::{
     call::{CallError, Compare, LeaseId, Op, Reply, Request, Revision, WatchRange},
     plan::{Fence, MAX_BYTES, Stored, plan, withdrawals},
@@ -43,6 +44,7 @@ use super::{
 };
 use crate::model::{Desired, HostId, Problem, Publication, Session, ShortId};
 
+mod lease;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -75,6 +77,9 @@ pub struct SessionFile {
     /// Our lease.
     #[serde(default)]
     pub lease: Option<i64>,
+    /// The lease before it, of another length, while keys of ours hang on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<i64>,
 }
 
 /// Who we are.
@@ -210,8 +215,13 @@ pub struct Publisher {
     file: SessionFile,
     saved: Option<SessionFile>,
     hold: Hold,
-    lease: Option<LeaseId>,
-    lease_tried: bool,
+    /// The leases of our state file that have not been asked for yet.
+    adopt: Vec<LeaseId>,
+    lease: Option<Lease>,
+    /// The lease before, which is renewed as long as keys hang on it.
+    former: Option<Lease>,
+    /// The seconds that etcd granted last: it may grant more than we want.
+    granted_ttl: Option<i64>,
     stored: Option<BTreeMap<Vec<u8>, Stored>>,
     /// What we believed before we read our keys anew, to count what differs.
     believed: Option<BTreeMap<Vec<u8>, Stored>>,
@@ -220,7 +230,6 @@ pub struct Publisher {
     touched: Vec<Revision>,
     step: Option<Step>,
     renewing: Option<LeaseId>,
-    renew_at: Duration,
     echo_at: Duration,
     compare_at: Duration,
     not_before: Duration,
@@ -249,18 +258,19 @@ impl Publisher {
             identity,
             desired: Arc::default(),
             encoded: BTreeMap::new(),
+            adopt: [file.lease, file.former].into_iter().flatten().map(LeaseId).collect(),
             file,
             saved: None,
             hold: Hold::Unknown,
             lease: None,
-            lease_tried: false,
+            former: None,
+            granted_ttl: None,
             stored: None,
             believed: None,
             written: VecDeque::new(),
             touched: Vec::new(),
             step: None,
             renewing: None,
-            renew_at: Duration::ZERO,
             echo_at: Duration::ZERO,
             compare_at: Duration::MAX,
             not_before: Duration::ZERO,
@@ -280,7 +290,9 @@ impl Publisher {
             .as_ref()
             .or(self.believed.as_ref())
             .map_or(0, |stored| stored.keys().filter(|key| **key != self.session_key).count());
-        Status { lease: self.lease, published, ..self.status.clone() }
+        let mut status = Status { lease: self.lease.map(|lease| lease.id), published, ..self.status.clone() };
+        status.problems.extend(self.lease_problem());
+        status
     }
 
     /// What our session key says, or will say.
@@ -293,7 +305,7 @@ impl Publisher {
         if self.left {
             return None;
         }
-        let renew = (self.lease.is_some() && self.renewing.is_none()).then_some(self.renew_at);
+        let renew = self.leases().map(|lease| lease.renew_at).min().filter(|_| self.renewing.is_none());
         // A pause that is over has been used: what there was to do has been begun.
         let short = self.shortage.map(|shortage| shortage.try_again).filter(|at| *at > self.handled_at);
         let next = self.step.is_none().then(|| match &self.hold {
@@ -363,10 +375,7 @@ impl Publisher {
         if self.left {
             return;
         }
-        if let Some(lease) = self.lease
-            && self.renewing.is_none()
-            && now >= self.renew_at
-        {
+        if let Some(lease) = self.due_renewal(now).filter(|_| self.renewing.is_none()) {
             self.renewing = Some(lease);
             effects.push(Effect::Renew(lease));
         }
@@ -383,20 +392,18 @@ impl Publisher {
             }
             self.hold = Hold::Unknown;
         }
-        let step = match (&self.hold, self.lease) {
+        let step = match (&self.hold, self.lease.map(|lease| lease.id)) {
             (Hold::Unknown, _) => Step::Look,
-            (_, None) => match self.file.lease.filter(|_| !self.lease_tried) {
-                Some(lease) => Step::Adopt(LeaseId(lease)),
-                None if self.leaving => return self.leave(effects),
-                None if self.has_space(now) => Step::Grant,
-                None => return,
-            },
+            (_, _) if !self.adopt.is_empty() => Step::Adopt(self.adopt[0]),
+            (_, None) if self.leaving => return self.leave(effects),
+            (_, None) if self.has_space(now) => Step::Grant,
+            (_, None) => return,
             (Hold::Free(_), Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
             (Hold::Free(_), Some(lease)) => match self.next_claim(now, lease) {
                 Some(step) => step,
                 None => return,
             },
-            (Hold::Ours { .. }, Some(lease)) if self.leaving => Step::Revoke(lease),
+            (Hold::Ours { .. }, Some(lease)) if self.leaving => self.revoke(lease),
             (Hold::Ours { .. }, Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
             (Hold::Ours { .. }, Some(_)) if self.stored.is_none() || now >= self.compare_at => {
                 self.believed = self.stored.take();
@@ -416,6 +423,11 @@ impl Publisher {
         self.shortage.is_none_or(|shortage| now >= shortage.try_again)
     }
 
+    /// The former lease first: what then hangs on ours goes last, the session with it.
+    fn revoke(&self, lease: LeaseId) -> Step {
+        Step::Revoke(self.former.map_or(lease, |former| former.id))
+    }
+
     fn read(&self) -> Step {
         Step::Read { start: self.own.start.clone(), read: BTreeMap::new() }
     }
@@ -424,7 +436,7 @@ impl Publisher {
     fn next_claim(&self, now: Duration, lease: LeaseId) -> Option<Step> {
         let session = record::encode_session(&self.identity.session);
         if self.shortage.is_some() && self.leaving {
-            return Some(Step::Revoke(lease));
+            return Some(self.revoke(lease));
         }
         // An absent session key is no fence: it would be absent again, should somebody delete ours.
         if self.shortage.is_some() && self.desired.listed && self.hold != Hold::Free(0) {
@@ -439,7 +451,7 @@ impl Publisher {
         self.has_space(now).then_some(Step::Claim { value: session })
     }
 
-    /// The next difference to write, or the echo when it is time.
+    /// The next difference to write, or the echo when it is time, or a lease of the right length.
     fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
         let session = record::encode_session(&self.identity.session);
         let ops = match (&self.stored, self.desired.listed) {
@@ -453,9 +465,16 @@ impl Publisher {
             (None, _) => Vec::new(),
         };
         self.status.synced = ops.is_empty() && self.desired.listed;
-        let step = if ops.is_empty() { Step::Echo } else { Step::Write { ops } };
-        let is_due = step != Step::Echo || now >= self.echo_at;
-        (is_due && (self.has_space(now) || !step.needs_space())).then_some(step)
+        let step = if !ops.is_empty() {
+            Step::Write { ops }
+        } else if now >= self.echo_at {
+            Step::Echo
+        } else if self.is_lease_unfit() {
+            Step::Grant
+        } else {
+            return None;
+        };
+        (self.has_space(now) || !step.needs_space()).then_some(step)
     }
 
     fn begin(&mut self, step: Step, effects: &mut Vec<Effect>) {
@@ -468,7 +487,7 @@ impl Publisher {
             Step::Grant => Effect::Call(Request::Grant { ttl: self.identity.lease_ttl }),
             Step::Save(file) => Effect::Save(file.clone()),
             Step::Claim { value } => {
-                let (Hold::Free(revision), Some(lease)) = (&self.hold, self.lease) else { return };
+                let (Hold::Free(revision), Some(Lease { id: lease, .. })) = (&self.hold, self.lease) else { return };
                 let compare = vec![Compare::ModRevision { key: self.session_key.clone(), equal: *revision }];
                 let put = Op::Put { key: self.session_key.clone(), value: value.clone(), lease };
                 Effect::Call(Request::Txn { compare, then: vec![put], otherwise: Vec::new() })
@@ -495,7 +514,9 @@ impl Publisher {
                 Effect::Call(fence.guard(ops.clone()))
             }
             Step::Echo => {
-                let (Hold::Ours { fence, .. }, Some(lease)) = (&self.hold, self.lease) else { return };
+                let (Hold::Ours { fence, .. }, Some(Lease { id: lease, .. })) = (&self.hold, self.lease) else {
+                    return;
+                };
                 let key = self.identity.keys.echo(&self.identity.host);
                 let value = self.identity.session.nonce.as_bytes().to_vec();
                 Effect::Call(fence.guard(vec![Op::Put { key, value, lease }]))

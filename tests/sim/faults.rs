@@ -37,6 +37,8 @@ pub(crate) enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Weather {
     /// Everything, at once.
+    Wild,
+    /// The same without what came later, so that seeds which found something go on telling the same story.
     Rough,
     /// Agents restart and etcd runs out of space, but no message is lost, nobody stands still for a lease, and nobody
     /// touches the keys: whatever then goes wrong is our own doing, and may be judged at every step.

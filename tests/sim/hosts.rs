@@ -15,6 +15,7 @@ use portolan::{
 use rand::RngExt;
 
 use crate::{
+    faults::Weather,
     wires::{Caller, Watch},
     world::{Event, LEASE, World},
 };
@@ -40,6 +41,7 @@ pub(crate) struct Slot {
 
 pub(crate) struct Agent {
     pub(crate) publisher: Publisher,
+    pub(crate) lease_ttl: i64,
     pub(crate) mirror: Mirror,
     pub(crate) own: Own,
     pub(crate) desired: Arc<Desired>,
@@ -74,10 +76,15 @@ impl World {
         let session = Session { nonce: nonce.into(), ..Session::default() };
         let Slot { host, file, life, agent, .. } = &mut self.slots[slot];
         *life += 1;
-        let identity =
-            Identity { host: host.clone(), keys: self.keys.clone(), session: session.clone(), lease_ttl: LEASE };
+        // Somebody changes `--lease` at times.
+        let lease_ttl = match self.weather {
+            Weather::Rough => LEASE,
+            Weather::Wild | Weather::Gentle => LEASE + 4 * i64::from(self.rng.random_bool(0.3)),
+        };
+        let identity = Identity { host: host.clone(), keys: self.keys.clone(), session: session.clone(), lease_ttl };
         *agent = Some(Agent {
             publisher: Publisher::new(identity, file.clone()),
+            lease_ttl,
             mirror: Mirror::new(self.keys.clone(), host.clone()),
             own: Own { host: host.clone(), session },
             desired: Arc::default(),

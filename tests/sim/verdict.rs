@@ -40,7 +40,7 @@ impl World {
     pub(crate) fn verify_change(&self, change: &Change) {
         let Change::Delete { key, .. } = change else { return };
         let Some(Key::Instance(host, container)) = self.keys.parse(key) else { return };
-        if self.weather == Weather::Rough {
+        if self.weather != Weather::Gentle {
             return;
         }
         let slot = self.slots.iter().find(|slot| slot.host == host).expect("a host of ours");
@@ -54,7 +54,7 @@ impl World {
     /// In gentle weather an agent that has seen a container go has a call under way, or etcd has forgotten it: no other
     /// host is given its address for longer than those calls take.
     pub(crate) fn verify_withdrawals(&mut self) {
-        if self.weather == Weather::Rough {
+        if self.weather != Weather::Gentle {
             return;
         }
         let held = &self.history[&self.recorded];
@@ -173,6 +173,14 @@ impl World {
             for slot in winners {
                 let status = self.agent(slot).publisher.status();
                 assert!(status.synced, "slot {slot} is not synced: {status:?}");
+                let lease = status.lease.expect("who is synced has a lease");
+                let alive = self.store.clone().call(self.now, &Request::KeepAlive { lease });
+                let ttl = self.agent(slot).lease_ttl;
+                assert!(
+                    matches!(alive, Ok(Reply::Alive { ttl: found, .. }) if found == ttl),
+                    "slot {slot} wants a lease of {ttl} s: {alive:?}"
+                );
+                assert_eq!(self.slots[slot].file.former, None, "slot {slot} has let go of its former lease");
                 for (container, publication) in &self.slots[slot].containers.publications {
                     expected.insert((host.clone(), *container), record::encode(publication));
                 }

@@ -139,7 +139,7 @@ impl World {
         let cluster = rng.random();
         let slot = |number: usize| Slot::new(HostId::parse(&format!("host{number}")).unwrap());
         let loss = match weather {
-            Weather::Rough => [0.0, 0.02, 0.1][rng.random_range(0..3)],
+            Weather::Wild | Weather::Rough => [0.0, 0.02, 0.1][rng.random_range(0..3)],
             Weather::Gentle => 0.0,
         };
         Self {

@@ -10,8 +10,7 @@ use super::{
         plan::{Fence, Stored},
         record::{self, Interner},
     },
-    BACKOFF, COMPARE_EVERY, CONFLICT_EVERY, ECHO_EVERY, Effect, Hold, MAX_WRITTEN, Publisher, RENEW_AGAIN, RENEWALS,
-    Shortage, Step,
+    BACKOFF, COMPARE_EVERY, CONFLICT_EVERY, ECHO_EVERY, Effect, Hold, MAX_WRITTEN, Publisher, Shortage, Step,
 };
 
 impl Publisher {
@@ -51,9 +50,9 @@ impl Publisher {
                 self.take_success(now, step, reply, rng, effects);
             }
             Err(CallError::LeaseNotFound) => match step {
-                Step::Adopt(_) => self.forget_lease(),
-                Step::Revoke(_) => self.leave(effects),
-                _ => self.lose_lease(),
+                Step::Adopt(_) => self.take_adopted(now, None),
+                Step::Revoke(lease) => self.take_revoked(lease, effects),
+                _ => self.lease.into_iter().for_each(|lease| self.lose_lease(lease.id)),
             },
             Err(error @ CallError::NoSpace) if step.needs_space() => self.fall_short(now, error.to_string(), rng),
             Err(error) => {
@@ -75,9 +74,8 @@ impl Publisher {
                 Some(OpReply::Got(found)) => self.judge(now, found),
                 _ => self.hold = Hold::Unknown,
             },
-            (Step::Adopt(lease), Reply::Alive { ttl, .. }) if ttl > 0 => self.hold_lease(now, lease, ttl),
-            (Step::Adopt(_), Reply::Alive { .. }) => self.forget_lease(),
-            (Step::Grant, Reply::Granted { lease, ttl, .. }) => self.hold_lease(now, lease, ttl),
+            (Step::Adopt(_), Reply::Alive { ttl, .. }) => self.take_adopted(now, Some(ttl).filter(|ttl| *ttl > 0)),
+            (Step::Grant, Reply::Granted { lease, ttl, .. }) => self.take_granted(now, lease, ttl),
             (Step::Claim { value }, Reply::Txn { succeeded: true, header, .. }) => {
                 let fence = Fence { key: self.session_key.clone(), revision: header.revision };
                 self.hold = Hold::Ours { fence, value };
@@ -107,26 +105,11 @@ impl Publisher {
             }
             // A fence failed: somebody wrote our session key. Look who.
             (Step::Claim { .. } | Step::Write { .. } | Step::Echo, Reply::Txn { .. }) => self.let_go(),
-            (Step::Revoke(_), Reply::Revoked { .. }) => self.leave(effects),
+            (Step::Revoke(lease), Reply::Revoked { .. }) => self.take_revoked(lease, effects),
             (step, reply) => {
                 tracing::error!(?step, ?reply, "etcd answered another question");
                 self.let_go();
                 self.fail(now, "etcd answered another question".into(), rng);
-            }
-        }
-    }
-
-    pub(super) fn take_renewal(&mut self, now: Duration, outcome: Result<Reply, CallError>) {
-        let renewed = self.renewing.take();
-        if renewed.is_none() || renewed != self.lease {
-            return;
-        }
-        match outcome {
-            Ok(Reply::Alive { ttl, .. }) if ttl > 0 => self.renew_at = now + pause(ttl),
-            Ok(_) | Err(CallError::LeaseNotFound) => self.lose_lease(),
-            Err(error) => {
-                self.status.last_error = Some(error.to_string());
-                self.renew_at = now + RENEW_AGAIN;
             }
         }
     }
@@ -151,7 +134,7 @@ impl Publisher {
                 self.status.conflict = Some(message);
                 self.status.synced = false;
                 // Cloned with the state directory, the lease would be the winner's too: neither renew nor revoke it.
-                self.forget_lease();
+                self.forget_leases();
                 self.stored = None;
                 self.believed = None;
                 self.hold = Hold::Theirs { look_again: now + CONFLICT_EVERY };
@@ -161,29 +144,8 @@ impl Publisher {
         }
     }
 
-    fn hold_lease(&mut self, now: Duration, lease: LeaseId, ttl: i64) {
-        self.lease = Some(lease);
-        self.lease_tried = true;
-        self.file.lease = Some(lease.0);
-        self.renew_at = now + pause(ttl);
-    }
-
-    fn forget_lease(&mut self) {
-        self.lease = None;
-        self.lease_tried = true;
-        self.file.lease = None;
-    }
-
-    /// Our lease is gone, and all our keys with it: everything is put again under a new one.
-    fn lose_lease(&mut self) {
-        tracing::warn!(lease = ?self.lease, "the lease has ended: everything is published again");
-        self.status.lease_losses += 1;
-        self.forget_lease();
-        self.let_go();
-    }
-
     /// The session key must be looked at and claimed again before anything is written.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.hold = Hold::Unknown;
         self.stored = None;
         self.believed = None;
@@ -202,6 +164,7 @@ impl Publisher {
         }
         self.stored = Some(read);
         self.compare_at = now + rng.random_range(COMPARE_EVERY.0..COMPARE_EVERY.1);
+        self.release_former();
     }
 
     fn take_written(&mut self, ops: Vec<Op>, revision: i64) {
@@ -224,6 +187,10 @@ impl Publisher {
             }
         }
         self.status.writes += 1;
+        if self.hangs_on_former() == Some(false) {
+            // Let go of it only after another look.
+            self.compare_at = Duration::ZERO;
+        }
     }
 
     /// The watch saw a change of our keys. If it was not ours, look at them now rather than in minutes.
@@ -256,8 +223,14 @@ impl Publisher {
         }
     }
 
+    fn take_revoked(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if self.former.take_if(|former| former.id == lease).is_none() {
+            self.leave(effects);
+        }
+    }
+
     pub(super) fn leave(&mut self, effects: &mut Vec<Effect>) {
-        self.forget_lease();
+        self.forget_leases();
         self.let_go();
         self.stored = None;
         self.left = true;
@@ -285,9 +258,4 @@ impl Publisher {
 fn backoff(failures: u32, rng: &mut impl Rng) -> Duration {
     let longest = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
     rng.random_range(longest / 2..=longest)
-}
-
-/// The pause between two renewals of a lease with this many seconds left.
-fn pause(ttl: i64) -> Duration {
-    Duration::from_secs(u64::try_from(ttl).unwrap_or(0)) / RENEWALS
 }

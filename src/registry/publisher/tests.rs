@@ -10,6 +10,8 @@ const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";
 const C: &str = "cccccccccccc";
 
+mod lease;
+
 /// A publisher against a store that answers at once.
 struct Bench {
     publisher: Publisher,
@@ -24,9 +26,13 @@ struct Bench {
 
 impl Bench {
     fn new(nonce: &str, store: Store, file: SessionFile) -> Self {
+        Self::with_lease(nonce, store, file, 30)
+    }
+
+    fn with_lease(nonce: &str, store: Store, file: SessionFile, lease_ttl: i64) -> Self {
         let session = Session { nonce: nonce.into(), ..Session::default() };
         let identity =
-            Identity { host: HostId::parse("own").unwrap(), keys: Keys::new("/portolan"), session, lease_ttl: 30 };
+            Identity { host: HostId::parse("own").unwrap(), keys: Keys::new("/portolan"), session, lease_ttl };
         let publisher = Publisher::new(identity, file.clone());
         let rng = SmallRng::seed_from_u64(1);
         Self { publisher, store, rng, now: Duration::ZERO, file, asked: Vec::new(), has_left: false }
@@ -42,6 +48,12 @@ impl Bench {
     fn restart(self, nonce: &str) -> Self {
         let now = self.now;
         Self { now, ..Self::new(nonce, self.store, self.file) }
+    }
+
+    /// The same, told to have a lease of another length.
+    fn restart_with_lease(self, nonce: &str, lease_ttl: i64) -> Self {
+        let now = self.now;
+        Self { now, ..Self::with_lease(nonce, self.store, self.file, lease_ttl) }
     }
 
     fn want(&mut self, containers: &[&str]) {
@@ -142,7 +154,7 @@ fn a_restart_goes_on_with_the_same_lease() {
     bench.want(&[A]);
     assert_eq!((bench.publisher.status().lease, bench.names()), (lease, all(&[A])));
     assert!(bench.store.changes_since(revision + 1, &[bench.publisher.own.clone()]).unwrap().len() == 1, "the session");
-    assert_eq!(bench.file, SessionFile { nonces: vec!["n2".into()], lease: lease.map(|lease| lease.0) });
+    assert_eq!(bench.file, SessionFile { nonces: vec!["n2".into()], lease: lease.map(|lease| lease.0), former: None });
 }
 
 #[test]
@@ -296,7 +308,7 @@ fn nothing_is_withdrawn_on_the_strength_of_an_absent_session_key() {
 fn the_loser_of_two_withdraws_nothing_without_space_either() {
     let mut winner = Bench::publishing(&[A]);
     winner.store.set_space(Space::Exhausted);
-    let file = SessionFile { nonces: vec!["n0".into()], lease: winner.file.lease };
+    let file = SessionFile { nonces: vec!["n0".into()], lease: winner.file.lease, former: None };
     let mut loser = Bench::new("n2", winner.store, file);
     loser.want(&[B]);
     loser.pass(20);
