@@ -203,6 +203,15 @@ enum Hold {
     Theirs { look_again: Duration },
 }
 
+/// A publication as it is stored.
+#[derive(Debug)]
+struct Encoded {
+    publication: Arc<Publication>,
+    value: Vec<u8>,
+    /// What of it had to be left out.
+    problems: Vec<Problem>,
+}
+
 /// Publishes one host's containers.
 #[derive(Debug)]
 pub struct Publisher {
@@ -211,7 +220,7 @@ pub struct Publisher {
     own: WatchRange,
     desired: Arc<Desired>,
     /// The records of `desired` as they are stored, kept while their publication is the same.
-    encoded: BTreeMap<ShortId, (Arc<Publication>, Vec<u8>)>,
+    encoded: BTreeMap<ShortId, Encoded>,
     file: SessionFile,
     saved: Option<SessionFile>,
     hold: Hold,
@@ -343,12 +352,18 @@ impl Publisher {
         self.status.problems.clear();
         self.encoded.retain(|container, _| desired.publications.contains_key(container));
         for (container, publication) in &desired.publications {
-            if self.encoded.get(container).is_some_and(|(known, _)| Arc::ptr_eq(known, publication)) {
+            if self.encoded.get(container).is_some_and(|known| Arc::ptr_eq(&known.publication, publication)) {
                 continue;
             }
-            self.encoded.insert(*container, (Arc::clone(publication), record::encode(publication)));
+            let (fitting, problems) = record::fit(publication);
+            let value = record::encode(&fitting);
+            self.encoded.insert(*container, Encoded { publication: Arc::clone(publication), value, problems });
         }
-        for (publication, value) in self.encoded.values().filter(|(_, value)| value.len() > MAX_VALUE) {
+        for Encoded { publication, value, problems } in self.encoded.values() {
+            self.status.problems.extend_from_slice(problems);
+            if value.len() <= MAX_VALUE {
+                continue;
+            }
             let place = format!("container {} ({})", publication.container, publication.name);
             let found = format!("a record of {} octets", value.len());
             self.status.problems.push(Problem::new(
@@ -363,9 +378,9 @@ impl Publisher {
     /// All keys that should be ours, with their values: the session itself is one of them.
     fn wanted<'a>(&'a self, session: &'a [u8]) -> BTreeMap<Vec<u8>, &'a [u8]> {
         let (keys, host) = (&self.identity.keys, &self.identity.host);
-        let fitting = self.encoded.iter().filter(|(_, (_, value))| value.len() <= MAX_VALUE.min(MAX_BYTES));
+        let fitting = self.encoded.iter().filter(|(_, encoded)| encoded.value.len() <= MAX_VALUE.min(MAX_BYTES));
         fitting
-            .map(|(container, (_, value))| (keys.instance(host, *container), value.as_slice()))
+            .map(|(container, encoded)| (keys.instance(host, *container), encoded.value.as_slice()))
             .chain([(self.session_key.clone(), session)])
             .collect()
     }

@@ -417,6 +417,28 @@ fn a_record_too_large_is_left_out_and_the_rest_goes() {
     assert!(bench.publisher.status().problems[0].place.contains(A));
 }
 
+#[test]
+fn a_record_beyond_the_readers_limits_is_cut_to_fit_and_says_so() {
+    let mut bench = Bench::publishing(&[B]);
+    let mut large = publication(A);
+    large.networks = vec![large.networks[0].clone(); record::MAX_NETWORKS + 1].into();
+    let publications = [large, publication(B)].into_iter().map(|p| (p.container, Arc::new(p))).collect();
+    let desired = Arc::new(Desired { listed: true, publications, ..Desired::default() });
+    bench.give(Input::Desired(Arc::clone(&desired)));
+    assert_eq!(bench.names(), all(&[A, B]));
+    let key = bench.publisher.identity.keys.instance(&bench.publisher.identity.host, ShortId::parse(A).unwrap());
+    let stored = &bench.publisher.stored.as_ref().unwrap()[&key].value;
+    let read = record::decode(ShortId::parse(A).unwrap(), stored, &mut record::Interner::default()).unwrap();
+    assert_eq!(read.networks.len(), record::MAX_NETWORKS);
+    let revision = bench.store.revision();
+    bench.give(Input::Desired(desired));
+    let problems = bench.publisher.status().problems;
+    assert_eq!((problems.len(), bench.store.revision()), (1, revision), "said as long as it is so, written once");
+    assert!(problems[0].place.contains(A) && problems[0].expected.contains("64"), "{problems:?}");
+    bench.want(&[A, B]);
+    assert_eq!(bench.publisher.status().problems, vec![]);
+}
+
 /// Found by seed 121 of the simulation: the publisher wanted to be woken in the past, for ever.
 #[test]
 fn a_pause_that_is_over_with_nothing_left_to_do_wakes_nobody() {
