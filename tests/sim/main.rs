@@ -18,7 +18,7 @@ mod world;
 const SEEDS: u64 = 1_200;
 
 /// Seeds in gentle weather, where more can be judged.
-const GENTLE_SEEDS: u64 = 600;
+const GENTLE_SEEDS: u64 = 400;
 
 fn run(seed: u64, weather: Weather) {
     let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, weather).run()));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use portolan::{
-    model::{Catalog, Desired, Host, HostId, Origin, ShortId},
+    model::{Catalog, Host, HostId, Origin, ShortId},
     registry::{
         call::{CallError, Change, Op, Reply, Request, Revision},
         record::{self, Interner, Key},
@@ -59,15 +59,14 @@ impl World {
         }
         let held = &self.history[&self.recorded];
         for (number, slot) in self.slots.iter_mut().enumerate() {
-            let is_withdrawable = |key: &[u8], desired: &Desired| match self.keys.parse(key) {
-                Some(Key::Instance(host, container)) => {
-                    host == slot.host && !desired.publications.contains_key(&container)
-                }
-                _ => false,
-            };
             let idle = slot.agent.as_ref().filter(|agent| {
                 let waits = !agent.calls.contains_key(&(Caller::Publisher as u8)) && agent.desired.listed;
-                waits && held.keys().any(|key| is_withdrawable(key, &agent.desired))
+                let range = self.keys.host_range(&slot.host);
+                let is_gone = |key: &[u8]| match self.keys.parse(key) {
+                    Some(Key::Instance(_, container)) => !agent.desired.publications.contains_key(&container),
+                    _ => false,
+                };
+                waits && held.range(range.start..range.end).any(|(key, _)| is_gone(key))
             });
             slot.idle_since = idle.map(|_| slot.idle_since.unwrap_or(self.now));
             let since = slot.idle_since.unwrap_or(self.now);
