@@ -107,7 +107,7 @@ pub enum Effect {
     Watch(Revision),
     /// Stop watching.
     Unwatch,
-    /// Keys of our own host changed at this revision.
+    /// Keys of our own host changed at this revision. 0: they may have, for etcd has gone back or is another one.
     Touched(Revision),
 }
 
@@ -353,6 +353,9 @@ impl Mirror {
         }
         if more && !draft.next.is_empty() {
             return self.ask(Call::List(draft), effects);
+        }
+        if is_behind || self.view.listed && at.cluster != self.view.cluster {
+            effects.push(Effect::Touched(0));
         }
         draft.contents.share_with(&self.view.hosts);
         self.contents = draft.contents;

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use self::lease::Lease;
 use super::{
-    call::{CallError, Compare, LeaseId, Op, Reply, Request, Revision, WatchRange},
+    call::{CallError, Compare, Header, LeaseId, Op, Reply, Request, Revision, WatchRange},
     plan::{Fence, MAX_BYTES, Stored, plan, withdrawals},
     record::{self, Keys, MAX_VALUE},
 };
@@ -71,7 +71,8 @@ const MAX_WRITTEN: usize = 64;
 /// What the state directory keeps between starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionFile {
-    /// Nonces that are ours, the oldest first; the first is the one last known to be in etcd.
+    /// Nonces that are ours: the first is the one last known to be in etcd, the others may come to light there when
+    /// etcd is restored from a backup.
     #[serde(default)]
     pub nonces: Vec<String>,
     /// Our lease.
@@ -108,7 +109,8 @@ pub enum Input {
     Replied(Result<Reply, CallError>),
     /// To [`Effect::Renew`].
     Renewed(Result<Reply, CallError>),
-    /// The watch saw a change of our own keys at this revision: perhaps our own, perhaps somebody else's.
+    /// The watch saw a change of our own keys at this revision: perhaps our own, perhaps somebody else's. 0: etcd has
+    /// gone back or is another one, and may lack what we wrote.
     Touched(Revision),
     /// Withdraw everything and stop publishing.
     Leave,
@@ -237,6 +239,8 @@ pub struct Publisher {
     /// Revisions of our latest writes, and those of changes that may turn out to be ours.
     written: VecDeque<Revision>,
     touched: Vec<Revision>,
+    /// What etcd last said of itself.
+    heard: Header,
     step: Option<Step>,
     renewing: Option<LeaseId>,
     echo_at: Duration,
@@ -278,6 +282,7 @@ impl Publisher {
             believed: None,
             written: VecDeque::new(),
             touched: Vec::new(),
+            heard: Header::default(),
             step: None,
             renewing: None,
             echo_at: Duration::ZERO,
@@ -321,7 +326,9 @@ impl Publisher {
             Hold::Theirs { look_again } => *look_again,
             _ if self.not_before > self.handled_at => self.not_before,
             Hold::Ours { .. } => short.unwrap_or(self.echo_at).min(self.compare_at),
-            Hold::Free(_) if self.stored.is_some() => short.unwrap_or(self.compare_at).min(self.compare_at),
+            Hold::Free(_) if self.stored.is_some() && self.lease.is_some() => {
+                short.unwrap_or(self.compare_at).min(self.compare_at)
+            }
             Hold::Free(_) | Hold::Unknown => short.unwrap_or(self.not_before),
         });
         [renew, next].into_iter().flatten().min()

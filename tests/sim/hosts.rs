@@ -49,6 +49,13 @@ pub(crate) struct Agent {
     pub(crate) watch: Watch,
     /// Events of its watch were dropped at these revisions: perhaps only a full compare finds that.
     pub(crate) tainted: Vec<Revision>,
+    /// Of which etcd its view tells, and from which its last list or compare came.
+    pub(crate) epoch: u64,
+    pub(crate) listed_from: u64,
+    pub(crate) catalog_epoch: u64,
+    relists: u64,
+    /// The latest revision of its own writes.
+    pub(crate) wrote: Revision,
     pub(crate) calls: BTreeMap<u8, u64>,
 }
 
@@ -91,6 +98,11 @@ impl World {
             catalog: Catalog::default(),
             watch: Watch::default(),
             tainted: Vec::new(),
+            epoch: self.epoch,
+            listed_from: self.epoch,
+            catalog_epoch: self.epoch,
+            relists: 0,
+            wrote: 0,
             calls: BTreeMap::new(),
         });
         let life = *life;
@@ -144,6 +156,9 @@ impl World {
         let effects = agent.publisher.handle(now, input, &mut self.rng);
         let life = self.slots[slot].life;
         for effect in effects {
+            if let publisher::Effect::Wrote(revision) | publisher::Effect::Echoed(revision) = effect {
+                self.agent(slot).wrote = revision;
+            }
             match effect {
                 publisher::Effect::Save(file) => self.later(0.0..0.05, Event::Saved { slot, life, file }),
                 publisher::Effect::Call(request) => self.call(slot, Caller::Publisher, request),
@@ -160,6 +175,10 @@ impl World {
         let now = self.now;
         let agent = self.slots[slot].agent.as_mut().expect("an agent runs here");
         let effects = agent.mirror.handle(now, input, &mut self.rng);
+        if agent.mirror.status().relists != agent.relists {
+            agent.relists = agent.mirror.status().relists;
+            agent.epoch = agent.listed_from;
+        }
         let life = self.slots[slot].life;
         self.refresh(slot);
         for effect in effects {

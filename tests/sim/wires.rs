@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use portolan::registry::call::{CallError, Change, Reply, Request, Revision, WatchEvent};
 use rand::RngExt;
 
-use crate::world::{Event, Held, World};
+use crate::world::{Event, World};
 
 /// A caller waits this long for a reply.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -54,9 +54,9 @@ impl World {
             return;
         }
         let travel = if is_late { Duration::from_secs_f64(self.rng.random_range(1.0..8.0)) } else { self.travel() };
-        let cluster = self.store.header().cluster;
+        let epoch = self.epoch;
         let nonce = Arc::clone(&self.agent(slot).own.session.nonce);
-        self.at(now + travel, Event::Arrive { slot, life, nonce, cluster, caller, call, request, reply: !is_lost });
+        self.at(now + travel, Event::Arrive { slot, life, nonce, epoch, caller, call, request, reply: !is_lost });
     }
 
     pub(crate) fn arrive(
@@ -88,7 +88,16 @@ impl World {
             return self.tell(slot, WatchEvent::Compacted { revision: self.store.compacted() });
         }
         self.tell(slot, WatchEvent::Created { header });
-        self.agent(slot).watch.next = Some(from);
+        let epoch = self.epoch;
+        let agent = self.agent(slot);
+        agent.watch.next = Some(from);
+        let looks_the_same = agent.mirror.view().cluster == header.cluster && header.revision >= from - 1;
+        if agent.epoch != epoch && looks_the_same {
+            // Restored, and already past what this host knows: nothing tells but a full compare.
+            agent.epoch = epoch;
+            agent.tainted.push(0);
+            self.needs_compare = true;
+        }
         let (life, watch) = (self.slots[slot].life, self.agent(slot).watch.id);
         self.at(self.now + Duration::from_secs(3), Event::Progress { slot, life, watch });
     }
@@ -141,10 +150,6 @@ impl World {
 
     fn record(&mut self) {
         let header = self.store.header();
-        if self.recorded.0 != header.cluster {
-            self.recorded = (header.cluster, 1);
-            self.history.insert(self.recorded, Held::new());
-        }
         if self.recorded.1 == header.revision {
             return;
         }
@@ -160,7 +165,7 @@ impl World {
                     Change::Delete { key, .. } => held.remove(&key),
                 };
             }
-            self.history.insert((header.cluster, revision), held.clone());
+            self.history.insert((self.epoch, revision), held.clone());
         }
         self.recorded.1 = header.revision;
     }

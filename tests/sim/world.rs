@@ -45,7 +45,7 @@ pub(crate) enum Event {
         slot: usize,
         life: u32,
         nonce: Arc<str>,
-        cluster: u64,
+        epoch: u64,
         caller: Caller,
         call: u64,
         request: Request,
@@ -120,6 +120,10 @@ pub(crate) struct World {
     pub(crate) loss: f64,
     pub(crate) chaos: bool,
     pub(crate) needs_compare: bool,
+    /// Counts the etcds there were: wiped, or restored from a backup.
+    pub(crate) epoch: u64,
+    pub(crate) backup: Option<(Store, u64)>,
+    /// By epoch and revision.
     pub(crate) history: BTreeMap<(u64, Revision), Held>,
     pub(crate) recorded: (u64, Revision),
     pub(crate) last_write: Duration,
@@ -152,8 +156,10 @@ impl World {
             loss,
             chaos: true,
             needs_compare: false,
-            history: BTreeMap::from([((cluster, 1), Held::new())]),
-            recorded: (cluster, 1),
+            epoch: 0,
+            backup: None,
+            history: BTreeMap::from([((0, 1), Held::new())]),
+            recorded: (0, 1),
             last_write: Duration::ZERO,
             latest_calls: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -258,10 +264,13 @@ impl World {
             return self.slots[slot].held.push(event);
         }
         match event {
-            Event::Arrive { slot, life, nonce, cluster, caller, call, request, reply } => {
-                // Connections do not outlive their cluster.
-                if self.outage || cluster != self.store.header().cluster {
+            Event::Arrive { slot, life, nonce, epoch, caller, call, request, reply } => {
+                // Connections do not outlive their etcd.
+                if self.outage || epoch != self.epoch {
                     return;
+                }
+                if caller == Caller::Mirror && self.is_alive(slot, life) {
+                    self.agent(slot).listed_from = epoch;
                 }
                 let outcome = self.arrive(slot, &nonce, call, &request);
                 if reply {

@@ -301,8 +301,22 @@ fn a_restored_backup_is_believed_when_it_was_seen_three_times() {
     assert_eq!(bench.known(), [A, B], "once is not enough");
     bench.pass(3);
     assert_eq!(bench.known(), [A, B], "nor twice");
-    bench.pass(3);
+    let effects = bench.pass(3);
     assert_eq!(bench.known(), [B]);
+    assert!(effects.contains(&Effect::Touched(0)), "our own keys may be missing there: {effects:?}");
+}
+
+/// A watch from the future stays silent until etcd gets there, and then tells of another past.
+#[test]
+fn a_watch_that_begins_before_what_we_know_means_a_new_list() {
+    let mut bench = Bench::following(&[A, B]);
+    bench.store = Store::new(7);
+    bench.put(B);
+    bench.mirror.handle(bench.now, Input::Watched(WatchEvent::Broken("restored".into())), &mut bench.rng);
+    for _ in 0..5 {
+        bench.pass(3);
+    }
+    assert_eq!((bench.known(), bench.mirror.view().revision), (vec![B.to_string()], bench.store.revision()));
 }
 
 #[test]
@@ -310,8 +324,9 @@ fn another_cluster_is_listed_anew() {
     let mut bench = Bench::following(&[A]);
     bench.store = Store::new(8);
     bench.put(B);
-    bench.tell(Vec::new());
+    let effects = bench.tell(Vec::new());
     assert_eq!((bench.known(), bench.mirror.view().cluster, bench.lists), (vec![B.to_string()], 8, 2));
+    assert!(effects.contains(&Effect::Touched(0)), "{effects:?}");
 }
 
 #[test]

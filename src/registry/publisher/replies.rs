@@ -47,7 +47,14 @@ impl Publisher {
                 if self.shortage.is_none() {
                     self.status.last_error = None;
                 }
+                let is_as_before = self.take_header(&step, &reply);
                 self.take_success(now, step, reply, rng, effects);
+                if !is_as_before && matches!(self.hold, Hold::Free(_) | Hold::Ours { .. }) && !self.left {
+                    tracing::warn!("etcd has gone back, or is another one: everything is looked at again");
+                    self.written.clear();
+                    self.touched.clear();
+                    self.let_go();
+                }
             }
             Err(CallError::LeaseNotFound) => match step {
                 Step::Adopt(_) => self.take_adopted(now, None),
@@ -68,6 +75,16 @@ impl Publisher {
         }
     }
 
+    /// Whether etcd goes on where it was. One restored from a backup does not: what we know to be there may be missing,
+    /// though the fence still holds. Only linearized replies tell; a renewal's may come from a member that is behind.
+    fn take_header(&mut self, step: &Step, reply: &Reply) -> bool {
+        let (Reply::Txn { header, .. } | Reply::Range { header, .. }) = reply else { return true };
+        let has_put = step.needs_space() && matches!(reply, Reply::Txn { succeeded: true, .. });
+        let before = std::mem::replace(&mut self.heard, *header);
+        let least = before.revision + i64::from(has_put);
+        before.cluster == 0 || before.cluster == header.cluster && least <= header.revision
+    }
+
     fn take_success(&mut self, now: Duration, step: Step, reply: Reply, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         match (step, reply) {
             (Step::Look, Reply::Txn { replies, .. }) => match replies.into_iter().next() {
@@ -79,7 +96,10 @@ impl Publisher {
             (Step::Claim { value }, Reply::Txn { succeeded: true, header, .. }) => {
                 let fence = Fence { key: self.session_key.clone(), revision: header.revision };
                 self.hold = Hold::Ours { fence, value };
-                self.file.nonces = vec![self.identity.session.nonce.to_string()];
+                // It goes first.
+                let nonce = self.identity.session.nonce.to_string();
+                self.file.nonces.retain(|known| *known != nonce);
+                self.file.nonces.insert(0, nonce);
                 self.status.conflict = None;
                 self.echo_at = now;
                 // What was read before the fence stood may have been overwritten since.
@@ -91,6 +111,8 @@ impl Publisher {
                 let last = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat());
                 read.extend(kvs.into_iter().map(|kv| (kv.key, Stored { value: kv.value, lease: kv.lease })));
                 match last {
+                    // Our lease ended meanwhile, and the keys with it.
+                    _ if self.hold == Hold::Unknown => {}
                     Some(start) if more => self.begin(Step::Read { start, read }, effects),
                     _ => self.take_own(now, read, rng),
                 }

@@ -154,7 +154,10 @@ fn a_restart_goes_on_with_the_same_lease() {
     bench.want(&[A]);
     assert_eq!((bench.publisher.status().lease, bench.names()), (lease, all(&[A])));
     assert!(bench.store.changes_since(revision + 1, &[bench.publisher.own.clone()]).unwrap().len() == 1, "the session");
-    assert_eq!(bench.file, SessionFile { nonces: vec!["n2".into()], lease: lease.map(|lease| lease.0), former: None });
+    assert_eq!(
+        bench.file,
+        SessionFile { nonces: vec!["n2".into(), "n1".into()], lease: lease.map(|lease| lease.0), former: None }
+    );
 }
 
 #[test]
@@ -437,6 +440,81 @@ fn a_record_beyond_the_readers_limits_is_cut_to_fit_and_says_so() {
     assert!(problems[0].place.contains(A) && problems[0].expected.contains("64"), "{problems:?}");
     bench.want(&[A, B]);
     assert_eq!(bench.publisher.status().problems, vec![]);
+}
+
+#[test]
+fn what_a_restored_backup_lacks_is_put_again_within_an_echo() {
+    let mut bench = Bench::publishing(&[A]);
+    let backup = bench.store.clone();
+    bench.want(&[A, B]);
+    bench.store.restore(backup, bench.now);
+    assert_eq!(bench.names(), all(&[A]), "the session is as it was: its fence holds");
+    bench.pass(10);
+    assert_eq!((bench.names(), bench.publisher.status().synced), (all(&[A, B]), true));
+}
+
+#[test]
+fn a_mirror_that_saw_etcd_go_back_has_our_keys_read_at_once() {
+    let mut bench = Bench::publishing(&[A]);
+    let backup = bench.store.clone();
+    bench.want(&[A, B]);
+    bench.store.restore(backup, bench.now);
+    for number in 0..9 {
+        bench.write(Op::Put { key: b"others".to_vec(), value: vec![number], lease: LeaseId(0) });
+    }
+    bench.give(Input::Touched(0));
+    assert_eq!(bench.names(), all(&[A, B]), "though etcd's revision is beyond ours again");
+}
+
+/// Found by seed 79 of the simulation: the publisher wanted to be woken in the past, for ever.
+#[test]
+fn a_read_that_comes_back_after_the_lease_has_ended_is_not_believed() {
+    let bench = Bench::publishing(&[A]);
+    let mut bench = bench.restart("n2");
+    bench.store.set_space(Space::Exhausted);
+    bench.give(Input::Tick);
+    bench.pass(1);
+    let desired = Arc::new(Desired { listed: true, ..Desired::default() });
+    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
+    let [Effect::Call(read @ Request::Range { .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    let read = bench.store.call(bench.now, read);
+    bench.now += Duration::from_secs(31);
+    bench.give(Input::Tick);
+    assert_eq!(bench.publisher.status().lease_losses, 1);
+    bench.give(Input::Replied(read));
+    assert_eq!((bench.publisher.status().published, bench.names()), (0, vec![]));
+    bench.give(Input::Touched(0));
+    assert!(bench.publisher.wake_at() > Some(bench.now));
+}
+
+#[test]
+fn a_restored_backup_from_before_our_start_is_ours_too() {
+    let bench = Bench::publishing(&[A]);
+    let backup = bench.store.clone();
+    let mut bench = bench.restart("n2");
+    bench.want(&[A]);
+    let lease = bench.publisher.status().lease;
+    bench.store.restore(backup, bench.now);
+    bench.pass(10);
+    let status = bench.publisher.status();
+    assert_eq!((status.conflict, status.lease, status.synced), (None, lease, true));
+}
+
+#[test]
+fn the_nonces_of_our_state_file_stay_few_and_begin_with_the_one_in_etcd() {
+    let mut bench = Bench::publishing(&[A]);
+    for start in 2..30 {
+        bench = bench.restart(&format!("n{start}"));
+        // Every other start ends before it claims.
+        if start % 2 == 1 {
+            bench.want(&[A]);
+            assert_eq!(bench.file.nonces[0], format!("n{start}"));
+        } else {
+            bench.file.nonces = bench.publisher.file.nonces.clone();
+            assert_eq!(bench.file.nonces[0], if start == 2 { "n1".to_owned() } else { format!("n{}", start - 1) });
+        }
+        assert!(bench.file.nonces.len() <= MAX_NONCES && bench.publisher.status().conflict.is_none());
+    }
 }
 
 /// Found by seed 121 of the simulation: the publisher wanted to be woken in the past, for ever.
