@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use portolan::{
     model::{Desired, HostId, Session, ShortId},
     registry::{
-        call::{KeyValue, Reply, Request},
+        call::{KeyValue, LeaseId, Reply, Request},
         memory::Space,
         publisher::{Effect, Identity, Input, Publisher, SessionFile, Status},
         record::{self, Interner, Keys},
@@ -113,5 +113,35 @@ async fn a_restart_without_space_withdraws_what_is_gone_before_it_can_claim() {
         etcd.set_space(Space::Enough).await;
         second.until(etcd, |status| status.synced).await;
         assert_eq!(stored(etcd).await, [format!("instances/{B}"), "session n2".into()]);
+    }
+}
+
+/// The lease that each key of the host hangs on.
+async fn leases(subject: &mut Subject) -> Vec<Option<LeaseId>> {
+    let range = keys().host_range(&host());
+    let request = Request::Range { start: range.start, end: range.end, limit: 0, revision: None };
+    let Ok(Reply::Range { kvs, .. }) = subject.call(request).await else { panic!("a range") };
+    kvs.iter().map(|kv| kv.lease).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_another_length_takes_over_all_keys_in_place() {
+    let cluster = Cluster::single();
+    for mut subject in [Subject::model(), Subject::real(&cluster).await] {
+        let etcd = &mut subject;
+        let mut first = Agent::start("n1", 600, SessionFile::default());
+        first.want(etcd, &[A, B]).await;
+        let old = first.publisher.status().lease.expect("a lease");
+        let mut second = Agent::start("n2", 900, first.file);
+        second.want(etcd, &[A, B]).await;
+        second.until(etcd, |status| status.synced && status.lease != Some(old)).await;
+        let new = second.publisher.status().lease.expect("a lease");
+        assert_eq!(leases(etcd).await, [Some(new); 3]);
+        assert_eq!((second.file.lease, second.file.former), (Some(new.0), None));
+        // A key that moved has left the lease it hung on.
+        etcd.call(Request::Revoke { lease: old }).await.expect("it still lives");
+        assert_eq!(leases(etcd).await, [Some(new); 3]);
+        let alive = etcd.call(Request::KeepAlive { lease: new }).await;
+        assert!(matches!(alive, Ok(Reply::Alive { ttl: 900, .. })), "{alive:?}");
     }
 }
