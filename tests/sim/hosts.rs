@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use imbl::OrdMap;
 use portolan::{
-    model::{Catalog, Desired, HostId, Publication, Session, ShortId},
+    model::{Catalog, Desired, Host, HostId, Origin, Publication, Session, ShortId},
     registry::{
         call::{Request, Revision},
         catalog::{self, Own},
@@ -53,6 +54,8 @@ pub(crate) struct Agent {
     pub(crate) epoch: u64,
     pub(crate) listed_from: u64,
     pub(crate) catalog_epoch: u64,
+    /// What was judged last of its view.
+    pub(crate) judged: OrdMap<Origin, Arc<Host>>,
     relists: u64,
     /// The latest revision of its own writes.
     pub(crate) wrote: Revision,
@@ -101,6 +104,7 @@ impl World {
             epoch: self.epoch,
             listed_from: self.epoch,
             catalog_epoch: self.epoch,
+            judged: OrdMap::new(),
             relists: 0,
             wrote: 0,
             calls: BTreeMap::new(),

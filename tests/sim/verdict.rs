@@ -137,7 +137,9 @@ impl World {
             let own = catalog.hosts.get(&Origin::Own).expect("P3: the own host is known");
             assert_eq!(own.publications, agent.desired.publications, "P3: the own host is as Docker says");
         }
-        if !view.listed || (before.cluster, before.revision) == (view.cluster, view.revision) {
+        let is_judged = agent.judged.ptr_eq(&view.hosts);
+        agent.judged = view.hosts.clone();
+        if !view.listed || is_judged && (before.cluster, before.revision) == (view.cluster, view.revision) {
             return;
         }
         // P2: what is answered is what etcd held at that revision, no more and no less.

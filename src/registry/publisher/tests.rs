@@ -161,6 +161,24 @@ fn a_restart_goes_on_with_the_same_lease() {
 }
 
 #[test]
+fn the_new_nonce_is_on_disk_before_it_is_in_etcd() {
+    let mut bench = Bench::new("n1", Store::new(7), SessionFile::default());
+    let mut input = Input::Tick;
+    for _ in 0..10 {
+        let effects = bench.publisher.handle(bench.now, input, &mut bench.rng);
+        input = match effects.as_slice() {
+            [Effect::Save(file)] => {
+                assert_eq!((file.nonces.as_slice(), bench.names()), (["n1".to_owned()].as_slice(), vec![]));
+                return;
+            }
+            [Effect::Call(request)] => Input::Replied(bench.store.call(bench.now, request)),
+            other => panic!("{other:?}"),
+        };
+    }
+    panic!("it was never saved");
+}
+
+#[test]
 fn a_crash_between_saving_and_claiming_does_not_lock_us_out() {
     let bench = Bench::publishing(&[A]);
     // The next start saved its nonce, and perhaps claimed, and died before it could save that.
