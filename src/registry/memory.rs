@@ -209,6 +209,17 @@ impl Store {
         self.space = space;
     }
 
+    /// Becomes what `backup` was, as an etcd that was restored from it: the same cluster at an earlier revision, with
+    /// every lease of then at the beginning of its time. No lease's id is given twice, though.
+    pub fn restore(&mut self, backup: Self, now: Duration) {
+        *self = Self { granted: self.granted.max(backup.granted), ..backup };
+        for (id, lease) in &mut self.leases {
+            self.deadlines.remove(&(lease.expires, *id));
+            lease.expires = now + seconds(lease.ttl);
+            self.deadlines.insert((lease.expires, *id));
+        }
+    }
+
     fn grant(&mut self, now: Duration, ttl: i64) -> Result<Reply, CallError> {
         if ttl > MAX_TTL {
             return Err(CallError::Invalid(format!("a lease lasts at most {MAX_TTL} s, not {ttl} s")));

@@ -29,7 +29,10 @@ use std::{
 use imbl::OrdMap;
 use rand::{Rng, RngExt};
 
-use self::{compare::Compare, contents::Contents};
+use self::{
+    compare::Compare,
+    contents::{Contents, Seen},
+};
 use super::{
     call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
     record::{Interner, Key, Keys},
@@ -107,7 +110,7 @@ pub enum Effect {
     Watch(Revision),
     /// Stop watching.
     Unwatch,
-    /// Keys of our own host changed at this revision.
+    /// Keys of our own host changed at this revision. 0: they may have, for etcd has gone back or is another one.
     Touched(Revision),
 }
 
@@ -167,6 +170,7 @@ pub struct Mirror {
     interner: Interner,
     view: Arc<View>,
     must_list: bool,
+    /// How often in a row a list showed that etcd has gone back; it may have overtaken us since.
     backwards: u32,
     listed_at: Duration,
     call: Option<Call>,
@@ -180,7 +184,7 @@ pub struct Mirror {
     /// While a compare runs: what was deleted meanwhile.
     gone: BTreeSet<Key>,
     /// What a compare found, to be judged then: the revision in etcd at the compared one.
-    suspects: Option<(Duration, Revision, BTreeMap<Key, Option<Revision>>)>,
+    suspects: Option<(Duration, Revision, BTreeMap<Key, Option<Seen>>)>,
     not_before: Duration,
     failures: u32,
     status: Status,
@@ -353,6 +357,9 @@ impl Mirror {
         }
         if more && !draft.next.is_empty() {
             return self.ask(Call::List(draft), effects);
+        }
+        if is_behind || self.backwards > 0 || self.view.listed && at.cluster != self.view.cluster {
+            effects.push(Effect::Touched(0));
         }
         draft.contents.share_with(&self.view.hosts);
         self.contents = draft.contents;

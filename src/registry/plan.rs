@@ -43,8 +43,7 @@ impl Fence {
 /// What must go goes first and by itself: a withdrawal is never delayed by a long write, and it still works when etcd
 /// is out of space and takes no puts.
 pub fn plan(wanted: &BTreeMap<Vec<u8>, &[u8]>, stored: &BTreeMap<Vec<u8>, Stored>, lease: LeaseId) -> Vec<Op> {
-    let gone = stored.keys().filter(|key| !wanted.contains_key(*key));
-    let deletes: Vec<Op> = gone.take(MAX_OPS).map(|key| Op::Delete { key: key.clone() }).collect();
+    let deletes = withdrawals(wanted, stored);
     if !deletes.is_empty() {
         return deletes;
     }
@@ -61,6 +60,12 @@ pub fn plan(wanted: &BTreeMap<Vec<u8>, &[u8]>, stored: &BTreeMap<Vec<u8>, Stored
         puts.push(Op::Put { key: key.clone(), value: value.to_vec(), lease });
     }
     puts
+}
+
+/// Only what must go of it, at most [`MAX_OPS`].
+pub fn withdrawals(wanted: &BTreeMap<Vec<u8>, &[u8]>, stored: &BTreeMap<Vec<u8>, Stored>) -> Vec<Op> {
+    let gone = stored.keys().filter(|key| !wanted.contains_key(*key));
+    gone.take(MAX_OPS).map(|key| Op::Delete { key: key.clone() }).collect()
 }
 
 #[cfg(test)]

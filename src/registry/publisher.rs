@@ -20,6 +20,11 @@
 //!
 //! **Failure.** Whatever goes wrong is retried for ever with a growing, jittered pause. A lease is never given up
 //! except by [`Input::Leave`]: under NOSPACE no other could be had.
+//!
+//! **NOSPACE.** etcd then refuses puts and grants, but takes deletes, and a dead container's address may belong to
+//! another one by now. So only puts and grants wait for their next try. A claim is a put: an agent that starts under the
+//! alarm withdraws what is gone before it has claimed, fenced by the session key as it found it. Such a delete cannot be
+//! fenced off should its reply be lost, but nothing can be put either before a claim does that.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,13 +36,15 @@ use std::{
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use self::lease::Lease;
 use super::{
-    call::{CallError, Compare, LeaseId, Op, Reply, Request, Revision, WatchRange},
-    plan::{Fence, MAX_BYTES, Stored, plan},
+    call::{CallError, Compare, Header, LeaseId, Op, Reply, Request, Revision, WatchRange},
+    plan::{Fence, MAX_BYTES, Stored, plan, withdrawals},
     record::{self, Keys, MAX_VALUE},
 };
 use crate::model::{Desired, HostId, Problem, Publication, Session, ShortId};
 
+mod lease;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -64,12 +71,16 @@ const MAX_WRITTEN: usize = 64;
 /// What the state directory keeps between starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionFile {
-    /// Nonces that are ours, the oldest first; the first is the one last known to be in etcd.
+    /// Nonces that are ours: the first is the one last known to be in etcd, the others may come to light there when
+    /// etcd is restored from a backup.
     #[serde(default)]
     pub nonces: Vec<String>,
     /// Our lease.
     #[serde(default)]
     pub lease: Option<i64>,
+    /// The lease before it, of another length, while keys of ours hang on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<i64>,
 }
 
 /// Who we are.
@@ -98,7 +109,8 @@ pub enum Input {
     Replied(Result<Reply, CallError>),
     /// To [`Effect::Renew`].
     Renewed(Result<Reply, CallError>),
-    /// The watch saw a change of our own keys at this revision: perhaps our own, perhaps somebody else's.
+    /// The watch saw a change of our own keys at this revision: perhaps our own, perhaps somebody else's. 0: etcd has
+    /// gone back or is another one, and may lack what we wrote.
     Touched(Revision),
     /// Withdraw everything and stop publishing.
     Leave,
@@ -160,17 +172,46 @@ enum Step {
     Revoke(LeaseId),
 }
 
+impl Step {
+    /// Whether etcd refuses it under NOSPACE.
+    fn needs_space(&self) -> bool {
+        match self {
+            Self::Grant | Self::Claim { .. } | Self::Echo => true,
+            Self::Write { ops } => ops.iter().any(|op| matches!(op, Op::Put { .. })),
+            Self::Look | Self::Adopt(_) | Self::Save(_) | Self::Read { .. } | Self::Revoke(_) => false,
+        }
+    }
+}
+
+/// etcd refused a put or a grant for want of space, and has taken none since.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shortage {
+    /// When to try the next one.
+    try_again: Duration,
+    /// How many were refused.
+    failures: u32,
+}
+
 /// What is known of the session key.
 #[derive(Clone, Debug, PartialEq)]
 enum Hold {
     /// Nothing: look first.
     Unknown,
-    /// It may be claimed, if it still has this revision (0: absent).
+    /// It may be claimed, if it still has this revision (0: absent). Until then nothing is put; see NOSPACE above.
     Free(Revision),
     /// It is ours, with this value.
     Ours { fence: Fence, value: Vec<u8> },
     /// It is somebody else's; look again then.
     Theirs { look_again: Duration },
+}
+
+/// A publication as it is stored.
+#[derive(Debug)]
+struct Encoded {
+    publication: Arc<Publication>,
+    value: Vec<u8>,
+    /// What of it had to be left out.
+    problems: Vec<Problem>,
 }
 
 /// Publishes one host's containers.
@@ -181,26 +222,33 @@ pub struct Publisher {
     own: WatchRange,
     desired: Arc<Desired>,
     /// The records of `desired` as they are stored, kept while their publication is the same.
-    encoded: BTreeMap<ShortId, (Arc<Publication>, Vec<u8>)>,
+    encoded: BTreeMap<ShortId, Encoded>,
     file: SessionFile,
     saved: Option<SessionFile>,
     hold: Hold,
-    lease: Option<LeaseId>,
-    lease_tried: bool,
+    /// The leases of our state file that have not been asked for yet.
+    adopt: Vec<LeaseId>,
+    lease: Option<Lease>,
+    /// The lease before, which is renewed as long as keys hang on it.
+    former: Option<Lease>,
+    /// The seconds that etcd granted last: it may grant more than we want.
+    granted_ttl: Option<i64>,
     stored: Option<BTreeMap<Vec<u8>, Stored>>,
     /// What we believed before we read our keys anew, to count what differs.
     believed: Option<BTreeMap<Vec<u8>, Stored>>,
     /// Revisions of our latest writes, and those of changes that may turn out to be ours.
     written: VecDeque<Revision>,
     touched: Vec<Revision>,
+    /// What etcd last said of itself.
+    heard: Header,
     step: Option<Step>,
     renewing: Option<LeaseId>,
-    renew_at: Duration,
     echo_at: Duration,
     compare_at: Duration,
     not_before: Duration,
     handled_at: Duration,
     failures: u32,
+    shortage: Option<Shortage>,
     leaving: bool,
     left: bool,
     status: Status,
@@ -223,23 +271,26 @@ impl Publisher {
             identity,
             desired: Arc::default(),
             encoded: BTreeMap::new(),
+            adopt: [file.lease, file.former].into_iter().flatten().map(LeaseId).collect(),
             file,
             saved: None,
             hold: Hold::Unknown,
             lease: None,
-            lease_tried: false,
+            former: None,
+            granted_ttl: None,
             stored: None,
             believed: None,
             written: VecDeque::new(),
             touched: Vec::new(),
+            heard: Header::default(),
             step: None,
             renewing: None,
-            renew_at: Duration::ZERO,
             echo_at: Duration::ZERO,
             compare_at: Duration::MAX,
             not_before: Duration::ZERO,
             handled_at: Duration::ZERO,
             failures: 0,
+            shortage: None,
             leaving: false,
             left: false,
             status: Status::default(),
@@ -253,7 +304,9 @@ impl Publisher {
             .as_ref()
             .or(self.believed.as_ref())
             .map_or(0, |stored| stored.keys().filter(|key| **key != self.session_key).count());
-        Status { lease: self.lease, published, ..self.status.clone() }
+        let mut status = Status { lease: self.lease.map(|lease| lease.id), published, ..self.status.clone() };
+        status.problems.extend(self.lease_problem());
+        status
     }
 
     /// What our session key says, or will say.
@@ -266,12 +319,17 @@ impl Publisher {
         if self.left {
             return None;
         }
-        let renew = (self.lease.is_some() && self.renewing.is_none()).then_some(self.renew_at);
+        let renew = self.leases().map(|lease| lease.renew_at).min().filter(|_| self.renewing.is_none());
+        // A pause that is over has been used: what there was to do has been begun.
+        let short = self.shortage.map(|shortage| shortage.try_again).filter(|at| *at > self.handled_at);
         let next = self.step.is_none().then(|| match &self.hold {
             Hold::Theirs { look_again } => *look_again,
-            // A pause that is over has been used: what there was to do has been begun.
-            Hold::Ours { .. } if self.not_before <= self.handled_at => self.echo_at.min(self.compare_at),
-            _ => self.not_before,
+            _ if self.not_before > self.handled_at => self.not_before,
+            Hold::Ours { .. } => short.unwrap_or(self.echo_at).min(self.compare_at),
+            Hold::Free(_) if self.stored.is_some() && self.lease.is_some() => {
+                short.unwrap_or(self.compare_at).min(self.compare_at)
+            }
+            Hold::Free(_) | Hold::Unknown => short.unwrap_or(self.not_before),
         });
         [renew, next].into_iter().flatten().min()
     }
@@ -301,12 +359,18 @@ impl Publisher {
         self.status.problems.clear();
         self.encoded.retain(|container, _| desired.publications.contains_key(container));
         for (container, publication) in &desired.publications {
-            if self.encoded.get(container).is_some_and(|(known, _)| Arc::ptr_eq(known, publication)) {
+            if self.encoded.get(container).is_some_and(|known| Arc::ptr_eq(&known.publication, publication)) {
                 continue;
             }
-            self.encoded.insert(*container, (Arc::clone(publication), record::encode(publication)));
+            let (fitting, problems) = record::fit(publication);
+            let value = record::encode(&fitting);
+            self.encoded.insert(*container, Encoded { publication: Arc::clone(publication), value, problems });
         }
-        for (publication, value) in self.encoded.values().filter(|(_, value)| value.len() > MAX_VALUE) {
+        for Encoded { publication, value, problems } in self.encoded.values() {
+            self.status.problems.extend_from_slice(problems);
+            if value.len() <= MAX_VALUE {
+                continue;
+            }
             let place = format!("container {} ({})", publication.container, publication.name);
             let found = format!("a record of {} octets", value.len());
             self.status.problems.push(Problem::new(
@@ -321,9 +385,9 @@ impl Publisher {
     /// All keys that should be ours, with their values: the session itself is one of them.
     fn wanted<'a>(&'a self, session: &'a [u8]) -> BTreeMap<Vec<u8>, &'a [u8]> {
         let (keys, host) = (&self.identity.keys, &self.identity.host);
-        let fitting = self.encoded.iter().filter(|(_, (_, value))| value.len() <= MAX_VALUE.min(MAX_BYTES));
+        let fitting = self.encoded.iter().filter(|(_, encoded)| encoded.value.len() <= MAX_VALUE.min(MAX_BYTES));
         fitting
-            .map(|(container, (_, value))| (keys.instance(host, *container), value.as_slice()))
+            .map(|(container, encoded)| (keys.instance(host, *container), encoded.value.as_slice()))
             .chain([(self.session_key.clone(), session)])
             .collect()
     }
@@ -333,10 +397,7 @@ impl Publisher {
         if self.left {
             return;
         }
-        if let Some(lease) = self.lease
-            && self.renewing.is_none()
-            && now >= self.renew_at
-        {
+        if let Some(lease) = self.due_renewal(now).filter(|_| self.renewing.is_none()) {
             self.renewing = Some(lease);
             effects.push(Effect::Renew(lease));
         }
@@ -353,20 +414,22 @@ impl Publisher {
             }
             self.hold = Hold::Unknown;
         }
-        let step = match (&self.hold, self.lease) {
+        let step = match (&self.hold, self.lease.map(|lease| lease.id)) {
             (Hold::Unknown, _) => Step::Look,
-            (_, None) => match self.file.lease.filter(|_| !self.lease_tried) {
-                Some(lease) => Step::Adopt(LeaseId(lease)),
-                None if self.leaving => return self.leave(effects),
-                None => Step::Grant,
-            },
+            (_, _) if !self.adopt.is_empty() => Step::Adopt(self.adopt[0]),
+            (_, None) if self.leaving => return self.leave(effects),
+            (_, None) if self.has_space(now) => Step::Grant,
+            (_, None) => return,
             (Hold::Free(_), Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
-            (Hold::Free(_), Some(_)) => Step::Claim { value: record::encode_session(&self.identity.session) },
-            (Hold::Ours { .. }, Some(lease)) if self.leaving => Step::Revoke(lease),
+            (Hold::Free(_), Some(lease)) => match self.next_claim(now, lease) {
+                Some(step) => step,
+                None => return,
+            },
+            (Hold::Ours { .. }, Some(lease)) if self.leaving => self.revoke(lease),
             (Hold::Ours { .. }, Some(_)) if self.saved.as_ref() != Some(&self.file) => Step::Save(self.file.clone()),
             (Hold::Ours { .. }, Some(_)) if self.stored.is_none() || now >= self.compare_at => {
                 self.believed = self.stored.take();
-                Step::Read { start: self.own.start.clone(), read: BTreeMap::new() }
+                self.read()
             }
             (Hold::Ours { .. }, Some(lease)) => match self.next_write(now, lease) {
                 Some(step) => step,
@@ -377,7 +440,40 @@ impl Publisher {
         self.begin(step, effects);
     }
 
-    /// The next difference to write, or the echo when it is time.
+    /// Whether a put or a grant may be tried.
+    fn has_space(&self, now: Duration) -> bool {
+        self.shortage.is_none_or(|shortage| now >= shortage.try_again)
+    }
+
+    /// The former lease first: what then hangs on ours goes last, the session with it.
+    fn revoke(&self, lease: LeaseId) -> Step {
+        Step::Revoke(self.former.map_or(lease, |former| former.id))
+    }
+
+    fn read(&self) -> Step {
+        Step::Read { start: self.own.start.clone(), read: BTreeMap::new() }
+    }
+
+    /// The claim; and while etcd has no space for it, what can be done without.
+    fn next_claim(&self, now: Duration, lease: LeaseId) -> Option<Step> {
+        let session = record::encode_session(&self.identity.session);
+        if self.shortage.is_some() && self.leaving {
+            return Some(self.revoke(lease));
+        }
+        // An absent session key is no fence: it would be absent again, should somebody delete ours.
+        if self.shortage.is_some() && self.desired.listed && self.hold != Hold::Free(0) {
+            let Some(stored) = self.stored.as_ref().filter(|_| now < self.compare_at) else {
+                return Some(self.read());
+            };
+            let ops = withdrawals(&self.wanted(&session), stored);
+            if !ops.is_empty() {
+                return Some(Step::Write { ops });
+            }
+        }
+        self.has_space(now).then_some(Step::Claim { value: session })
+    }
+
+    /// The next difference to write, or the echo when it is time, or a lease of the right length.
     fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
         let session = record::encode_session(&self.identity.session);
         let ops = match (&self.stored, self.desired.listed) {
@@ -391,10 +487,16 @@ impl Publisher {
             (None, _) => Vec::new(),
         };
         self.status.synced = ops.is_empty() && self.desired.listed;
-        if !ops.is_empty() {
-            return Some(Step::Write { ops });
-        }
-        (now >= self.echo_at).then_some(Step::Echo)
+        let step = if !ops.is_empty() {
+            Step::Write { ops }
+        } else if now >= self.echo_at {
+            Step::Echo
+        } else if self.is_lease_unfit() {
+            Step::Grant
+        } else {
+            return None;
+        };
+        (self.has_space(now) || !step.needs_space()).then_some(step)
     }
 
     fn begin(&mut self, step: Step, effects: &mut Vec<Effect>) {
@@ -407,7 +509,7 @@ impl Publisher {
             Step::Grant => Effect::Call(Request::Grant { ttl: self.identity.lease_ttl }),
             Step::Save(file) => Effect::Save(file.clone()),
             Step::Claim { value } => {
-                let (Hold::Free(revision), Some(lease)) = (&self.hold, self.lease) else { return };
+                let (Hold::Free(revision), Some(Lease { id: lease, .. })) = (&self.hold, self.lease) else { return };
                 let compare = vec![Compare::ModRevision { key: self.session_key.clone(), equal: *revision }];
                 let put = Op::Put { key: self.session_key.clone(), value: value.clone(), lease };
                 Effect::Call(Request::Txn { compare, then: vec![put], otherwise: Vec::new() })
@@ -424,11 +526,19 @@ impl Publisher {
                     ops.iter().all(|op| key_of(op).starts_with(&self.own.start)),
                     "only below our own host id"
                 );
-                let Hold::Ours { fence, .. } = &self.hold else { return };
+                let fence = match &self.hold {
+                    Hold::Ours { fence, .. } => fence.clone(),
+                    Hold::Free(revision) if !step.needs_space() => {
+                        Fence { key: self.session_key.clone(), revision: *revision }
+                    }
+                    _ => return,
+                };
                 Effect::Call(fence.guard(ops.clone()))
             }
             Step::Echo => {
-                let (Hold::Ours { fence, .. }, Some(lease)) = (&self.hold, self.lease) else { return };
+                let (Hold::Ours { fence, .. }, Some(Lease { id: lease, .. })) = (&self.hold, self.lease) else {
+                    return;
+                };
                 let key = self.identity.keys.echo(&self.identity.host);
                 let value = self.identity.session.nonce.as_bytes().to_vec();
                 Effect::Call(fence.guard(vec![Op::Put { key, value, lease }]))

@@ -18,6 +18,7 @@ use std::{borrow::Cow, collections::HashSet, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::limits::fit;
 use super::call::{WatchRange, prefix_end};
 use crate::model::{
     Attachment, Driver, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication, Published, Scope,
@@ -288,7 +289,8 @@ pub fn decode_session(value: &[u8], interner: &mut Interner) -> Result<Session, 
     })
 }
 
-/// A container's record as it is stored. Equal publications give equal bytes, so that nothing is written twice.
+/// A container's record as it is stored. Equal publications give equal bytes, so that nothing is written twice. Readers
+/// take only what [`fit`]s.
 pub fn encode(publication: &Publication) -> Vec<u8> {
     let port = |port: &Port| PortWire {
         name: port.name.as_ref().map(|name| Cow::Owned(name.as_str().to_owned())),
@@ -392,5 +394,6 @@ fn within(what: &str, found: usize, most: usize) -> Result<(), Undecodable> {
     if found > most { Err(Undecodable::new(format!("at most {most} {what}, not {found}"))) } else { Ok(()) }
 }
 
+mod limits;
 #[cfg(test)]
 pub(crate) mod tests;

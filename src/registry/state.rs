@@ -170,7 +170,7 @@ mod tests {
     fn what_is_kept_is_there_after_a_restart_and_closed_to_others() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/state");
-        let session = SessionFile { nonces: vec!["n1".into(), "n2".into()], lease: Some(7) };
+        let session = SessionFile { nonces: vec!["n1".into(), "n2".into()], lease: Some(7), former: Some(6) };
         let state = StateDirectory::open(&path).unwrap();
         let id = state.host_id(None).unwrap();
         assert_eq!(state.session(), SessionFile::default());

@@ -83,7 +83,7 @@ impl Subject {
         Self::Real { etcd: client(cluster), control: Box::new(control) }
     }
 
-    async fn call(&mut self, request: Request) -> Result<Reply, CallError> {
+    pub(crate) async fn call(&mut self, request: Request) -> Result<Reply, CallError> {
         match self {
             Self::Model { store, now } => store.call(*now, &request),
             Self::Real { etcd, .. } => etcd.call(request).await,
@@ -124,7 +124,7 @@ impl Subject {
         timeout(PATIENCE, gone).await.expect("the key expires");
     }
 
-    async fn set_space(&mut self, space: Space) {
+    pub(crate) async fn set_space(&mut self, space: Space) {
         use etcd_client::{AlarmAction, AlarmType};
         match self {
             Self::Model { store, .. } => store.set_space(space),

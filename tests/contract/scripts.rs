@@ -387,7 +387,15 @@ fn out_of_space_leases_live_on_and_end_but_nothing_is_put_or_granted() {
         .call(Request::Grant { ttl: 600 }, Err(CallError::NoSpace))
         .call(Request::KeepAlive { lease: LEASE }, Ok(Reply::Alive { header: header(1), ttl: 600 }))
         .txn([(get("b"), got("b", "1", 1, 1))], 1)
-        .txn([(delete("b"), OpReply::Deleted(1))], 2)
+        // Fenced as the publisher does it, and under a fence that does not hold.
+        .call(
+            compare(&[("a", 1)], vec![delete("b")], vec![]),
+            Ok(Reply::Txn { header: header(2), succeeded: true, replies: vec![OpReply::Deleted(1)] }),
+        )
+        .call(
+            compare(&[("a", 2)], vec![delete("a")], vec![]),
+            Ok(Reply::Txn { header: header(2), succeeded: false, replies: vec![] }),
+        )
         .call(Request::Revoke { lease: LEASE }, Ok(Reply::Revoked { header: header(3) }))
         .call(page("a", "z", 0, None), found(3, vec![], false))
         .step(Step::Space(Space::Enough))

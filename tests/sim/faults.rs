@@ -8,7 +8,10 @@ use portolan::registry::{
 };
 use rand::{Rng, RngExt};
 
-use crate::world::{Event, Slot, World};
+use crate::{
+    hosts::Slot,
+    world::{Event, Held, World},
+};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
@@ -22,6 +25,8 @@ pub(crate) enum Fault {
     Pause,
     Outage,
     Wipe,
+    /// etcd is restored from a backup taken earlier; with none, one is taken.
+    Restore,
     Crash,
     /// A copy of a machine, session file included, starts beside it.
     Clone,
@@ -30,9 +35,32 @@ pub(crate) enum Fault {
     NoSpace,
 }
 
+/// How bad it gets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Weather {
+    /// Everything, at once.
+    Wild,
+    /// The same without what came later, so that seeds which found something go on telling the same story.
+    Rough,
+    /// Agents restart and etcd runs out of space, but no message is lost, nobody stands still for a lease, and nobody
+    /// touches the keys: whatever then goes wrong is our own doing, and may be judged at every step.
+    Gentle,
+}
+
 impl Fault {
-    pub(crate) fn any(rng: &mut impl Rng) -> Self {
-        match rng.random_range(0..100) {
+    pub(crate) fn any(weather: Weather, rng: &mut impl Rng) -> Self {
+        if weather == Weather::Gentle {
+            return match rng.random_range(0..100) {
+                0..10 => Self::BreakWatch,
+                10..15 => Self::StallWatch,
+                15..25 => Self::Compact,
+                25..65 => Self::Crash,
+                _ => Self::NoSpace,
+            };
+        }
+        let shares = if weather == Weather::Wild { 108 } else { 100 };
+        match rng.random_range(0..shares) {
+            100.. => Self::Restore,
             0..18 => Self::BreakWatch,
             18..26 => Self::StallWatch,
             26..30 => Self::DropChange,
@@ -87,15 +115,37 @@ impl World {
             }
             Fault::Wipe => {
                 self.store = Store::new(self.rng.random());
-                for slot in 0..self.slots.len() {
-                    if self.slots[slot].agent.as_ref().is_some_and(|a| a.watch.next.is_some()) {
-                        self.tell(slot, WatchEvent::Broken("wiped".into()));
-                    }
-                }
+                self.epoch += 1;
+                self.recorded = (self.epoch, 1);
+                self.history.insert(self.recorded, Held::new());
+                self.break_watches("wiped");
             }
+            Fault::Restore => match self.backup.take() {
+                None => self.backup = Some((self.store.clone(), self.epoch)),
+                Some((mut backup, epoch)) => {
+                    backup.set_space(Space::Enough);
+                    let revision = backup.revision();
+                    for agent in self.slots.iter().filter_map(|slot| slot.agent.as_ref()) {
+                        // It may not hear of a revision that it knows to be over, should others write enough by then.
+                        self.needs_compare |= agent.wrote > revision && agent.mirror.view().revision <= revision;
+                    }
+                    self.store.restore(backup, self.now);
+                    self.epoch += 1;
+                    let known = self.history.range((epoch, 0)..=(epoch, revision));
+                    let known: Vec<_> = known.map(|((_, revision), held)| (*revision, held.clone())).collect();
+                    self.history.extend(known.into_iter().map(|(at, held)| ((self.epoch, at), held)));
+                    self.recorded = (self.epoch, revision);
+                    self.break_watches("restored");
+                }
+            },
             Fault::Crash if runs => {
+                let is_gentle = self.weather == Weather::Gentle;
+                // One that has not renewed its lease yet may not be the next to let it end.
+                if is_gentle && self.agent(slot).publisher.status().lease.is_none() {
+                    return;
+                }
                 self.stop(slot);
-                self.later(0.0..15.0, Event::Start { slot });
+                self.later(if is_gentle { 0.0..3.0 } else { 0.0..15.0 }, Event::Start { slot });
             }
             Fault::Clone if self.slots.len() < 6 => {
                 // The loser may not write, so no echo proves its watch.
@@ -133,6 +183,15 @@ impl World {
                 self.later(0.5..20.0, Event::SpaceReturns);
             }
             _ => {}
+        }
+    }
+
+    /// Connections do not outlive their etcd.
+    fn break_watches(&mut self, reason: &str) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].agent.as_ref().is_some_and(|a| a.watch.next.is_some()) {
+                self.tell(slot, WatchEvent::Broken(reason.into()));
+            }
         }
     }
 

@@ -1,16 +1,25 @@
 //! What must hold: at every step, and in the end.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use portolan::{
     model::{Catalog, Host, HostId, Origin, ShortId},
     registry::{
-        call::{CallError, Op, Reply, Request, Revision},
+        call::{CallError, Change, Op, Reply, Request, Revision},
         record::{self, Interner, Key},
     },
 };
 
-use crate::world::{Held, World};
+use crate::{
+    faults::Weather,
+    wires::Caller,
+    world::{Held, World},
+};
+
+/// Saving the session file takes this long at most; no call is under way meanwhile.
+const MAX_IDLE: Duration = Duration::from_millis(60);
+/// What was decided this long ago may arrive only now.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 type Records = BTreeMap<(HostId, ShortId), Vec<u8>>;
 
@@ -27,7 +36,50 @@ impl World {
         }
     }
 
-    /// A write that etcd took came from the one whose nonce is in the session key.
+    /// In gentle weather a live container's record never leaves etcd.
+    pub(crate) fn verify_change(&self, change: &Change) {
+        let Change::Delete { key, .. } = change else { return };
+        let Some(Key::Instance(host, container)) = self.keys.parse(key) else { return };
+        if self.weather != Weather::Gentle {
+            return;
+        }
+        let slot = self.slots.iter().find(|slot| slot.host == host).expect("a host of ours");
+        let absent_at = slot.absent_at.get(&container).copied().unwrap_or_default();
+        assert!(
+            !slot.containers.publications.contains_key(&container) || self.now <= absent_at + UNDER_WAY,
+            "P2: {container} of {host} has left etcd, but has been there since {absent_at:?}"
+        );
+    }
+
+    /// In gentle weather an agent that has seen a container go has a call under way, or etcd has forgotten it: no other
+    /// host is given its address for longer than those calls take.
+    pub(crate) fn verify_withdrawals(&mut self) {
+        if self.weather != Weather::Gentle {
+            return;
+        }
+        let held = &self.history[&self.recorded];
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            let idle = slot.agent.as_ref().filter(|agent| {
+                let waits = !agent.calls.contains_key(&(Caller::Publisher as u8)) && agent.desired.listed;
+                let range = self.keys.host_range(&slot.host);
+                let is_gone = |key: &[u8]| match self.keys.parse(key) {
+                    Some(Key::Instance(_, container)) => !agent.desired.publications.contains_key(&container),
+                    _ => false,
+                };
+                waits && held.range(range.start..range.end).any(|(key, _)| is_gone(key))
+            });
+            slot.idle_since = idle.map(|_| slot.idle_since.unwrap_or(self.now));
+            let since = slot.idle_since.unwrap_or(self.now);
+            assert!(
+                self.now - since <= MAX_IDLE,
+                "P4: slot {number} does nothing since {since:?} while a container that is gone is in etcd: {:?}",
+                slot.agent.as_ref().map(|agent| agent.publisher.status())
+            );
+        }
+    }
+
+    /// A write that etcd took came from the one whose nonce is in the session key. Deletes alone may also come from one
+    /// that could not claim it yet, for want of space, but whose state file knows the nonce there.
     pub(crate) fn verify_written(
         &mut self,
         slot: usize,
@@ -41,25 +93,38 @@ impl World {
         let host = self.slots[slot].host.clone();
         let prefix = self.keys.host_prefix(&host);
         let writes = |op: &Op| matches!(op, Op::Put { key, .. } | Op::Delete { key } if key.starts_with(&prefix));
+        let puts = then.iter().any(|op| matches!(op, Op::Put { .. }));
         if self.store.revision() == before || !then.iter().any(writes) {
             return;
         }
         self.last_write = self.now;
         let session = self.keys.session(&host);
         self.pump();
-        let held = &self.history[&(self.store.header().cluster, self.store.revision())];
-        let value = held.get(&session).expect("a write without a session key");
-        let nonce = record::decode_session(value, &mut Interner::default()).expect("a session").nonce;
-        assert_eq!(*nonce, *writer, "slot {slot} of {host} wrote although the session is another's");
-        let latest = self.latest_calls.insert(writer.to_owned(), call);
-        assert!(latest < Some(call), "slot {slot} of {host}: a write that was thought lost landed after a later one");
+        let held = &self.history[&self.recorded];
+        let nonce = held.get(&session).map(|value| record::decode_session(value, &mut Interner::default()));
+        let is_writers = nonce.as_ref().is_some_and(|s| s.as_ref().is_ok_and(|session| *session.nonce == *writer));
+        let may_withdraw = match nonce {
+            Some(Ok(session)) => self.slots[slot].file.nonces.iter().any(|known| **known == *session.nonce),
+            // Nobody's claim; but where there is none at all there is nothing that fences.
+            Some(Err(_)) => true,
+            None => false,
+        };
+        assert!(is_writers || !puts && may_withdraw, "slot {slot} of {host} wrote although the session is another's");
+        // A delete that was thought lost may land after another delete: only a put can fence it off.
+        let latest = self.latest_calls.get(writer).copied();
+        assert!(latest < Some(call), "slot {slot} of {host}: a write that was thought lost landed after a later put");
+        if puts {
+            self.latest_calls.insert(writer.to_owned(), call);
+        }
     }
 
     /// I5, P2 and P3 at every change of a catalog.
     pub(crate) fn verify_catalog(&mut self, slot: usize, before: &Catalog) {
         let agent = self.slots[slot].agent.as_mut().expect("an agent runs here");
         let (catalog, view) = (&agent.catalog, agent.mirror.view());
-        if before.cluster == catalog.cluster {
+        // One that was restored from a backup has gone back itself.
+        let is_same_etcd = std::mem::replace(&mut agent.catalog_epoch, agent.epoch) == agent.epoch;
+        if before.cluster == catalog.cluster && is_same_etcd {
             assert!(
                 before.revision <= catalog.revision,
                 "I5: slot {slot} fell from {} to {}",
@@ -72,12 +137,14 @@ impl World {
             let own = catalog.hosts.get(&Origin::Own).expect("P3: the own host is known");
             assert_eq!(own.publications, agent.desired.publications, "P3: the own host is as Docker says");
         }
-        if !view.listed || (before.cluster, before.revision) == (view.cluster, view.revision) {
+        let is_judged = agent.judged.ptr_eq(&view.hosts);
+        agent.judged = view.hosts.clone();
+        if !view.listed || is_judged && (before.cluster, before.revision) == (view.cluster, view.revision) {
             return;
         }
         // P2: what is answered is what etcd held at that revision, no more and no less.
         let found = records(&view.hosts);
-        let held = self.history.get(&(view.cluster, view.revision)).expect("a revision that was");
+        let held = self.history.get(&(agent.epoch, view.revision)).expect("a revision that was");
         let expected = decoded(&self.keys, held);
         if found == expected {
             agent.tainted.retain(|dropped| *dropped > view.revision);
@@ -109,6 +176,14 @@ impl World {
             for slot in winners {
                 let status = self.agent(slot).publisher.status();
                 assert!(status.synced, "slot {slot} is not synced: {status:?}");
+                let lease = status.lease.expect("who is synced has a lease");
+                let alive = self.store.clone().call(self.now, &Request::KeepAlive { lease });
+                let ttl = self.agent(slot).lease_ttl;
+                assert!(
+                    matches!(alive, Ok(Reply::Alive { ttl: found, .. }) if found == ttl),
+                    "slot {slot} wants a lease of {ttl} s: {alive:?}"
+                );
+                assert_eq!(self.slots[slot].file.former, None, "slot {slot} has let go of its former lease");
                 for (container, publication) in &self.slots[slot].containers.publications {
                     expected.insert((host.clone(), *container), record::encode(publication));
                 }

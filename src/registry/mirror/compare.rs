@@ -3,7 +3,11 @@
 //! etcd has lost watch events before (D7). A compare finds that: what differs is looked at again after [`CATCH_UP`], for
 //! the watch may just have been behind, and what then still differs is counted and cured by a new list.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rand::{Rng, RngExt};
 
@@ -13,6 +17,7 @@ use super::{
         record::Key,
     },
     CATCH_UP, COMPARE_EVERY, Call, Effect, MAX_GONE, Mirror, Watching,
+    contents::Seen,
 };
 
 /// A full compare that is not complete yet.
@@ -20,7 +25,9 @@ use super::{
 pub(super) struct Compare {
     pub(super) at: Option<Header>,
     pub(super) next: Vec<u8>,
-    pub(super) found: BTreeMap<Key, Revision>,
+    pub(super) found: BTreeMap<Key, Seen>,
+    /// Keys that mean nothing and that we show as a problem: they are still there.
+    pub(super) meaningless: BTreeSet<Vec<u8>>,
 }
 
 impl Mirror {
@@ -40,15 +47,25 @@ impl Mirror {
             return self.list_anew(now, "another cluster answers".into(), effects);
         }
         compare.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
-        compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, kv.mod_revision))));
+        compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, Seen::of(kv)))));
+        let is_meaningless = |key: &[u8]| self.keys.parse(key).is_none();
+        let shown = kvs.iter().filter(|kv| self.contents.broken.contains_key(&kv.key) && is_meaningless(&kv.key));
+        compare.meaningless.extend(shown.map(|kv| kv.key.clone()));
         if more && !compare.next.is_empty() {
             return self.ask(Call::Compare(compare), effects);
         }
-        let Compare { found, .. } = compare;
+        let Compare { found, meaningless, .. } = compare;
+        // No revision is known of those. One that was put just now may be taken for gone: that costs a list.
+        let is_gone = |key: &&Vec<u8>| is_meaningless(key) && !meaningless.contains(*key);
+        let gone = self.contents.broken.keys().filter(is_gone).count();
+        if gone > 0 {
+            self.status.repairs += gone as u64;
+            return self.list_anew(now, format!("{gone} keys that mean nothing are gone from etcd"), effects);
+        }
         let absent =
             self.contents.ledger.iter().filter(|(key, _)| !found.contains_key(key)).map(|(key, _)| (key, None));
         let mut suspects: BTreeMap<_, _> = absent.collect();
-        suspects.extend(found.into_iter().map(|(key, revision)| (key, Some(revision))));
+        suspects.extend(found.into_iter().map(|(key, seen)| (key, Some(seen))));
         suspects.retain(|key, found| self.differs(key, *found, at.revision));
         if suspects.is_empty() {
             return self.compare_later(now, rng);
@@ -57,10 +74,14 @@ impl Mirror {
         self.compare_later(now, rng);
     }
 
-    /// Whether a key that etcd had at `found` when it was at `at` contradicts what we hold.
-    fn differs(&self, key: &Key, found: Option<Revision>, at: Revision) -> bool {
+    /// Whether a key that etcd had as `found` when it was at `at` contradicts what we hold.
+    fn differs(&self, key: &Key, found: Option<Seen>, at: Revision) -> bool {
         match (self.contents.ledger.get(key), found) {
-            (Some(seen), Some(found)) => seen.modified < found || (seen.modified > found && seen.modified <= at),
+            (Some(seen), Some(found)) => match seen.modified.cmp(&found.modified) {
+                Ordering::Less => true,
+                Ordering::Equal => seen.digest != found.digest,
+                Ordering::Greater => seen.modified <= at,
+            },
             (Some(seen), None) => seen.modified <= at,
             (None, Some(_)) => !self.gone.contains(key),
             (None, None) => false,

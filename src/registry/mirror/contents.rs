@@ -1,6 +1,10 @@
 //! What the registry holds, decoded, and the revisions that tell whether a change fits what came before it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hasher},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 
@@ -13,13 +17,24 @@ use crate::model::{Host, HostId, Origin, Problem, Publication, Session, ShortId}
 /// Most broken keys that are remembered, each with a problem of some 200 octets. Further ones are skipped unseen.
 const MAX_BROKEN: usize = 1_000;
 
-/// The revisions of a key.
+/// The revisions of a key, and what tells its value from another one: after a restore from a backup the same revision
+/// may have written something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     /// That created it.
     pub(super) created: Revision,
     /// That last wrote it.
     pub(super) modified: Revision,
+    /// Of its value; no secret, and the same in every process.
+    pub(super) digest: u64,
+}
+
+impl Seen {
+    pub(super) fn of(kv: &KeyValue) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&kv.value);
+        Self { created: kv.create_revision, modified: kv.mod_revision, digest: hasher.finish() }
+    }
 }
 
 /// The revisions of every key that means something, also of those whose value is broken.
@@ -114,7 +129,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Takes in a listed key. What `known` has decoded from the same revision is not decoded again.
+    /// Takes in a listed key. What `known` has decoded from the same revision and value is not decoded again.
     pub(super) fn list(&mut self, keys: &Keys, kv: KeyValue, interner: &mut Interner, known: Option<&Self>) {
         match keys.parse(&kv.key) {
             Some(key) => self.put(&key, kv, interner, known),
@@ -125,7 +140,7 @@ impl Contents {
     /// A value that cannot be decoded replaces what was there all the same: the key is its owner's, and answering
     /// from a value that nobody can read any more would differ from host to host. The owner notices and repairs it.
     fn put(&mut self, key: &Key, kv: KeyValue, interner: &mut Interner, known: Option<&Self>) {
-        let seen = Seen { created: kv.create_revision, modified: kv.mod_revision };
+        let seen = Seen::of(&kv);
         self.ledger.set(key, Some(seen));
         let known = known.filter(|known| known.ledger.get(key) == Some(seen));
         let outcome = match key {

@@ -10,8 +10,7 @@ use super::{
         plan::{Fence, Stored},
         record::{self, Interner},
     },
-    BACKOFF, COMPARE_EVERY, CONFLICT_EVERY, ECHO_EVERY, Effect, Hold, MAX_WRITTEN, Publisher, RENEW_AGAIN, RENEWALS,
-    Step,
+    BACKOFF, COMPARE_EVERY, CONFLICT_EVERY, ECHO_EVERY, Effect, Hold, MAX_WRITTEN, Publisher, Shortage, Step,
 };
 
 impl Publisher {
@@ -44,14 +43,25 @@ impl Publisher {
         match outcome {
             Ok(reply) => {
                 self.failures = 0;
-                self.status.last_error = None;
+                self.shortage = self.shortage.filter(|_| !step.needs_space());
+                if self.shortage.is_none() {
+                    self.status.last_error = None;
+                }
+                let is_as_before = self.take_header(&step, &reply);
                 self.take_success(now, step, reply, rng, effects);
+                if !is_as_before && matches!(self.hold, Hold::Free(_) | Hold::Ours { .. }) && !self.left {
+                    tracing::warn!("etcd has gone back, or is another one: everything is looked at again");
+                    self.written.clear();
+                    self.touched.clear();
+                    self.let_go();
+                }
             }
             Err(CallError::LeaseNotFound) => match step {
-                Step::Adopt(_) => self.forget_lease(),
-                Step::Revoke(_) => self.leave(effects),
-                _ => self.lose_lease(),
+                Step::Adopt(_) => self.take_adopted(now, None),
+                Step::Revoke(lease) => self.take_revoked(lease, effects),
+                _ => self.lease.into_iter().for_each(|lease| self.lose_lease(lease.id)),
             },
+            Err(error @ CallError::NoSpace) if step.needs_space() => self.fall_short(now, error.to_string(), rng),
             Err(error) => {
                 // It may have been carried out, and may yet be: only a new revision of the session key fences it off.
                 if matches!(error, CallError::Unknown(_)) && matches!(step, Step::Claim { .. } | Step::Write { .. }) {
@@ -65,19 +75,31 @@ impl Publisher {
         }
     }
 
+    /// Whether etcd goes on where it was. One restored from a backup does not: what we know to be there may be missing,
+    /// though the fence still holds. Only linearized replies tell; a renewal's may come from a member that is behind.
+    fn take_header(&mut self, step: &Step, reply: &Reply) -> bool {
+        let (Reply::Txn { header, .. } | Reply::Range { header, .. }) = reply else { return true };
+        let has_put = step.needs_space() && matches!(reply, Reply::Txn { succeeded: true, .. });
+        let before = std::mem::replace(&mut self.heard, *header);
+        let least = before.revision + i64::from(has_put);
+        before.cluster == 0 || before.cluster == header.cluster && least <= header.revision
+    }
+
     fn take_success(&mut self, now: Duration, step: Step, reply: Reply, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         match (step, reply) {
             (Step::Look, Reply::Txn { replies, .. }) => match replies.into_iter().next() {
                 Some(OpReply::Got(found)) => self.judge(now, found),
                 _ => self.hold = Hold::Unknown,
             },
-            (Step::Adopt(lease), Reply::Alive { ttl, .. }) if ttl > 0 => self.hold_lease(now, lease, ttl),
-            (Step::Adopt(_), Reply::Alive { .. }) => self.forget_lease(),
-            (Step::Grant, Reply::Granted { lease, ttl, .. }) => self.hold_lease(now, lease, ttl),
+            (Step::Adopt(_), Reply::Alive { ttl, .. }) => self.take_adopted(now, Some(ttl).filter(|ttl| *ttl > 0)),
+            (Step::Grant, Reply::Granted { lease, ttl, .. }) => self.take_granted(now, lease, ttl),
             (Step::Claim { value }, Reply::Txn { succeeded: true, header, .. }) => {
                 let fence = Fence { key: self.session_key.clone(), revision: header.revision };
                 self.hold = Hold::Ours { fence, value };
-                self.file.nonces = vec![self.identity.session.nonce.to_string()];
+                // It goes first.
+                let nonce = self.identity.session.nonce.to_string();
+                self.file.nonces.retain(|known| *known != nonce);
+                self.file.nonces.insert(0, nonce);
                 self.status.conflict = None;
                 self.echo_at = now;
                 // What was read before the fence stood may have been overwritten since.
@@ -89,6 +111,8 @@ impl Publisher {
                 let last = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat());
                 read.extend(kvs.into_iter().map(|kv| (kv.key, Stored { value: kv.value, lease: kv.lease })));
                 match last {
+                    // Our lease ended meanwhile, and the keys with it.
+                    _ if self.hold == Hold::Unknown => {}
                     Some(start) if more => self.begin(Step::Read { start, read }, effects),
                     _ => self.take_own(now, read, rng),
                 }
@@ -103,26 +127,11 @@ impl Publisher {
             }
             // A fence failed: somebody wrote our session key. Look who.
             (Step::Claim { .. } | Step::Write { .. } | Step::Echo, Reply::Txn { .. }) => self.let_go(),
-            (Step::Revoke(_), Reply::Revoked { .. }) => self.leave(effects),
+            (Step::Revoke(lease), Reply::Revoked { .. }) => self.take_revoked(lease, effects),
             (step, reply) => {
                 tracing::error!(?step, ?reply, "etcd answered another question");
                 self.let_go();
                 self.fail(now, "etcd answered another question".into(), rng);
-            }
-        }
-    }
-
-    pub(super) fn take_renewal(&mut self, now: Duration, outcome: Result<Reply, CallError>) {
-        let renewed = self.renewing.take();
-        if renewed.is_none() || renewed != self.lease {
-            return;
-        }
-        match outcome {
-            Ok(Reply::Alive { ttl, .. }) if ttl > 0 => self.renew_at = now + pause(ttl),
-            Ok(_) | Err(CallError::LeaseNotFound) => self.lose_lease(),
-            Err(error) => {
-                self.status.last_error = Some(error.to_string());
-                self.renew_at = now + RENEW_AGAIN;
             }
         }
     }
@@ -147,7 +156,7 @@ impl Publisher {
                 self.status.conflict = Some(message);
                 self.status.synced = false;
                 // Cloned with the state directory, the lease would be the winner's too: neither renew nor revoke it.
-                self.forget_lease();
+                self.forget_leases();
                 self.stored = None;
                 self.believed = None;
                 self.hold = Hold::Theirs { look_again: now + CONFLICT_EVERY };
@@ -157,29 +166,8 @@ impl Publisher {
         }
     }
 
-    fn hold_lease(&mut self, now: Duration, lease: LeaseId, ttl: i64) {
-        self.lease = Some(lease);
-        self.lease_tried = true;
-        self.file.lease = Some(lease.0);
-        self.renew_at = now + pause(ttl);
-    }
-
-    fn forget_lease(&mut self) {
-        self.lease = None;
-        self.lease_tried = true;
-        self.file.lease = None;
-    }
-
-    /// Our lease is gone, and all our keys with it: everything is put again under a new one.
-    fn lose_lease(&mut self) {
-        tracing::warn!(lease = ?self.lease, "the lease has ended: everything is published again");
-        self.status.lease_losses += 1;
-        self.forget_lease();
-        self.let_go();
-    }
-
     /// The session key must be looked at and claimed again before anything is written.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.hold = Hold::Unknown;
         self.stored = None;
         self.believed = None;
@@ -198,14 +186,17 @@ impl Publisher {
         }
         self.stored = Some(read);
         self.compare_at = now + rng.random_range(COMPARE_EVERY.0..COMPARE_EVERY.1);
+        self.release_former();
     }
 
     fn take_written(&mut self, ops: Vec<Op>, revision: i64) {
-        let (Hold::Ours { fence, value: session }, Some(stored)) = (&mut self.hold, &mut self.stored) else { return };
+        let Some(stored) = &mut self.stored else { return };
         for op in ops {
             match op {
                 Op::Put { key, value, lease } => {
-                    if key == self.session_key {
+                    if key == self.session_key
+                        && let Hold::Ours { fence, value: session } = &mut self.hold
+                    {
                         fence.revision = revision;
                         session.clone_from(&value);
                     }
@@ -218,6 +209,10 @@ impl Publisher {
             }
         }
         self.status.writes += 1;
+        if self.hangs_on_former() == Some(false) {
+            // Let go of it only after another look.
+            self.compare_at = Duration::ZERO;
+        }
     }
 
     /// The watch saw a change of our keys. If it was not ours, look at them now rather than in minutes.
@@ -250,8 +245,14 @@ impl Publisher {
         }
     }
 
+    fn take_revoked(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if self.former.take_if(|former| former.id == lease).is_none() {
+            self.leave(effects);
+        }
+    }
+
     pub(super) fn leave(&mut self, effects: &mut Vec<Effect>) {
-        self.forget_lease();
+        self.forget_leases();
         self.let_go();
         self.stored = None;
         self.left = true;
@@ -259,15 +260,24 @@ impl Publisher {
     }
 
     fn fail(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
-        let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        self.not_before = now + backoff(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
-        self.not_before = now + rng.random_range(longest / 2..=longest);
         self.status.last_error = Some(error);
         self.status.synced = false;
     }
+
+    /// Only what needs space has to wait: etcd is there.
+    fn fall_short(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
+        let failures = self.shortage.map_or(0, |shortage| shortage.failures);
+        let try_again = now + backoff(failures, rng);
+        self.shortage = Some(Shortage { try_again, failures: failures.saturating_add(1) });
+        self.failures = 0;
+        self.status.last_error = Some(error);
+    }
 }
 
-/// The pause between two renewals of a lease with this many seconds left.
-fn pause(ttl: i64) -> Duration {
-    Duration::from_secs(u64::try_from(ttl).unwrap_or(0)) / RENEWALS
+/// The pause after so many failures in a row.
+fn backoff(failures: u32, rng: &mut impl Rng) -> Duration {
+    let longest = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
+    rng.random_range(longest / 2..=longest)
 }

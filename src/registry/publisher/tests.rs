@@ -8,6 +8,9 @@ use crate::registry::{
 
 const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";
+const C: &str = "cccccccccccc";
+
+mod lease;
 
 /// A publisher against a store that answers at once.
 struct Bench {
@@ -23,9 +26,13 @@ struct Bench {
 
 impl Bench {
     fn new(nonce: &str, store: Store, file: SessionFile) -> Self {
+        Self::with_lease(nonce, store, file, 30)
+    }
+
+    fn with_lease(nonce: &str, store: Store, file: SessionFile, lease_ttl: i64) -> Self {
         let session = Session { nonce: nonce.into(), ..Session::default() };
         let identity =
-            Identity { host: HostId::parse("own").unwrap(), keys: Keys::new("/portolan"), session, lease_ttl: 30 };
+            Identity { host: HostId::parse("own").unwrap(), keys: Keys::new("/portolan"), session, lease_ttl };
         let publisher = Publisher::new(identity, file.clone());
         let rng = SmallRng::seed_from_u64(1);
         Self { publisher, store, rng, now: Duration::ZERO, file, asked: Vec::new(), has_left: false }
@@ -41,6 +48,12 @@ impl Bench {
     fn restart(self, nonce: &str) -> Self {
         let now = self.now;
         Self { now, ..Self::new(nonce, self.store, self.file) }
+    }
+
+    /// The same, told to have a lease of another length.
+    fn restart_with_lease(self, nonce: &str, lease_ttl: i64) -> Self {
+        let now = self.now;
+        Self { now, ..Self::with_lease(nonce, self.store, self.file, lease_ttl) }
     }
 
     fn want(&mut self, containers: &[&str]) {
@@ -141,7 +154,28 @@ fn a_restart_goes_on_with_the_same_lease() {
     bench.want(&[A]);
     assert_eq!((bench.publisher.status().lease, bench.names()), (lease, all(&[A])));
     assert!(bench.store.changes_since(revision + 1, &[bench.publisher.own.clone()]).unwrap().len() == 1, "the session");
-    assert_eq!(bench.file, SessionFile { nonces: vec!["n2".into()], lease: lease.map(|lease| lease.0) });
+    assert_eq!(
+        bench.file,
+        SessionFile { nonces: vec!["n2".into(), "n1".into()], lease: lease.map(|lease| lease.0), former: None }
+    );
+}
+
+#[test]
+fn the_new_nonce_is_on_disk_before_it_is_in_etcd() {
+    let mut bench = Bench::new("n1", Store::new(7), SessionFile::default());
+    let mut input = Input::Tick;
+    for _ in 0..10 {
+        let effects = bench.publisher.handle(bench.now, input, &mut bench.rng);
+        input = match effects.as_slice() {
+            [Effect::Save(file)] => {
+                assert_eq!((file.nonces.as_slice(), bench.names()), (["n1".to_owned()].as_slice(), vec![]));
+                return;
+            }
+            [Effect::Call(request)] => Input::Replied(bench.store.call(bench.now, request)),
+            other => panic!("{other:?}"),
+        };
+    }
+    panic!("it was never saved");
 }
 
 #[test]
@@ -229,6 +263,114 @@ fn a_restart_without_space_keeps_the_lease_although_it_cannot_claim() {
 }
 
 #[test]
+fn a_restart_without_space_withdraws_what_is_gone_and_claims_once_there_is_space() {
+    let mut bench = Bench::publishing(&[A, B]);
+    let lease = bench.publisher.status().lease;
+    bench.store.set_space(Space::Exhausted);
+    let mut bench = bench.restart("n2");
+    bench.give(Input::Tick);
+    bench.pass(60);
+    assert_eq!(bench.names(), all(&[A, B]), "Docker has not been listed: silence means nothing");
+    bench.want(&[B, C]);
+    assert_eq!((bench.names(), bench.publisher.status().lease), (all(&[B]), lease), "at once, under the old claim");
+    bench.want(&[C]);
+    assert_eq!(bench.names(), all(&[]));
+    assert!(bench.publisher.status().last_error.unwrap().contains("space"), "deletes do not hide it");
+    bench.store.set_space(Space::Enough);
+    bench.pass(6);
+    assert_eq!(
+        (bench.names(), bench.publisher.status().lease, bench.publisher.status().last_error),
+        (all(&[C]), lease, None)
+    );
+    assert!(bench.publisher.status().synced);
+}
+
+#[test]
+fn what_is_withdrawn_without_a_claim_is_fenced_by_the_session_as_it_was_found() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.store.set_space(Space::Exhausted);
+    let mut bench = bench.restart("n2");
+    bench.give(Input::Tick);
+    bench.pass(1);
+    let desired = Arc::new(Desired { listed: true, ..Desired::default() });
+    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
+    let [Effect::Call(read @ Request::Range { .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    let read = bench.store.call(bench.now, read);
+    let effects = bench.publisher.handle(bench.now, Input::Replied(read), &mut bench.rng);
+    let [Effect::Call(withdrawal)] = effects.as_slice() else { panic!("{effects:?}") };
+    // Meanwhile there is space, and another agent takes the host id.
+    bench.store.set_space(Space::Enough);
+    let session = record::encode_session(&Session { nonce: "clone".into(), ..Session::default() });
+    bench.write(Op::Put { key: bench.publisher.session_key.clone(), value: session, lease: LeaseId(0) });
+    let late = bench.store.call(bench.now, withdrawal);
+    assert!(matches!(late, Ok(Reply::Txn { succeeded: false, .. })), "{late:?}");
+    bench.give(Input::Replied(late));
+    bench.pass(60);
+    assert!(bench.publisher.status().conflict.unwrap().contains("clone"));
+    assert_eq!(bench.names(), ["session"], "the lease was the clone's too and nobody renewed it");
+}
+
+/// Found by seed 710 of the simulation.
+#[test]
+fn nothing_is_withdrawn_on_the_strength_of_an_absent_session_key() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.write(Op::Delete { key: bench.publisher.session_key.clone() });
+    bench.store.set_space(Space::Exhausted);
+    let mut bench = bench.restart("n2");
+    bench.want(&[B]);
+    bench.pass(60);
+    assert_eq!(bench.names(), [format!("instances/{A}")]);
+    bench.store.set_space(Space::Enough);
+    bench.pass(6);
+    assert_eq!(bench.names(), all(&[B]));
+}
+
+#[test]
+fn the_loser_of_two_withdraws_nothing_without_space_either() {
+    let mut winner = Bench::publishing(&[A]);
+    winner.store.set_space(Space::Exhausted);
+    let file = SessionFile { nonces: vec!["n0".into()], lease: winner.file.lease, former: None };
+    let mut loser = Bench::new("n2", winner.store, file);
+    loser.want(&[B]);
+    loser.pass(20);
+    assert!(loser.publisher.status().conflict.is_some());
+    assert_eq!(loser.names(), all(&[A]));
+}
+
+#[test]
+fn a_withdrawal_does_not_wait_for_the_next_try_of_a_put() {
+    let mut bench = Bench::publishing(&[A, B]);
+    bench.store.set_space(Space::Exhausted);
+    bench.want(&[A, B, C]);
+    bench.pass(60);
+    let before = bench.now;
+    bench.want(&[B, C]);
+    assert_eq!((bench.names(), bench.now), (all(&[B]), before));
+}
+
+#[test]
+fn without_space_puts_are_tried_again_with_growing_pauses_and_nothing_else_is() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.store.set_space(Space::Exhausted);
+    bench.asked.clear();
+    bench.want(&[A, B]);
+    bench.pass(50);
+    assert!((10..=24).contains(&bench.asked.len()), "one in 2.5 to 5 s after the first few: {}", bench.asked.len());
+    assert!(bench.asked.iter().all(|request| matches!(request, Request::Txn { then, .. } if then.len() == 1)));
+}
+
+#[test]
+fn a_host_that_started_without_space_can_leave() {
+    let bench = Bench::publishing(&[A]);
+    let mut bench = bench.restart("n2");
+    bench.store.set_space(Space::Exhausted);
+    bench.want(&[A]);
+    bench.give(Input::Leave);
+    assert!(bench.has_left);
+    assert_eq!((bench.names(), bench.file.lease), (vec![], None));
+}
+
+#[test]
 fn a_write_without_a_reply_is_fenced_off_before_the_next() {
     let mut bench = Bench::publishing(&[A]);
     let publications = [B].iter().map(|id| Arc::new(publication(id))).map(|p| (p.container, p)).collect();
@@ -294,6 +436,103 @@ fn a_record_too_large_is_left_out_and_the_rest_goes() {
     bench.give(Input::Desired(Arc::new(Desired { listed: true, publications, ..Desired::default() })));
     assert_eq!(bench.names(), all(&[B]));
     assert!(bench.publisher.status().problems[0].place.contains(A));
+}
+
+#[test]
+fn a_record_beyond_the_readers_limits_is_cut_to_fit_and_says_so() {
+    let mut bench = Bench::publishing(&[B]);
+    let mut large = publication(A);
+    large.networks = vec![large.networks[0].clone(); record::MAX_NETWORKS + 1].into();
+    let publications = [large, publication(B)].into_iter().map(|p| (p.container, Arc::new(p))).collect();
+    let desired = Arc::new(Desired { listed: true, publications, ..Desired::default() });
+    bench.give(Input::Desired(Arc::clone(&desired)));
+    assert_eq!(bench.names(), all(&[A, B]));
+    let key = bench.publisher.identity.keys.instance(&bench.publisher.identity.host, ShortId::parse(A).unwrap());
+    let stored = &bench.publisher.stored.as_ref().unwrap()[&key].value;
+    let read = record::decode(ShortId::parse(A).unwrap(), stored, &mut record::Interner::default()).unwrap();
+    assert_eq!(read.networks.len(), record::MAX_NETWORKS);
+    let revision = bench.store.revision();
+    bench.give(Input::Desired(desired));
+    let problems = bench.publisher.status().problems;
+    assert_eq!((problems.len(), bench.store.revision()), (1, revision), "said as long as it is so, written once");
+    assert!(problems[0].place.contains(A) && problems[0].expected.contains("64"), "{problems:?}");
+    bench.want(&[A, B]);
+    assert_eq!(bench.publisher.status().problems, vec![]);
+}
+
+#[test]
+fn what_a_restored_backup_lacks_is_put_again_within_an_echo() {
+    let mut bench = Bench::publishing(&[A]);
+    let backup = bench.store.clone();
+    bench.want(&[A, B]);
+    bench.store.restore(backup, bench.now);
+    assert_eq!(bench.names(), all(&[A]), "the session is as it was: its fence holds");
+    bench.pass(10);
+    assert_eq!((bench.names(), bench.publisher.status().synced), (all(&[A, B]), true));
+}
+
+#[test]
+fn a_mirror_that_saw_etcd_go_back_has_our_keys_read_at_once() {
+    let mut bench = Bench::publishing(&[A]);
+    let backup = bench.store.clone();
+    bench.want(&[A, B]);
+    bench.store.restore(backup, bench.now);
+    for number in 0..9 {
+        bench.write(Op::Put { key: b"others".to_vec(), value: vec![number], lease: LeaseId(0) });
+    }
+    bench.give(Input::Touched(0));
+    assert_eq!(bench.names(), all(&[A, B]), "though etcd's revision is beyond ours again");
+}
+
+/// Found by seed 79 of the simulation: the publisher wanted to be woken in the past, for ever.
+#[test]
+fn a_read_that_comes_back_after_the_lease_has_ended_is_not_believed() {
+    let bench = Bench::publishing(&[A]);
+    let mut bench = bench.restart("n2");
+    bench.store.set_space(Space::Exhausted);
+    bench.give(Input::Tick);
+    bench.pass(1);
+    let desired = Arc::new(Desired { listed: true, ..Desired::default() });
+    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
+    let [Effect::Call(read @ Request::Range { .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    let read = bench.store.call(bench.now, read);
+    bench.now += Duration::from_secs(31);
+    bench.give(Input::Tick);
+    assert_eq!(bench.publisher.status().lease_losses, 1);
+    bench.give(Input::Replied(read));
+    assert_eq!((bench.publisher.status().published, bench.names()), (0, vec![]));
+    bench.give(Input::Touched(0));
+    assert!(bench.publisher.wake_at() > Some(bench.now));
+}
+
+#[test]
+fn a_restored_backup_from_before_our_start_is_ours_too() {
+    let bench = Bench::publishing(&[A]);
+    let backup = bench.store.clone();
+    let mut bench = bench.restart("n2");
+    bench.want(&[A]);
+    let lease = bench.publisher.status().lease;
+    bench.store.restore(backup, bench.now);
+    bench.pass(10);
+    let status = bench.publisher.status();
+    assert_eq!((status.conflict, status.lease, status.synced), (None, lease, true));
+}
+
+#[test]
+fn the_nonces_of_our_state_file_stay_few_and_begin_with_the_one_in_etcd() {
+    let mut bench = Bench::publishing(&[A]);
+    for start in 2..30 {
+        bench = bench.restart(&format!("n{start}"));
+        // Every other start ends before it claims.
+        if start % 2 == 1 {
+            bench.want(&[A]);
+            assert_eq!(bench.file.nonces[0], format!("n{start}"));
+        } else {
+            bench.file.nonces = bench.publisher.file.nonces.clone();
+            assert_eq!(bench.file.nonces[0], if start == 2 { "n1".to_owned() } else { format!("n{}", start - 1) });
+        }
+        assert!(bench.file.nonces.len() <= MAX_NONCES && bench.publisher.status().conflict.is_none());
+    }
 }
 
 /// Found by seed 121 of the simulation: the publisher wanted to be woken in the past, for ever.

@@ -108,6 +108,117 @@ fn the_interner_stays_bounded() {
     assert!(interner.texts.len() <= MAX_INTERNED);
 }
 
+/// Where the numbers of a publication beyond some limits come from: each part as long as its limit, or a little longer.
+#[derive(Clone, Debug)]
+struct Sizes {
+    services: usize,
+    ports: usize,
+    published: usize,
+    tags: usize,
+    networks: usize,
+    ips: usize,
+}
+
+fn sizes() -> impl Strategy<Value = Sizes> {
+    let around = |most: usize| prop_oneof![3 => 1..4usize, 1 => most - 1..most + 3, 1 => Just(4 * most)];
+    let part = (around(MAX_SERVICES), around(MAX_PORTS), around(MAX_ADDRESSES));
+    (part, around(MAX_TAGS), around(MAX_NETWORKS), around(MAX_ADDRESSES)).prop_map(
+        |((services, ports, published), tags, networks, ips)| Sizes { services, ports, published, tags, networks, ips },
+    )
+}
+
+/// The first service and its first port are large, the others small: it is the numbers that matter.
+fn large(sizes: &Sizes) -> Publication {
+    let number = |at: usize| u16::try_from(at).unwrap();
+    let ip = |at: usize| IpAddr::from([10, 0, number(at).to_be_bytes()[0], number(at).to_be_bytes()[1]]);
+    let published = |at| Published { ip: ip(at), port: 8080, chosen: at % 2 == 1 };
+    let port = |at: usize| Port {
+        name: None,
+        port: number(at + 1),
+        proto: Proto::Tcp,
+        published: (0..if at == 0 { sizes.published } else { 1 }).map(published).collect(),
+    };
+    let offer = |at: usize| Offer {
+        service: Label::parse(&format!("s{at}")).unwrap(),
+        namespace: Label::parse("shop").unwrap(),
+        tags: (0..if at == 0 { sizes.tags } else { 1 }).map(|tag| format!("t{tag}").into()).collect(),
+        weight: 1,
+        port: Some(number(sizes.ports)),
+        ports: (0..if at == 0 { sizes.ports } else { 1 }).map(port).collect(),
+    };
+    let network = |at: usize| Attachment {
+        id: NetworkId(format!("{at:04}").into()),
+        name: format!("n{at}").into(),
+        driver: if at.is_multiple_of(2) { Driver::Bridge } else { Driver::Overlay },
+        scope: if at.is_multiple_of(2) { Scope::Local } else { Scope::Swarm },
+        internal: false,
+        ips: (0..if at == 0 { sizes.ips } else { 1 }).map(ip).collect(),
+    };
+    Publication {
+        services: (0..sizes.services).map(offer).collect(),
+        networks: (0..sizes.networks).map(network).collect(),
+        ..publication("0123456789ab")
+    }
+}
+
+#[test]
+fn what_others_need_least_is_left_out_first() {
+    let sizes = Sizes { services: 1, ports: 300, published: 40, tags: 1, networks: 100, ips: 1 };
+    let mut publication = large(&sizes);
+    publication.services[0].ports[298].name = Some(Label::parse("late").unwrap());
+    let (fitting, problems) = fit(&publication);
+    let ports = &fitting.services[0].ports;
+    assert_eq!(
+        (ports.len(), ports[253].port, ports[254].port, ports[255].port),
+        (256, 254, 299, 300),
+        "named, and main"
+    );
+    assert_eq!(fitting.services[0].main_port(), publication.services[0].main_port());
+    let published = &ports[0].published;
+    assert_eq!((published.len(), published.iter().filter(|p| p.chosen).count()), (32, 20), "all that were chosen");
+    let networks = fitting.networks.iter();
+    assert_eq!(networks.clone().filter(|network| network.scope == Scope::Swarm).count(), 50, "all that others share");
+    assert!(networks.is_sorted_by_key(|network| network.id.0.clone()));
+    let said: Vec<_> = problems.iter().map(|problem| (problem.found.as_str(), &problem.expected[..10])).collect();
+    assert_eq!(
+        said,
+        [
+            ("300 ports of service s0", "at most 25"),
+            ("40 addresses that port 1/tcp is published on", "at most 32"),
+            ("100 networks", "at most 64"),
+        ]
+    );
+    assert!(problems.iter().all(|problem| problem.place == "container 0123456789ab (shop-web-1)"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn what_we_write_is_read_again_and_as_whole_as_it_may_be(sizes in sizes()) {
+        let publication = large(&sizes);
+        let id = publication.container;
+        let (fitting, problems) = fit(&publication);
+        let value = encode(&fitting);
+        prop_assert!(value.len() <= MAX_VALUE);
+        let read = decode(id, &value, &mut Interner::default());
+        prop_assert_eq!(read.as_ref(), Ok(fitting.as_ref()));
+        let as_it_is = decode(id, &encode(&publication), &mut Interner::default());
+        prop_assert_eq!(as_it_is.is_ok(), problems.is_empty(), "nothing is left out without need, or unsaid");
+        prop_assert_eq!(fit(&fitting), (Cow::Borrowed(fitting.as_ref()), vec![]), "once is enough");
+        let Sizes { services, ports, published, tags, networks, ips } = sizes;
+        prop_assert_eq!(fitting.services.len(), services.min(MAX_SERVICES));
+        prop_assert_eq!(fitting.services[0].ports.len(), ports.min(MAX_PORTS));
+        prop_assert_eq!(fitting.services[0].tags.len(), tags.min(MAX_TAGS));
+        prop_assert_eq!(fitting.networks.len(), networks.min(MAX_NETWORKS));
+        if ports <= MAX_PORTS {
+            prop_assert_eq!(fitting.services[0].ports[0].published.len(), published.min(MAX_ADDRESSES));
+        }
+        if networks <= MAX_NETWORKS {
+            prop_assert_eq!(fitting.networks[0].ips.len(), ips.min(MAX_ADDRESSES));
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(value in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
