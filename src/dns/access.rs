@@ -161,7 +161,7 @@ mod tests {
             .into_iter()
             .collect(),
             addresses: Arc::new(["203.0.113.7".parse().unwrap()].into()),
-            proxied: Arc::default(),
+            ..Local::default()
         }
     }
 
