@@ -460,20 +460,24 @@ impl Snapshots {
                 changed = self.view.changed() => changed?,
                 changed = self.session.changed() => changed?,
             }
-            // An asker must be known before names are answered that only it may see, so this one goes first.
             let local = Arc::clone(&self.local.borrow_and_update());
             let local_changed = known_local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &local));
-            if local_changed {
-                self.shared.set_local(Arc::clone(&local));
-            }
             self.own.session = Session::clone(&self.session.borrow_and_update());
             let view = Arc::clone(&self.view.borrow_and_update());
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
+            let access_changed = local_changed || AccessList::is_affected(&catalog, &merged);
+            // In this order: who may ask before that Docker was listed, which says that the list is complete; and an
+            // asker before names that only it may see.
+            if access_changed {
+                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+            }
+            if local_changed {
+                self.shared.set_local(Arc::clone(&local));
+            }
             zone = Arc::new(zone.update(&catalog, &merged));
             self.shared.set_zone(Arc::clone(&zone));
-            if local_changed || AccessList::is_affected(&catalog, &merged) {
-                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+            if access_changed {
                 let wanted = Arc::new(wanted(&self.listens, &local, port_53));
                 self.wanted.send_if_modified(|known| {
                     let differs = *known != wanted;
