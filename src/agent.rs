@@ -317,7 +317,7 @@ impl Agent {
         let bound = listener.local_addr()?;
         let public = http::public(self.api(), bound);
         spawn(tasks, "http", async move { match http::serve_tcp(listener, public, http::Limits::default()).await {} });
-        let router = http::control(leaves_out);
+        let router = http::control(self.identity.host.clone(), leaves_out);
         spawn(
             tasks,
             "control",
