@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     io::Write,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, interval_at, timeout},
+    time::timeout,
 };
 use tracing::{info, warn};
 
@@ -41,7 +41,7 @@ use crate::{
         server::{self, BindState, Limits, Shared, may_bind_53},
         zone::Zone,
     },
-    model::{Catalog, Desired, Local, Session},
+    model::{Catalog, Desired, Local, Problem, Session},
     registry::{
         catalog::{self, Own},
         driver::{self, Backend, Command},
@@ -58,15 +58,16 @@ use crate::{
 mod advertise;
 mod facts;
 mod resolve;
+mod route;
+mod surroundings;
+
+use route::{Advertised, Advertiser, Route};
+use surroundings::Surroundings;
 
 /// How long withdrawing may take at the end before the agent ends all the same; the names then leave with the lease.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long start-up waits for the listeners before it tells how they are; they are tried on for ever.
 const BIND_DEADLINE: Duration = Duration::from_secs(3);
-/// How often the addresses that others reach us by are looked at again: interfaces change without telling us.
-const ADVERTISE_EVERY: Duration = Duration::from_secs(10);
-/// How long the resolver may take for the name of an etcd endpoint when our own address is looked for.
-const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 /// Commands to the registry side that may wait.
 const COMMANDS: usize = 16;
 
@@ -109,7 +110,7 @@ pub async fn run(config: Config) -> Result<()> {
 
 /// Starts everything and says so.
 async fn start(config: Config, state: Arc<StateDirectory>, tasks: &mut Tasks) -> Result<Agent> {
-    let agent = Agent::compose(config, &state).await?;
+    let agent = Agent::compose(config, &state)?;
     let (leaves_out, leaves) = mpsc::channel(COMMANDS);
     agent.spawn(tasks, state, leaves_out, leaves).await?;
     agent.introduce(tasks).await?;
@@ -149,9 +150,9 @@ struct Agent {
     bound: Channel<BTreeMap<SocketAddr, BindState>>,
     docker: (watch::Sender<docker::Status>, watch::Receiver<docker::Status>),
     registry: (watch::Sender<driver::Status>, watch::Receiver<driver::Status>),
-    advertise_problems: Arc<Mutex<Vec<crate::model::Problem>>>,
+    advertised: Channel<Advertised>,
+    surroundings: Channel<Vec<Problem>>,
     pending: Mutex<Option<mpsc::Receiver<Command>>>,
-    route: Arc<tokio::sync::Mutex<Route>>,
 }
 
 /// Both ends of a `watch` channel of snapshots.
@@ -166,7 +167,7 @@ impl<T: Default> Default for Channel<T> {
 
 impl Agent {
     /// Everything that can be wrong with the configuration is found here, before anything runs.
-    async fn compose(config: Config, state: &StateDirectory) -> Result<Self> {
+    fn compose(config: Config, state: &StateDirectory) -> Result<Self> {
         let host = state.host_id(config.host_id.value.as_ref())?;
         let apex = Apex::parse(&config.zone.value).context("--zone")?;
         let listens: Vec<Listen> = config.dns.value.clone();
@@ -192,7 +193,8 @@ impl Agent {
         let forwarder = Forwarder::new(options, &apex, wanted.1.clone(), local.1.clone());
         let session = Session {
             nonce: format!("{:032x}", rand::random::<u128>()).into(),
-            advertise: config.advertise.value.clone(),
+            // Nothing before it is known which addresses are Docker's own: see `route.rs`.
+            advertise: Vec::new(),
             locality: config.locality.value.as_deref().unwrap_or_default().into(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
@@ -216,17 +218,15 @@ impl Agent {
             bound: Channel::default(),
             docker: watch::channel(docker::Status::default()),
             registry: watch::channel(driver::Status::default()),
-            advertise_problems: Arc::default(),
+            advertised: Channel::default(),
+            surroundings: Channel::default(),
             pending: Mutex::new(Some(pending)),
-            route: Arc::new(tokio::sync::Mutex::new(Route::new(&config))),
             config,
         };
         agent.session.0.send_replace(Arc::new(session));
         // Known before Docker is, so that this host may ask from its own addresses at once.
         let addresses = Arc::new(host::addresses().unwrap_or_default());
         agent.local.0.send_replace(Arc::new(Local { addresses, ..Local::default() }));
-        // Known before anything is published, so that the first session already says it.
-        agent.advertise_once().await;
         Ok(agent)
     }
 
@@ -297,21 +297,37 @@ impl Agent {
             }),
         );
         let commands = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take().context("started twice")?;
-        let mut identity = self.identity.clone();
-        identity.session = Session::clone(&self.session.1.borrow());
-        let options = driver::Options { identity, state };
+        let (mut identity, backend, desired) = (self.identity.clone(), self.backend()?, self.served.1.clone());
         let outputs = driver::Outputs { view: self.view.0.clone(), status: self.registry.0.clone() };
-        let registry = driver::run(options, self.backend()?, self.served.1.clone(), outputs, commands);
+        let (session, mut advertised) = (self.session.1.clone(), self.advertised.1.clone());
         spawn(tasks, "registry", async move {
-            registry.await;
+            // The first session already says where we are reached: a restart must not look like a host without address.
+            advertised.wait_for(|advertised| advertised.chosen).await?;
+            identity.session = Session::clone(&session.borrow());
+            driver::run(driver::Options { identity, state }, backend, desired, outputs, commands).await;
             Ok(())
         });
-        spawn(tasks, "advertise", self.advertiser());
+        let advertiser = Advertiser {
+            route: Route::new(&self.config),
+            local: self.local.1.clone(),
+            docker: self.docker.1.clone(),
+            session: self.session.0.clone(),
+            advertised: self.advertised.0.clone(),
+            commands: self.commands.clone(),
+        };
+        spawn(tasks, "advertise", advertiser.follow());
+        let surroundings = Surroundings {
+            resolv_conf: self.config.resolv_conf.value.clone(),
+            local: self.local.1.clone(),
+            bound: self.bound.1.clone(),
+            problems: self.surroundings.0.clone(),
+        };
+        spawn(tasks, "surroundings", surroundings.follow());
         spawn(tasks, "withdrawals", withdraw(leaves, self.commands.clone()));
         let bound = listener.local_addr()?;
         let public = http::public(self.api(), bound);
         spawn(tasks, "http", async move { match http::serve_tcp(listener, public, http::Limits::default()).await {} });
-        let router = http::control(leaves_out);
+        let router = http::control(self.identity.host.clone(), leaves_out);
         spawn(
             tasks,
             "control",
@@ -336,7 +352,8 @@ impl Agent {
                 bound: self.bound.1.clone(),
                 shared: Arc::clone(&self.shared),
                 forwarder: Arc::clone(&self.forwarder),
-                advertise_problems: Arc::clone(&self.advertise_problems),
+                advertised: self.advertised.1.clone(),
+                surroundings: self.surroundings.1.clone(),
             }),
             resolve: Arc::new(move |request| answer(&shared, &request)),
         }
@@ -350,6 +367,11 @@ impl Agent {
         };
         tokio::select! {
             _ = timeout(BIND_DEADLINE, bound.wait_for(is_up)) => {}
+            Some(ended) = tasks.join_next() => return Err(unasked(ended)),
+        }
+        let mut advertised = self.advertised.1.clone();
+        tokio::select! {
+            _ = advertised.wait_for(|advertised| advertised.chosen) => {}
             Some(ended) = tasks.join_next() => return Err(unasked(ended)),
         }
         let states = Arc::clone(&self.bound.1.borrow());
@@ -383,46 +405,6 @@ impl Agent {
         // Nobody may be reading any more, which is no reason to end.
         let _best_effort = writeln!(std::io::stdout(), "{}", lines.join("\n"));
         Ok(())
-    }
-
-    /// Finds out where others reach us, and tells when it changes.
-    async fn advertise_once(&self) {
-        let mut route = self.route.lock().await;
-        route.look().await;
-        let (chosen, problems) = route.choose(&self.local.1);
-        *self.advertise_problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
-        self.session.0.send_modify(|session| Arc::make_mut(session).advertise = chosen);
-    }
-
-    fn advertiser(&self) -> impl Future<Output = Result<()>> + Send + 'static {
-        let route = Arc::clone(&self.route);
-        let (mut local, session, commands) = (self.local.1.clone(), self.session.0.clone(), self.commands.clone());
-        let problems = Arc::clone(&self.advertise_problems);
-        async move {
-            // Start-up has just looked.
-            let mut ticks = interval_at(Instant::now() + ADVERTISE_EVERY, ADVERTISE_EVERY);
-            loop {
-                let route = tokio::select! {
-                    _ = ticks.tick() => {
-                        let mut route = route.lock().await;
-                        route.look().await;
-                        route
-                    }
-                    Ok(()) = local.changed() => {
-                        local.borrow_and_update();
-                        route.lock().await
-                    }
-                };
-                let (chosen, found) = route.choose(&local);
-                drop(route);
-                *problems.lock().unwrap_or_else(PoisonError::into_inner) = found;
-                if session.borrow().advertise != chosen {
-                    info!(?chosen, "other hosts reach us here from now on");
-                    session.send_modify(|session| Arc::make_mut(session).advertise.clone_from(&chosen));
-                    commands.send(Command::Advertise(chosen)).await?;
-                }
-            }
-        }
     }
 }
 
@@ -462,48 +444,6 @@ fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, Res
     let (zone, local) = (shared.zone(), shared.local());
     let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
     resolve::resolve(&snapshot, request, &mut rand::rng())
-}
-
-/// What the kernel and the resolver say of our way to others.
-struct Route {
-    configured: Vec<IpAddr>,
-    /// Each etcd endpoint with our source address towards it, as last found: a lookup that fails changes nothing.
-    towards: Vec<(String, Vec<IpAddr>)>,
-    default_route: Vec<IpAddr>,
-}
-
-impl Route {
-    fn new(config: &Config) -> Self {
-        let authority = |endpoint: &String| {
-            let rest = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
-            (rest.trim_end_matches('/').to_owned(), Vec::new())
-        };
-        let towards = config.etcd_endpoints.value.iter().map(authority).collect();
-        Self { configured: config.advertise.value.clone(), towards, default_route: Vec::new() }
-    }
-
-    async fn look(&mut self) {
-        if !self.configured.is_empty() {
-            return;
-        }
-        for (authority, sources) in &mut self.towards {
-            if let Ok(Ok(found)) = timeout(LOOKUP_DEADLINE, tokio::net::lookup_host(authority.as_str())).await {
-                let found: Vec<IpAddr> = found.filter_map(|address| host::source_towards(address).ok()).collect();
-                if !found.is_empty() {
-                    *sources = found;
-                }
-            }
-        }
-        self.default_route = host::default_source();
-    }
-
-    fn choose(&self, local: &watch::Receiver<Arc<Local>>) -> (Vec<IpAddr>, Vec<crate::model::Problem>) {
-        let towards_etcd: Vec<IpAddr> = self.towards.iter().flat_map(|(_, sources)| sources).copied().collect();
-        let (configured, default_route) = (self.configured.as_slice(), self.default_route.as_slice());
-        let local = Arc::clone(&local.borrow());
-        let known = advertise::Known { configured, towards_etcd: &towards_etcd, default_route, local: &local };
-        advertise::choose(known)
-    }
 }
 
 /// The control socket's withdrawals, one after the other.
@@ -560,16 +500,21 @@ impl Snapshots {
                 changed = self.view.changed() => changed?,
                 changed = self.session.changed() => changed?,
             }
-            // An asker must be known before names are answered that only it may see, so this one goes first.
             let local = Arc::clone(&self.local.borrow_and_update());
             let local_changed = known_local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &local));
-            if local_changed {
-                self.shared.set_local(Arc::clone(&local));
-            }
             self.own.session = Session::clone(&self.session.borrow_and_update());
             let view = Arc::clone(&self.view.borrow_and_update());
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
+            let access_changed = local_changed || AccessList::is_affected(&catalog, &merged);
+            // In this order: who may ask before that Docker was listed, which says that the list is complete; and an
+            // asker before names that only it may see.
+            if access_changed {
+                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+            }
+            if local_changed {
+                self.shared.set_local(Arc::clone(&local));
+            }
             zone = Arc::new(zone.update(&catalog, &merged));
             self.shared.set_zone(Arc::clone(&zone));
             // Only now others are told: the own host answers first, and encoding and writing do not hold it up.
@@ -578,8 +523,7 @@ impl Snapshots {
                 *served = Arc::clone(&desired);
                 differs
             });
-            if local_changed || AccessList::is_affected(&catalog, &merged) {
-                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+            if access_changed {
                 let wanted = Arc::new(wanted(&self.listens, &local, port_53));
                 self.wanted.send_if_modified(|known| {
                     let differs = *known != wanted;

@@ -10,8 +10,9 @@
 //!
 //! - `keys.rs`: the table of all settings: names, defaults, help;
 //! - `values.rs`: one parser per kind of value, and the limits; `show.rs`: the way back;
-//! - `file.rs`: the TOML file with its line numbers.
+//! - `file.rs`: the TOML file with its line numbers; `env.rs`: variables that only look like ours.
 
+mod env;
 mod file;
 mod keys;
 mod show;
@@ -32,6 +33,7 @@ use ipnet::IpNet;
 
 use self::show::Show;
 pub use self::{
+    env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
         LogFormat, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_LEASE,

@@ -188,6 +188,11 @@ impl Proto {
             Self::Sctp => "sctp",
         }
     }
+
+    /// Takes Docker's word for it.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|proto| proto.as_str() == text)
+    }
 }
 
 /// Whether a container takes part in answers.
@@ -452,8 +457,10 @@ pub struct Local {
     pub networks: OrdMap<NetworkId, Arc<Network>>,
     /// Addresses of the host's own interfaces.
     pub addresses: Arc<BTreeSet<IpAddr>>,
-    /// Published ports held by a process of this host (docker-proxy): other bridges reach those.
+    /// Published ports that docker-proxy holds: other bridges of this host reach those.
     pub proxied: Arc<BTreeSet<(Proto, u16)>>,
+    /// Published ports of which it cannot be seen who holds them: other bridges may reach them, or may not.
+    pub unproven: Arc<BTreeSet<(Proto, u16)>>,
 }
 
 /// What a host says of itself in its session key.

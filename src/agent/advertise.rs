@@ -1,5 +1,5 @@
 //! Under which addresses other hosts reach this one: what the operator said, else what the kernel would use towards
-//! etcd, else what it would use towards the default route. Pure; `agent.rs` asks the kernel and the resolver.
+//! etcd, else what it would use towards the default route. Pure; `route.rs` asks the kernel and the resolver.
 
 use std::net::IpAddr;
 

@@ -1,13 +1,10 @@
 //! The numbers of every part, collected when somebody asks the API for them.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
+use super::route::Advertised;
 use crate::{
     api::{Collect, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts},
     dns::{
@@ -29,7 +26,8 @@ pub(super) struct Sources {
     pub(super) bound: watch::Receiver<Arc<BTreeMap<SocketAddr, BindState>>>,
     pub(super) shared: Arc<Shared>,
     pub(super) forwarder: Arc<Forwarder>,
-    pub(super) advertise_problems: Arc<Mutex<Vec<Problem>>>,
+    pub(super) advertised: watch::Receiver<Arc<Advertised>>,
+    pub(super) surroundings: watch::Receiver<Arc<Vec<Problem>>>,
 }
 
 /// Response codes by their number (RFC 1035 section 4.1.1).
@@ -104,7 +102,8 @@ impl Sources {
         problems.extend_from_slice(&self.desired.borrow().problems);
         problems.extend(self.registry.borrow().problems());
         problems.extend_from_slice(&self.forwarder.problems());
-        problems.extend_from_slice(&self.advertise_problems.lock().unwrap_or_else(PoisonError::into_inner));
+        problems.extend_from_slice(&self.advertised.borrow().problems);
+        problems.extend_from_slice(&self.surroundings.borrow());
         problems
     }
 }

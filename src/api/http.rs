@@ -46,9 +46,10 @@ use tokio::{
 use super::{
     ApiState, AskAs, ResolveError, ResolveRequest,
     changes::{Change, changes},
-    json, metrics,
+    json::{self, Left},
+    metrics,
 };
-use crate::model::{Catalog, Problem};
+use crate::model::{Catalog, HostId, Problem};
 
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -130,13 +131,13 @@ pub fn public(state: ApiState, bound: SocketAddr) -> Router {
 /// A request to withdraw this host. The answer says that it is done, or why not.
 pub type Leave = oneshot::Sender<Result<(), String>>;
 
-/// The routes that change state; only ever served on the control socket.
-pub fn control(leave: mpsc::Sender<Leave>) -> Router {
+/// The routes that change state of this host; only ever served on the control socket.
+pub fn control(host: HostId, leave: mpsc::Sender<Leave>) -> Router {
     Router::new()
         .route("/v1/leave", post(withdraw))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(leave)
+        .with_state((host, leave))
 }
 
 fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
@@ -369,7 +370,7 @@ impl Watcher {
     }
 }
 
-async fn withdraw(State(leave): State<mpsc::Sender<Leave>>) -> Response {
+async fn withdraw(State((host, leave)): State<(HostId, mpsc::Sender<Leave>)>) -> Response {
     let (done, outcome) = oneshot::channel();
     let stopping = || refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
     let asked = timeout(LEAVE_DEADLINE, async {
@@ -377,7 +378,7 @@ async fn withdraw(State(leave): State<mpsc::Sender<Leave>>) -> Response {
         outcome.await.ok()
     });
     match asked.await {
-        Ok(Some(Ok(()))) => Json(json!({ "left": true })).into_response(),
+        Ok(Some(Ok(()))) => Json(Left { host: host.to_string(), left: true }).into_response(),
         Ok(Some(Err(message))) => refusal(StatusCode::INTERNAL_SERVER_ERROR, message),
         Ok(None) => stopping(),
         Err(_) => refusal(

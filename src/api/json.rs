@@ -1,64 +1,52 @@
 //! The JSON of the API and of `-o json`. Field names are those of the etcd records (design, "etcd layout"), so that
-//! one `jq` filter serves both.
+//! one `jq` filter serves both: services, ports and networks are the records' own wire types, and a test holds the rest
+//! against a record.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Attachment, Catalog, Health, HostId, Label, Offer, Origin, Phase, Port, Proto, Publication, Scope};
+use crate::{
+    model::{Attachment, Catalog, Health, HostId, Label, Offer, Origin, Phase, Port, Proto, Publication},
+    registry::record::{NetworkWire, PortWire, PublishedWire, ServiceWire},
+};
 
-#[derive(Serialize)]
-struct PublishedJson {
-    ip: IpAddr,
-    port: u16,
-    chosen: bool,
+fn published(port: &Port) -> Vec<PublishedWire> {
+    port.published.iter().map(|p| PublishedWire { ip: p.ip, port: p.port, chosen: p.chosen }).collect()
 }
 
-#[derive(Serialize)]
-struct PortJson<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    port: u16,
-    proto: Proto,
-    published: Vec<PublishedJson>,
-}
-
-impl<'a> PortJson<'a> {
-    fn of(port: &'a Port) -> Self {
-        let published = port.published.iter().map(|p| PublishedJson { ip: p.ip, port: p.port, chosen: p.chosen });
-        Self {
-            name: port.name.as_ref().map(Label::as_str),
-            port: port.port,
-            proto: port.proto,
-            published: published.collect(),
-        }
+fn port(port: &Port) -> PortWire<'_> {
+    PortWire {
+        name: port.name.as_ref().map(|name| Cow::Borrowed(name.as_str())),
+        port: port.port,
+        proto: port.proto,
+        published: published(port),
     }
 }
 
-#[derive(Serialize)]
-struct NetworkJson<'a> {
-    id: &'a str,
-    name: &'a str,
-    driver: &'a str,
-    scope: Scope,
-    internal: bool,
-    ips: &'a [IpAddr],
-}
-
-impl<'a> NetworkJson<'a> {
-    fn of(network: &'a Attachment) -> Self {
-        Self {
-            id: &network.id.0,
-            name: &network.name,
-            driver: network.driver.as_str(),
-            scope: network.scope,
-            internal: network.internal,
-            ips: &network.ips,
-        }
+fn service(offer: &Offer) -> ServiceWire<'_> {
+    ServiceWire {
+        service: Cow::Borrowed(offer.service.as_str()),
+        namespace: Cow::Borrowed(offer.namespace.as_str()),
+        tags: offer.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
+        weight: offer.weight,
+        port: offer.port,
+        ports: offer.ports.iter().map(port).collect(),
     }
 }
 
-/// A publication as one instance or as a whole: the container's part of the record.
+fn network(network: &Attachment) -> NetworkWire<'_> {
+    NetworkWire {
+        id: Cow::Borrowed(&network.id.0),
+        name: Cow::Borrowed(&network.name),
+        driver: Cow::Borrowed(network.driver.as_str()),
+        scope: network.scope,
+        internal: network.internal,
+        ips: network.ips.to_vec(),
+    }
+}
+
+/// The container's part of a record.
 #[derive(Serialize)]
 struct ContainerJson<'a> {
     host: &'a str,
@@ -67,7 +55,7 @@ struct ContainerJson<'a> {
     image: &'a str,
     phase: Phase,
     health: Health,
-    networks: Vec<NetworkJson<'a>>,
+    networks: Vec<NetworkWire<'a>>,
 }
 
 impl<'a> ContainerJson<'a> {
@@ -79,38 +67,18 @@ impl<'a> ContainerJson<'a> {
             image: &publication.image,
             phase: publication.phase,
             health: publication.health,
-            networks: publication.networks.iter().map(NetworkJson::of).collect(),
+            networks: publication.networks.iter().map(network).collect(),
         }
     }
 }
 
-#[derive(Serialize)]
-struct OfferJson<'a> {
-    service: &'a str,
-    namespace: &'a str,
-    #[serde(flatten)]
-    details: DetailsJson<'a>,
-}
-
-#[derive(Serialize)]
-struct DetailsJson<'a> {
-    tags: &'a [Arc<str>],
-    weight: u16,
-    ports: Vec<PortJson<'a>>,
-}
-
-impl<'a> DetailsJson<'a> {
-    fn of(offer: &'a Offer) -> Self {
-        Self { tags: &offer.tags, weight: offer.weight, ports: offer.ports.iter().map(PortJson::of).collect() }
-    }
-}
-
+/// A container with one of its services.
 #[derive(Serialize)]
 struct InstanceJson<'a> {
     #[serde(flatten)]
     container: ContainerJson<'a>,
     #[serde(flatten)]
-    details: DetailsJson<'a>,
+    service: ServiceWire<'a>,
 }
 
 #[derive(Serialize)]
@@ -126,7 +94,7 @@ struct EventJson<'a> {
     event: &'a str,
     #[serde(flatten)]
     container: ContainerJson<'a>,
-    services: Vec<OfferJson<'a>>,
+    services: Vec<ServiceWire<'a>>,
 }
 
 /// A line of JSON. Our own structs hold neither maps with odd keys nor failing serializers, the two ways to fail.
@@ -138,12 +106,8 @@ pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
 
 /// One line of `/v1/watch` about a publication: `{"event":"added","host":…,"container":…,"services":[…],…}`.
 pub(super) fn event(event: &str, host: &HostId, publication: &Publication) -> Vec<u8> {
-    let services = publication.services.iter().map(|offer| OfferJson {
-        service: offer.service.as_str(),
-        namespace: offer.namespace.as_str(),
-        details: DetailsJson::of(offer),
-    });
-    line(&EventJson { event, container: ContainerJson::of(host, publication), services: services.collect() })
+    let services = publication.services.iter().map(service).collect();
+    line(&EventJson { event, container: ContainerJson::of(host, publication), services })
 }
 
 /// Which services are asked for; `None`: all.
@@ -201,16 +165,16 @@ pub(super) fn services(
     .unwrap_or_default();
     head.truncate(head.len().saturating_sub(2)); // Reopens the list: `…"services":[`.
     let mut separator = "";
-    let body = index.into_iter().map(move |((namespace, service), instances)| {
+    let body = index.into_iter().map(move |((namespace, name), instances)| {
         let json = ServiceJson {
-            service: service.as_str(),
+            service: name.as_str(),
             namespace: namespace.as_str(),
             ready: instances.iter().filter(|(_, publication, _)| publication.is_ready()).count(),
             instances: instances
                 .iter()
                 .filter_map(|(host, publication, place)| {
-                    let details = DetailsJson::of(publication.services.get(*place)?);
-                    Some(InstanceJson { container: ContainerJson::of(host, publication), details })
+                    let service = service(publication.services.get(*place)?);
+                    Some(InstanceJson { container: ContainerJson::of(host, publication), service })
                 })
                 .collect(),
         };
@@ -227,6 +191,15 @@ pub(super) fn host_of<'a>(origin: &'a Origin, own: &'a HostId) -> &'a HostId {
         Origin::Own => own,
         Origin::Registry(host) => host,
     }
+}
+
+/// The answer to `POST /v1/leave`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The host that has left.
+    pub host: String,
+    /// It has.
+    pub left: bool,
 }
 
 /// The answer to `/v1/resolve`.
@@ -334,4 +307,54 @@ pub struct WatchedService {
     pub service: String,
     /// Its namespace.
     pub namespace: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{dns::fixture::World, registry::record};
+
+    /// One container with every field that a record can have.
+    fn publication() -> Arc<Publication> {
+        let world = World::parse(
+            "network n1 bridge 172.18.0.0/16
+             host own 192.0.2.1
+               a1 @n1=172.18.0.2 name=shop-web-1 web.shop main=80 http:80/tcp>0.0.0.0:8080 weight=5 tag=x",
+        );
+        world.catalog.hosts.values().find_map(|host| host.publications.values().next().cloned()).unwrap()
+    }
+
+    /// What etcd holds of it, with the host and the container that its key says.
+    fn record(publication: &Publication) -> Value {
+        let mut record: Value = serde_json::from_slice(&record::encode(publication)).unwrap();
+        (record["host"], record["container"]) = (json!("a"), json!("a10000000000"));
+        record
+    }
+
+    #[test]
+    fn an_event_is_the_record_of_the_container_and_an_instance_that_of_one_service() {
+        let (publication, host) = (publication(), HostId::parse("a").unwrap());
+        let mut expected = record(&publication);
+        assert_eq!(expected["services"][0]["port"], 80, "the record has the optional fields, too: {expected}");
+        expected["event"] = json!("added");
+        assert_eq!(serde_json::from_slice::<Value>(&event("added", &host, &publication)).unwrap(), expected);
+
+        let fields = expected.as_object_mut().unwrap();
+        fields.remove("event");
+        let Some(Value::Array(services)) = fields.remove("services") else { panic!("services") };
+        fields.extend(services[0].as_object().unwrap().clone());
+        let origin = (
+            Origin::Own,
+            Arc::new(crate::model::Host {
+                publications: [(publication.container, publication)].into_iter().collect(),
+                ..Default::default()
+            }),
+        );
+        let catalog = Catalog { hosts: [origin].into_iter().collect(), ..Catalog::default() };
+        let listing: Vec<u8> = super::services(&catalog, &host, &Filter::default(), 0).flatten().collect();
+        let listing: Value = serde_json::from_slice(&listing).unwrap();
+        assert_eq!(listing["services"][0]["instances"], json!([expected]));
+    }
 }

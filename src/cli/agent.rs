@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Exit, Process, flags, read, start_log};
-use crate::config::Config;
+use crate::config::{Config, unknown_variables};
 
 /// Run the daemon
 ///
@@ -28,6 +28,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Exit> {
     let config = Config::load(&arguments.flags.given, &process.env, process.root, &read)?;
     start_log(config.log_format.value, &config.log.value);
+    // No error: an orchestrator may set variables of its own, such as Kubernetes for a service of our name.
+    unknown_variables(&process.env).iter().for_each(|unknown| tracing::warn!("{unknown}"));
     crate::agent::run(config).await?;
     Ok(Exit::Done)
 }

@@ -12,7 +12,7 @@ use super::{
     output::{Form, Output, count, note, table},
     read,
 };
-use crate::config::{Config, Shown, Source};
+use crate::config::{Config, Errors, Shown, Source, unknown_variables};
 
 /// Show or check the configuration
 #[derive(Debug, Args)]
@@ -49,11 +49,16 @@ struct Show {
 }
 
 /// Check the configuration and tell all mistakes at once
+///
+/// Mistakes go to stderr. `-o name` prints the settings that were given, `-o json` these and the mistakes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  portolan config check --config /etc/portolan/portolan.toml && systemctl restart portolan")]
+  portolan config check --config /etc/portolan/portolan.toml && systemctl restart portolan
+  portolan config check -o json | jq -r '.errors[]'")]
 struct Check {
+    #[command(flatten)]
+    output: Output,
     #[command(flatten)]
     flags: flags::Flags<flags::All>,
 }
@@ -63,14 +68,44 @@ pub(super) fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Ex
         Command::Show(show) => {
             let config = Config::load(&show.flags.given, &process.env, process.root, &read)?;
             print(&config.shown(), show.output.form)?;
+            unknown_variables(&process.env).iter().for_each(|unknown| note(format_args!("warning: {unknown}")));
         }
         Command::Check(check) => {
-            let config = Config::load(&check.flags.given, &process.env, process.root, &read)?;
-            let given = config.shown().iter().filter(|row| row.source != Source::Default).count();
-            note(format_args!("the configuration is valid: {} given, the rest are defaults", count(given, "value")));
+            let loaded = Config::load(&check.flags.given, &process.env, process.root, &read);
+            let (mut given, mut errors) = match loaded {
+                Ok(config) => (config.shown(), Vec::new()),
+                Err(Errors(errors)) => (Vec::new(), errors),
+            };
+            given.retain(|row| row.source != Source::Default);
+            errors.extend(unknown_variables(&process.env));
+            match check.output.form {
+                Form::Json => verdict(&given, &errors)?,
+                Form::Name => print(&given, Form::Name)?,
+                Form::Table => {}
+            }
+            if !errors.is_empty() {
+                return Err(Errors(errors).into());
+            }
+            let given = count(given.len(), "value");
+            note(format_args!("the configuration is valid: {given} given, the rest are defaults"));
         }
     }
     Ok(Exit::Done)
+}
+
+/// What a check found, for programs: the settings that were given, and everything that is wrong.
+fn verdict(given: &[Shown], errors: &[String]) -> anyhow::Result<()> {
+    let verdict = serde_json::json!({ "valid": errors.is_empty(), "given": objects(given), "errors": errors });
+    Ok(writeln!(io::stdout().lock(), "{verdict}")?)
+}
+
+/// A row as `-o json` shows it.
+fn objects(rows: &[Shown]) -> Vec<BTreeMap<&'static str, String>> {
+    let object = |row: &Shown| {
+        let value = if row.value == "-" { String::new() } else { row.value.clone() };
+        [("name", row.name.to_owned()), ("value", value), ("source", row.source.to_string())].into()
+    };
+    rows.iter().map(object).collect()
 }
 
 fn print(rows: &[Shown], form: Form) -> anyhow::Result<()> {
@@ -87,14 +122,7 @@ fn print(rows: &[Shown], form: Form) -> anyhow::Result<()> {
             }
         }
         Form::Json => {
-            let objects: Vec<BTreeMap<&str, String>> = rows
-                .iter()
-                .map(|row| {
-                    let value = if row.value == "-" { String::new() } else { row.value.clone() };
-                    [("name", row.name.to_owned()), ("value", value), ("source", row.source.to_string())].into()
-                })
-                .collect();
-            serde_json::to_writer(&mut out, &objects).map_err(io::Error::from)?;
+            serde_json::to_writer(&mut out, &objects(rows)).map_err(io::Error::from)?;
             writeln!(out)?;
         }
     }

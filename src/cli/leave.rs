@@ -1,10 +1,17 @@
 //! `portolan leave`
 
+use std::io::{self, Write};
+
+use anyhow::Context;
 use clap::Args;
 
-use super::{Exit, Process, flags, output::note, read, start_log};
+use super::{
+    Exit, Process, flags,
+    output::{Form, Output, note},
+    read, start_log,
+};
 use crate::{
-    api::client::Client,
+    api::{client::Client, json::Left},
     config::{ClientConfig, Errors},
 };
 
@@ -18,8 +25,11 @@ Goes over the agent's control socket, so run it as the agent's user.
 
 Examples:
   portolan leave
+  portolan leave -o name            prints the id of the host that has left
   portolan leave --control /run/portolan/control.sock")]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    output: Output,
     #[command(flatten)]
     flags: flags::Flags<flags::Control>,
 }
@@ -31,7 +41,15 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
         let message = "--control: neither XDG_RUNTIME_DIR, XDG_STATE_HOME nor HOME is set; name the agent's socket";
         return Err(Errors(vec![message.to_owned()]).into());
     };
-    Client::Control(control.value).post("/v1/leave").await?;
+    let client = Client::Control(control.value);
+    let body = client.post("/v1/leave").await?;
+    let left: Left = serde_json::from_slice(&body).with_context(|| format!("{client} speaks no portolan"))?;
+    let mut out = io::stdout().lock();
+    match arguments.output.form {
+        Form::Json => writeln!(out, "{}", String::from_utf8_lossy(&body))?,
+        Form::Name => writeln!(out, "{}", left.host)?,
+        Form::Table => {}
+    }
     note("this host has left");
     Ok(Exit::Done)
 }

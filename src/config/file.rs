@@ -6,11 +6,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Raw, Source,
-    keys::{Arity, KEYS, key},
+    keys::{Arity, key, nearest},
 };
-
-/// How alike two names must be, 0 to 1, for one to be suggested for the other: 0.8 takes a letter or two amiss.
-const ALIKE: f64 = 0.8;
 
 /// Reads the file's text: what it sets, and what is wrong with it in the order of its lines.
 pub(super) fn parse(path: &Path, text: &str) -> (BTreeMap<&'static str, Raw>, Vec<String>) {
@@ -53,16 +50,9 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// The known key that was probably meant; `_` for `-` is the likeliest slip of all.
+/// What to write instead of an unknown key.
 fn suggestion(name: &str) -> String {
-    let name = name.replace('_', "-").to_lowercase();
-    let likeness = |known: &str| strsim::jaro_winkler(&name, known);
-    let nearest = KEYS
-        .iter()
-        .filter(|key| key.name != "config")
-        .max_by(|a, b| likeness(a.name).total_cmp(&likeness(b.name)))
-        .filter(|key| likeness(key.name) >= ALIKE);
-    match nearest {
+    match nearest(name).filter(|key| key.name != "config") {
         Some(key) => format!("did you mean {:?}?", key.name),
         None => "the keys are the names of the flags in `portolan agent --help`".to_owned(),
     }

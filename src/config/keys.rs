@@ -44,6 +44,16 @@ pub fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// How alike two names must be, 0 to 1, for one to be suggested for the other: 0.8 takes a letter or two amiss.
+const ALIKE: f64 = 0.8;
+
+/// The setting that was probably meant; `_` for `-` is the likeliest slip of all.
+pub(super) fn nearest(name: &str) -> Option<&'static Key> {
+    let name = name.replace('_', "-").to_lowercase();
+    let likeness = |key: &&Key| strsim::jaro_winkler(&name, key.name);
+    KEYS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|key| likeness(key) >= ALIKE)
+}
+
 const REGISTRY: &str = "Registry";
 const HOST: &str = "This host";
 const DNS: &str = "DNS";

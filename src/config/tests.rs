@@ -209,6 +209,32 @@ fn the_file_is_told_apart_line_by_line() {
 }
 
 #[test]
+fn variables_that_only_look_like_ours_are_told_without_their_values() {
+    let env = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), "geheim".to_owned())).collect::<Env>();
+    let known: Vec<String> = KEYS.iter().map(Key::env).collect();
+    assert_eq!(unknown_variables(&env(&known.iter().map(String::as_str).collect::<Vec<_>>())), [""; 0]);
+    let names = [
+        "PORTOLAN_LEESE",
+        "PORTOLAN_ETCD_ENDPOINT",
+        "PORTOLAN_",
+        "PORTOLAN_COLOUR",
+        "PORTOLAN_ttl",
+        "LEESE",
+        "portolan_ttl",
+    ];
+    assert_eq!(
+        unknown_variables(&env(&names)),
+        [
+            "unknown environment variable PORTOLAN_; the names are those of the flags in `portolan agent --help`",
+            "unknown environment variable PORTOLAN_COLOUR; the names are those of the flags in `portolan agent --help`",
+            "unknown environment variable PORTOLAN_ETCD_ENDPOINT; did you mean PORTOLAN_ETCD_ENDPOINTS?",
+            "unknown environment variable PORTOLAN_LEESE; did you mean PORTOLAN_LEASE?",
+            "unknown environment variable PORTOLAN_ttl; did you mean PORTOLAN_TTL?",
+        ],
+    );
+}
+
+#[test]
 fn an_unreadable_file_is_an_error() {
     refuses(&["--config=/missing"], &[], "", &["--config \"/missing\" (flag): cannot be read: entity not found"]);
 }

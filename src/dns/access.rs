@@ -1,7 +1,8 @@
 //! Who may ask at all. Pure.
 //!
 //! An open resolver is a weapon for others, so the list exists from the first listener on (D16) and there is no way to
-//! switch it off: `--allow 0.0.0.0/0` has to be written out. Whoever is not on it gets REFUSED and is counted.
+//! switch it off: `--allow 0.0.0.0/0` has to be written out. Whoever is not on it gets REFUSED and is counted; before
+//! Docker was first listed SERVFAIL, for it may be a container of a network that we have not heard of yet.
 //!
 //! By default these may ask:
 //! - loopback, and the addresses of this host's own interfaces;
@@ -161,7 +162,7 @@ mod tests {
             .into_iter()
             .collect(),
             addresses: Arc::new(["203.0.113.7".parse().unwrap()].into()),
-            proxied: Arc::default(),
+            ..Local::default()
         }
     }
 

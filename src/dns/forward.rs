@@ -351,8 +351,8 @@ fn read(options: &Options, own: &Own, previous: &Current) -> Current {
     let (servers, place) = match &options.upstreams {
         Upstreams::None => return Current::default(),
         Upstreams::Fixed(servers) => (servers.clone(), "--upstream".to_owned()),
-        Upstreams::ResolvConf(path) => match read_servers(path, &options.resolved) {
-            Ok(servers) => (servers, path.display().to_string()),
+        Upstreams::ResolvConf(path) => match name_servers(path, &options.resolved) {
+            Ok((_, servers)) => (servers, path.display().to_string()),
             Err(error) => {
                 let expected = "a readable file; the upstreams known before stay in use";
                 let problem = Problem::new(path.display().to_string(), &error.to_string(), expected);
@@ -373,16 +373,17 @@ fn read(options: &Options, own: &Own, previous: &Current) -> Current {
     Current { upstreams: upstreams.into(), problems: problems.into() }
 }
 
-/// The servers of a resolv.conf, or of systemd-resolved's own one where only its stub is named.
-fn read_servers(path: &Path, resolved: &Path) -> io::Result<Vec<SocketAddr>> {
-    let mut servers = resolv::nameservers(&read_text(path)?);
+/// The servers of a resolv.conf, or of systemd-resolved's own one where only its stub is named, as Docker does, too; and
+/// which of the two files names them.
+pub fn name_servers<'a>(path: &'a Path, resolved: &'a Path) -> io::Result<(&'a Path, Vec<SocketAddr>)> {
+    let (mut file, mut servers) = (path, resolv::nameservers(&read_text(path)?));
     if resolv::is_only_resolved(&servers) {
         // Without its file the stub itself is what there is.
         if let Ok(text) = read_text(resolved) {
-            servers = resolv::nameservers(&text);
+            (file, servers) = (resolved, resolv::nameservers(&text));
         }
     }
-    Ok(resolv::at_dns_port(servers).collect())
+    Ok((file, resolv::at_dns_port(servers).collect()))
 }
 
 fn read_text(path: &Path) -> io::Result<String> {

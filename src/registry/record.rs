@@ -195,54 +195,54 @@ struct RecordWire<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ServiceWire<'a> {
+pub(crate) struct ServiceWire<'a> {
     #[serde(borrow)]
-    service: Cow<'a, str>,
+    pub(crate) service: Cow<'a, str>,
     #[serde(borrow)]
-    namespace: Cow<'a, str>,
+    pub(crate) namespace: Cow<'a, str>,
     #[serde(default, borrow)]
-    tags: Vec<Cow<'a, str>>,
+    pub(crate) tags: Vec<Cow<'a, str>>,
     #[serde(default = "one")]
-    weight: u16,
+    pub(crate) weight: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
+    pub(crate) port: Option<u16>,
     #[serde(default, borrow)]
-    ports: Vec<PortWire<'a>>,
+    pub(crate) ports: Vec<PortWire<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct PortWire<'a> {
+pub(crate) struct PortWire<'a> {
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    name: Option<Cow<'a, str>>,
-    port: u16,
+    pub(crate) name: Option<Cow<'a, str>>,
+    pub(crate) port: u16,
     #[serde(default = "tcp")]
-    proto: Proto,
+    pub(crate) proto: Proto,
     #[serde(default)]
-    published: Vec<PublishedWire>,
+    pub(crate) published: Vec<PublishedWire>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct PublishedWire {
-    ip: IpAddr,
-    port: u16,
+pub(crate) struct PublishedWire {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: u16,
     #[serde(default)]
-    chosen: bool,
+    pub(crate) chosen: bool,
 }
 
 #[derive(Serialize, Deserialize)]
-struct NetworkWire<'a> {
+pub(crate) struct NetworkWire<'a> {
     #[serde(borrow)]
-    id: Cow<'a, str>,
+    pub(crate) id: Cow<'a, str>,
     #[serde(default, borrow)]
-    name: Cow<'a, str>,
+    pub(crate) name: Cow<'a, str>,
     #[serde(borrow)]
-    driver: Cow<'a, str>,
+    pub(crate) driver: Cow<'a, str>,
     #[serde(default = "local")]
-    scope: Scope,
+    pub(crate) scope: Scope,
     #[serde(default)]
-    internal: bool,
+    pub(crate) internal: bool,
     #[serde(default)]
-    ips: Vec<IpAddr>,
+    pub(crate) ips: Vec<IpAddr>,
 }
 
 fn no_check() -> Health {

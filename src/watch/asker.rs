@@ -25,8 +25,21 @@ use crate::model::{Asker, Driver, Local, Network, Proto};
 pub struct HostFacts {
     /// Addresses of its interfaces.
     pub addresses: Arc<BTreeSet<IpAddr>>,
-    /// Every port some process of it listens on.
-    pub listening: Arc<BTreeSet<(Proto, u16)>>,
+    /// The published ports that docker-proxy holds.
+    pub proxies: Proxies,
+}
+
+/// What is known of docker-proxy, which lets containers of other bridges reach a published port of their own host.
+/// An engine with `userland-proxy=false` has none, and there such a port is dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Proxies {
+    /// Nobody has looked yet.
+    #[default]
+    Unread,
+    /// No process of the engine can be seen: the agent has a process namespace of its own.
+    Unseen,
+    /// It holds these, and no others.
+    Seen(Arc<BTreeSet<(Proto, u16)>>),
 }
 
 /// Builds the table. Takes the time of all containers (about 0.3 ms for 1,000), which no answer waits for.
@@ -83,11 +96,19 @@ pub fn local(previous: &Local, containers: &Containers, host: &HostFacts) -> Opt
         changed = true;
         next.addresses = host.addresses.clone();
     }
-    let published = containers.bindings().map(|binding| (binding.proto, binding.at.port));
-    let proxied: BTreeSet<_> = published.filter(|port| host.listening.contains(port)).collect();
-    if *previous.proxied != proxied {
-        changed = true;
-        next.proxied = Arc::new(proxied);
+    let published = containers.bindings().filter(|binding| !binding.at.ip.is_loopback());
+    let published = published.map(|binding| (binding.proto, binding.at.port));
+    // What may be dropped is not offered (P6): of ports whose holder cannot be seen it is only said that there are some.
+    let (proxied, unproven): (BTreeSet<_>, BTreeSet<_>) = match &host.proxies {
+        Proxies::Unread => Default::default(),
+        Proxies::Unseen => (BTreeSet::new(), published.collect()),
+        Proxies::Seen(held) => (published.filter(|port| held.contains(port)).collect(), BTreeSet::new()),
+    };
+    for (was, is) in [(&mut next.proxied, proxied), (&mut next.unproven, unproven)] {
+        if **was != is {
+            changed = true;
+            *was = Arc::new(is);
+        }
     }
     changed.then_some(next)
 }

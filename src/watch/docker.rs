@@ -491,13 +491,10 @@ fn read_host(held: HostFacts) -> HostFacts {
             },
             Arc::new,
         ),
-        listening: host::listening().map_or_else(
-            |error| {
-                read("listening ports", error);
-                held.listening
-            },
-            Arc::new,
-        ),
+        proxies: host::proxies("/proc".as_ref()).unwrap_or_else(|error| {
+            read("processes", error);
+            held.proxies
+        }),
     }
 }
 

@@ -1,13 +1,15 @@
-//! \[IO\] What the host knows of itself: addresses of its interfaces, ports that are listened on, the source address
-//! towards a destination. Linux only, through the kernel's own tables; nothing is sent.
+//! \[IO\] What the host knows of itself: addresses of its interfaces, the ports that docker-proxy holds, the source
+//! address towards a destination. Linux only, through the kernel's own tables; nothing is sent.
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::{self, BufRead, BufReader},
+    fs::{self, File},
+    io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::Path,
 };
 
+use super::asker::Proxies;
 use crate::model::Proto;
 
 /// Addresses of all interfaces, loopback among them.
@@ -22,36 +24,76 @@ pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
         .collect())
 }
 
-/// Ports that some process of this network namespace listens on: docker-proxy's are among them. SCTP, which has no table
-/// in this form, is left out.
-pub fn listening() -> io::Result<BTreeSet<(Proto, u16)>> {
-    // States of include/net/tcp_states.h: 0A is LISTEN; an unconnected UDP socket is in 07, CLOSE.
-    let tables = [
-        ("/proc/net/tcp", Proto::Tcp, "0A"),
-        ("/proc/net/tcp6", Proto::Tcp, "0A"),
-        ("/proc/net/udp", Proto::Udp, "07"),
-        ("/proc/net/udp6", Proto::Udp, "07"),
-    ];
-    let mut ports = BTreeSet::new();
-    for (path, proto, state) in tables {
-        let file = match File::open(path) {
-            // A kernel without IPv6 has no table of it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => file?,
-        };
-        for line in BufReader::new(file).lines() {
-            ports.extend(local_port(&line?, state).map(|port| (proto, port)));
+/// Most of a command line that is read. docker-proxy's has some 200 octets and the path of its program; a longer one is
+/// somebody else's.
+const MAX_COMMAND_LINE: u64 = 4096;
+
+/// Who holds the ports that Docker publishes, by the processes in `proc` (`/proc`).
+///
+/// Only a process says it: with `userland-proxy=false` dockerd listens on them itself, so the kernel's tables of sockets
+/// look the same. And whose socket it is only a tracer may see, which an agent without capabilities is not; command
+/// lines everybody may read. Takes some 10 µs a process.
+pub fn proxies(proc: &Path) -> io::Result<Proxies> {
+    let mut held = BTreeSet::new();
+    let mut engine = false;
+    let mut line = Vec::new();
+    for entry in fs::read_dir(proc)? {
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        line.clear();
+        let path = entry.path();
+        // A process may end between the two, or be hidden from us: then it has nothing to say.
+        let read = File::open(path.join("cmdline")).and_then(|file| file.take(MAX_COMMAND_LINE).read_to_end(&mut line));
+        let Some(role) = read.ok().and_then(|_| Role::of(&line)) else { continue };
+        if !fs::read_to_string(path.join("status")).is_ok_and(|status| is_of_this_namespace(&status)) {
+            continue;
+        }
+        engine = true;
+        if let Role::Proxy(proto, port) = role {
+            held.insert((proto, port));
         }
     }
-    Ok(ports)
+    Ok(if engine { Proxies::Seen(held.into()) } else { Proxies::Unseen })
 }
 
-/// The local port of one line of a socket table (`  0: 0100007F:0CEA 00000000:0000 0A …`) in this state.
-fn local_port(line: &str, state: &str) -> Option<u16> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let (_, port) = fields.next()?.rsplit_once(':')?;
-    let listens = fields.nth(1)? == state;
-    u16::from_str_radix(port, 16).ok().filter(|_| listens)
+/// What a process is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// dockerd: where it is seen, its proxies are too.
+    Engine,
+    /// docker-proxy for this port.
+    Proxy(Proto, u16),
+}
+
+impl Role {
+    /// Reads a command line, its words ended by NUL. The proxy's program may be anybody's (`--userland-proxy-path`), so
+    /// it is known by its flags, which are the same in all engines since 2014.
+    fn of(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(|octet| *octet == 0).map(|word| str::from_utf8(word).unwrap_or_default());
+        let program = words.next()?;
+        if program.rsplit('/').next()?.starts_with("dockerd") {
+            return Some(Self::Engine);
+        }
+        let (mut proto, mut port, mut container) = (None, None, false);
+        while let Some(word) = words.next() {
+            match word {
+                "-proto" => proto = words.next().and_then(Proto::parse),
+                "-host-port" => port = words.next().and_then(|text| text.parse().ok()),
+                "-container-ip" => container = true,
+                _ => {}
+            }
+        }
+        container.then_some(Self::Proxy(proto?, port?))
+    }
+}
+
+/// Whether a process lives in the namespace whose processes we see, rather than in one below it: a container may call
+/// its processes what it likes. `status` is the file of that name; kernels before 4.1 do not tell.
+fn is_of_this_namespace(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    ids.is_none_or(|ids| ids.split_ascii_whitespace().count() == 1)
 }
 
 /// The address this host would send from to reach `destination`. Connecting a UDP socket asks the routing table only.
@@ -77,7 +119,7 @@ pub fn default_source() -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -86,22 +128,72 @@ mod tests {
         assert!(addresses().unwrap().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
     }
 
+    /// A `/proc` with these processes: id, command line, ids in the namespaces it is in; `-`: no such file.
+    fn proc(processes: &[(&str, &str, &str)]) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        for (id, line, ids) in processes {
+            let path = proc.path().join(id);
+            fs::create_dir(&path).unwrap();
+            if *line != "-" {
+                fs::write(path.join("cmdline"), line.replace(' ', "\0")).unwrap();
+            }
+            fs::write(path.join("status"), format!("Name:\tx\nNSpid:\t{}\nThreads:\t1\n", ids.replace(' ', "\t")))
+                .unwrap();
+        }
+        fs::write(proc.path().join("uptime"), "1.0 1.0").unwrap();
+        proc
+    }
+
+    const PROXY: &str = "/usr/sbin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 8080 -container-ip 172.17.0.2 -container-port 80 ";
+
     #[test]
-    fn a_port_is_listed_while_it_is_listened_on() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (tcp, udp) = (listener.local_addr().unwrap().port(), socket.local_addr().unwrap().port());
-        let ports = listening().unwrap();
-        assert!(ports.contains(&(Proto::Tcp, tcp)) && ports.contains(&(Proto::Udp, udp)));
+    fn the_ports_that_docker_proxy_holds_are_those_its_processes_name() {
+        type Process<'a> = (&'a str, &'a str, &'a str);
+        let seen = |ports: &[(Proto, u16)]| Proxies::Seen(Arc::new(ports.iter().copied().collect()));
+        let six = PROXY.replace("0.0.0.0", "::");
+        let udp = PROXY.replace("tcp", "udp").replace("8080", "53");
+        let sctp = PROXY.replace("tcp", "sctp");
+        let newer = format!("{PROXY}-use-listen-fd ");
+        let elsewhere = PROXY.replace("/usr/sbin/docker-proxy", "/opt/my-proxy");
+        let no_port = PROXY.replace("8080", "65536");
+        let no_proto = PROXY.replace("tcp", "quic");
+        let long = format!("/{} {PROXY}", "x".repeat(5000));
+        let init = ("1", "/sbin/init ", "1");
+        let dockerd = ("7", "/usr/sbin/dockerd -H fd:// --userland-proxy=false ", "7");
+        let rows: &[(&[Process<'_>], Proxies)] = &[
+            (&[init, dockerd, ("8", PROXY, "8"), ("9", &six, "9")], seen(&[(Proto::Tcp, 8080)])),
+            (&[init, ("8", &udp, "8"), ("9", &sctp, "9")], seen(&[(Proto::Udp, 53), (Proto::Sctp, 8080)])),
+            (&[("8", &newer, "8")], seen(&[(Proto::Tcp, 8080)])),
+            (&[("8", &elsewhere, "8")], seen(&[(Proto::Tcp, 8080)])),
+            // userland-proxy=false: the engine is seen, and holds the port itself.
+            (&[init, dockerd], seen(&[])),
+            (&[("5", "dockerd ", "5")], seen(&[])),
+            // A container of the agent's own: nothing of the host is seen.
+            (&[("1", "portolan agent ", "1")], Proxies::Unseen),
+            (&[], Proxies::Unseen),
+            // Somebody inside a container calls himself so.
+            (&[dockerd, ("8", PROXY, "8 1")], seen(&[])),
+            (&[("7", "dockerd ", "7 1"), ("8", PROXY, "8 2")], Proxies::Unseen),
+            // Gone, a thread of the kernel, and what is no proxy.
+            (
+                &[dockerd, ("8", "-", "8"), ("9", "", "9"), ("10", "portolan -proto tcp -host-port 8080 ", "10")],
+                seen(&[]),
+            ),
+            (&[dockerd, ("8", &no_port, "8"), ("9", &no_proto, "9"), ("10", &long, "10")], seen(&[])),
+            // Not a process.
+            (&[dockerd, ("self", PROXY, "8")], seen(&[])),
+        ];
+        for (processes, expected) in rows {
+            assert_eq!(proxies(proc(processes).path()).unwrap(), *expected, "{processes:?}");
+        }
     }
 
     #[test]
-    fn only_sockets_that_listen_count() {
-        let line = |state: &str| format!("   1: 0100007F:0035 00000000:0000 {state} 00000000:00000000 00:00000000");
-        assert_eq!(local_port(&line("0A"), "0A"), Some(53));
-        assert_eq!(local_port(&line("01"), "0A"), None);
-        assert_eq!(local_port("  sl  local_address rem_address   st", "0A"), None);
-        assert_eq!(local_port("", "0A"), None);
+    fn a_kernel_that_tells_no_namespaces_is_believed() {
+        let proc = proc(&[("8", PROXY, "8")]);
+        fs::write(proc.path().join("8/status"), "Name:\tdocker-proxy\n").unwrap();
+        assert_eq!(proxies(proc.path()).unwrap(), Proxies::Seen(Arc::new([(Proto::Tcp, 8080)].into())));
+        assert!(proxies(&proc.path().join("nothing")).is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! problems of their container.
 //!
 //! **Absent:** writing to Docker (GET only); debouncing (the first event of a container publishes); draining on `kill`
-//! and a policy on health, which belong to a later hop; TLS towards the engine; SCTP among the proxied ports.
+//! and a policy on health, which belong to a later hop; TLS towards the engine.
 
 pub mod asker;
 pub mod container;

@@ -9,3 +9,4 @@ mod garbage;
 mod lifecycle;
 mod registry;
 mod single;
+mod surroundings;

@@ -122,12 +122,53 @@ fn mistakes_are_told_with_their_source_and_the_fix() {
 
     For more information, try '--help'.
     ");
+    insta::assert_snapshot!(show(&["config", "check"], &[("PORTOLAN_LEESE", "geheim")]), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    error: unknown environment variable PORTOLAN_LEESE; did you mean PORTOLAN_LEASE?
+    ");
+    insta::assert_snapshot!(show(&["config", "check", "-o", "name", "--ttl", "5", "--zone", "a.b"], &[]), @r"
+    exit 0
+    --- stdout
+    zone
+    ttl
+    --- stderr
+    the configuration is valid: 2 values given, the rest are defaults
+    ");
+    insta::assert_snapshot!(show(&["config", "check", "-o", "json", "--ttl", "5"], &[]), @r#"
+    exit 0
+    --- stdout
+    {"errors":[],"given":[{"name":"ttl","source":"flag","value":"5"}],"valid":true}
+    --- stderr
+    the configuration is valid: 1 value given, the rest are defaults
+    "#);
+    insta::assert_snapshot!(show(&["config", "check", "-o", "json", "--ttl", "soon"], &[]), @r#"
+    exit 2
+    --- stdout
+    {"errors":["--ttl \"soon\" (flag): a ttl is a number of seconds: 0, 5, 60"],"given":[],"valid":false}
+    --- stderr
+    error: --ttl "soon" (flag): a ttl is a number of seconds: 0, 5, 60
+    "#);
     insta::assert_snapshot!(show(&["config", "check", "--ttl", "5"], &[]), @r"
     exit 0
     --- stdout
     --- stderr
     the configuration is valid: 1 value given, the rest are defaults
     ");
+}
+
+/// It is no error there: the agent goes on, here to an address that no host has.
+#[test]
+fn an_agent_warns_of_variables_that_only_look_like_its_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let state = directory.path().to_str().expect("text");
+    let control = format!("{state}/control.sock");
+    let arguments = ["agent", "--state-dir", state, "--control", &control, "--http", "203.0.113.1:1"];
+    let output = portolan(&arguments, &[("PORTOLAN_LEESE", "geheim")]);
+    let said = transcript(&output);
+    assert!(said.contains("unknown environment variable PORTOLAN_LEESE; did you mean PORTOLAN_LEASE?"), "{said}");
+    assert!(said.contains("--http 203.0.113.1:1 cannot be listened on") && !said.contains("geheim"), "{said}");
 }
 
 /// What an agent needs is none of a client's business: a certificate that only the agent's user may read, say.

@@ -1,37 +1,15 @@
-//! The rules once more, as a yes or no for one address and one number, and random worlds in which every answer is
-//! held against them. It says nothing about which of several addresses is given; the tables do.
+//! The rules once more, as a yes or no for one address and one number, and random instances on two hosts: every answer
+//! is held against them. It says nothing about which of several addresses is given; the tables do.
 
 use hickory_proto::rr::{Name, RData, RecordType};
 use proptest::{prelude::*, sample::select};
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::*;
+use super::{tests::TWO_HOSTS, *};
 use crate::dns::{
     answer::{Answer, answer},
     fixture::World,
 };
-
-const PLACES: &str = "
-    network front bridge 172.18.0.0/16,fd00:18::/64
-    network back bridge 172.19.0.0/16
-    network cut bridge 172.20.0.0/16 internal
-    network mute bridge 172.21.0.0/16 no-icc
-    network mesh overlay 10.1.0.0/24
-    network docker_gwbridge bridge 172.22.0.0/16
-    network lan macvlan 192.168.1.0/24
-    foreign theirs bridge
-    foreign closed bridge internal
-    foreign link ipvlan
-    asker f1 shop front=172.18.0.9,fd00:18::9
-    asker f2 shop back=172.19.0.9 mute=172.21.0.7
-    asker in shop cut=172.20.0.9
-    asker sw shop mesh=10.1.0.9 docker_gwbridge=172.22.0.9
-    asker mac shop lan=192.168.1.9
-    address 192.0.2.1
-    address 2001:db8::1
-    proxied 8080/tcp
-    proxied 80/tcp
-";
 
 const ASKERS: [&str; 7] = ["f1", "f2", "in", "sw", "mac", "host", "stranger"];
 const OWN: [&str; 8] = [
@@ -77,7 +55,7 @@ fn world() -> impl Strategy<Value = String> {
     let c = prop::collection::vec(instance(&THEIRS), 0..3);
     let advertise = select(&["192.0.2.1", "192.0.2.1 2001:db8::1", ""]);
     (own, b, c, advertise).prop_map(|(own, b, c, advertise)| {
-        let mut text = format!("{PLACES}host own {advertise}\n");
+        let mut text = format!("{TWO_HOSTS}host own {advertise}\n");
         let mut number = 16;
         for (host, instances) in [("", own), ("host b 192.0.2.2 2001:db8::2", b), ("host c", c)] {
             text.push_str(&format!("{host}\n"));

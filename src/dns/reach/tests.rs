@@ -1,9 +1,10 @@
 use super::*;
 use crate::dns::fixture::World;
 
-/// Two hosts with a swarm between them. `f1` shares `front`, `f2` sits on another bridge, `in` may not leave, `sw`
-/// is on the overlay, `mac` is on the surrounding network only.
-const TWO_HOSTS: &str = "
+/// Two hosts with a swarm between them, for the tables here and the random instances of `oracle.rs`. `f1` shares
+/// `front`, `f2` sits on other bridges, `in` may not leave, `sw` is on the overlay, `mac` is on the surrounding network
+/// only.
+pub(super) const TWO_HOSTS: &str = "
     network front bridge 172.18.0.0/16,fd00:18::/64
     network back bridge 172.19.0.0/16
     network cut bridge 172.20.0.0/16 internal
@@ -14,8 +15,8 @@ const TWO_HOSTS: &str = "
     foreign theirs bridge
     foreign closed bridge internal
     foreign link ipvlan
-    asker f1 shop front=172.18.0.9
-    asker f2 shop back=172.19.0.9
+    asker f1 shop front=172.18.0.9,fd00:18::9
+    asker f2 shop back=172.19.0.9 mute=172.21.0.7
     asker in shop cut=172.20.0.9
     asker mu shop mute=172.21.0.9
     asker d1 shop mute=172.21.0.10
@@ -25,6 +26,7 @@ const TWO_HOSTS: &str = "
     address 2001:db8::1
     address 172.18.0.1
     proxied 8080/tcp
+    proxied 80/tcp
     proxied 53/udp
 ";
 

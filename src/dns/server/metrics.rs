@@ -21,7 +21,7 @@ pub enum Counter {
     Forwarded,
     /// Queries that waited for their asker to become known.
     Waited,
-    /// Queries whose asker stayed unknown: SERVFAIL.
+    /// Queries whose asker stayed unknown, or who may not ask yet, before Docker was listed: SERVFAIL.
     StayedUnknown,
     /// Queries over one of the caps on forwarding and waiting: SERVFAIL at once.
     OverCap,

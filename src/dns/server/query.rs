@@ -56,9 +56,9 @@ pub(super) fn decide(
     rng: &mut impl Rng,
 ) -> Verdict {
     let source = source.to_canonical();
-    if !shared.access.load().permits(source) {
-        shard.count(Counter::NotPermitted);
-        return Verdict::Refuse(failure(packet, ResponseCode::Refused));
+    if let Some(code) = refusal(shared, source) {
+        shard.count(if code == ResponseCode::Refused { Counter::NotPermitted } else { Counter::StayedUnknown });
+        return Verdict::Refuse(failure(packet, code));
     }
     let (reason, caps) = match outcome(shared, shard, source, packet, transport, rng) {
         Outcome::Reply(reply) => return Verdict::Reply(reply),
@@ -73,6 +73,22 @@ pub(super) fn decide(
             failure(packet, ResponseCode::ServFail).map_or(Verdict::Drop, Verdict::Reply)
         }
     }
+}
+
+/// What to say to a source that may not ask; `None`: it may.
+///
+/// Before Docker was first listed its networks are not on the access list, so whoever is not may yet be a container:
+/// that one is told that we do not know (SERVFAIL), and nothing else. The list is put up before it is said that Docker
+/// was listed, which is why it is looked at again.
+fn refusal(shared: &Shared, source: IpAddr) -> Option<ResponseCode> {
+    let permits = || shared.access.load().permits(source);
+    if permits() {
+        return None;
+    }
+    if !shared.local.load().listed {
+        return Some(ResponseCode::ServFail);
+    }
+    (!permits()).then_some(ResponseCode::Refused)
 }
 
 /// Brings a query that had to wait to its end: the packet to send, if any. Bounded by the forwarder's deadline and the

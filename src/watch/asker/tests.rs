@@ -61,19 +61,31 @@ fn a_bridges_gateways_are_named_by_docker_or_found_on_the_host() {
 }
 
 #[test]
-fn proxied_are_published_ports_that_the_host_listens_on() {
+fn proxied_are_published_ports_that_docker_proxy_holds() {
     let mut bed = Bed::new();
     let mut web = running(WEB, "10.0.0.2");
-    let binding = |port| Binding {
+    let binding = |ip: &str, port| Binding {
         port: 80,
         proto: Proto::Tcp,
-        at: Published { ip: "0.0.0.0".parse().unwrap(), port, chosen: true },
+        at: Published { ip: ip.parse().unwrap(), port, chosen: true },
     };
-    web.bindings = vec![binding(8080), binding(8081)];
+    web.bindings = vec![binding("0.0.0.0", 8080), binding("0.0.0.0", 8081), binding("127.0.0.1", 8082)];
     bed.start(&web);
-    let listening = Arc::new(BTreeSet::from([(Proto::Tcp, 8080), (Proto::Udp, 8081), (Proto::Tcp, 22)]));
-    let host = HostFacts { listening, ..HostFacts::default() };
-    let local = local(&bed.local, &bed.containers, &host).unwrap();
-    assert_eq!(*local.proxied, BTreeSet::from([(Proto::Tcp, 8080)]));
-    assert!(super::local(&local, &bed.containers, &host).is_none());
+    let held = BTreeSet::from([(Proto::Tcp, 8080), (Proto::Udp, 8081), (Proto::Tcp, 22), (Proto::Tcp, 8082)]);
+    let both = [(Proto::Tcp, 8080), (Proto::Tcp, 8081)];
+    let rows = [
+        (Proxies::Seen(held.into()), &both[..1], &both[..0]),
+        (Proxies::Unseen, &[], &both),
+        (Proxies::Seen(Arc::default()), &[], &[]),
+        (Proxies::Unread, &[], &[]),
+    ];
+    let mut before = Local::clone(&bed.local);
+    for (proxies, proxied, unproven) in rows {
+        let host = HostFacts { proxies, ..HostFacts::default() };
+        before = local(&before, &bed.containers, &host).unwrap_or(before);
+        let ports = |set: &BTreeSet<(Proto, u16)>| set.iter().copied().collect::<Vec<_>>();
+        assert_eq!(ports(&before.proxied), proxied, "{:?}", host.proxies);
+        assert_eq!(ports(&before.unproven), unproven, "{:?}", host.proxies);
+        assert!(local(&before, &bed.containers, &host).is_none(), "no change, no news");
+    }
 }

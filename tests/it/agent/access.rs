@@ -16,7 +16,7 @@ use hickory_proto::{
 };
 
 use super::bed::{Home, address, engine_bed, eventually};
-use crate::engine::docker;
+use crate::engine::{Between, docker};
 
 /// What our upstream says of every name.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
@@ -100,6 +100,29 @@ fn containers_are_answered_in_their_own_namespace_and_internal_ones_reach_nothin
     let said = nslookup(&bed.name("inner-asker"), "example.org.", embedded);
     assert!(!said.contains(&ELSEWHERE.to_string()), "{said}");
     assert_eq!(asked.load(Ordering::Relaxed), passed_on);
+}
+
+#[test]
+fn a_container_that_asks_before_docker_is_listed_is_told_to_ask_again() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _context = runtime.enter();
+    let bed = engine_bed("early");
+    let network = bed.network("net", &[]);
+    let server = gateway(&network);
+    bed.sleeper("web", &["--network", &network]);
+    bed.sleeper("asker", &["--network", &network]);
+    let name = format!("{}.default.svc.internal.", bed.name("web"));
+    let ask = || nslookup(&bed.name("asker"), &name, &server);
+
+    let mut between = Between::absent();
+    let docker_host = format!("unix://{}", between.path.display());
+    let home = Home::new(&["--dns", &format!("{server}:53"), "--docker-host", &docker_host]);
+    let _agent = home.start();
+    let said = eventually("it is answered", || Some(ask()).filter(|said| !said.contains("timed out")));
+    assert!(said.contains("SERVFAIL") && !said.contains("REFUSED"), "{said}");
+    between.restore();
+    let ip = address(&bed.name("web"));
+    eventually("it is told", || Some(ask()).filter(|said| said.contains(&format!(": {ip}"))));
 }
 
 #[test]

@@ -44,7 +44,8 @@ async fn services_are_grouped_with_the_field_names_of_the_records() {
     let instance = |host: &str, number: usize, phase: &str| {
         serde_json::json!({
             "host": host, "container": format!("{number:012x}"), "name": format!("shop-web-{number}"), "image": "web:1",
-            "phase": phase, "health": "none", "tags": ["a"], "weight": 1,
+            "phase": phase, "health": "none",
+            "service": "web", "namespace": "shop", "tags": ["a"], "weight": 1,
             "ports": [{ "name": "http", "port": 80, "proto": "tcp",
                         "published": [{ "ip": "0.0.0.0", "port": 8080, "chosen": true }] }],
             "networks": [{ "id": "n1", "name": "shop_default", "driver": "bridge", "scope": "local", "internal": false,
@@ -395,7 +396,7 @@ async fn leave_goes_over_the_control_socket_of_its_owner_alone() {
             split(&answer)
         }
     };
-    assert_eq!(ask("POST /v1/leave HTTP/1.0\r\n\r\n").await, (200, "{\"left\":true}".to_owned()));
+    assert_eq!(ask("POST /v1/leave HTTP/1.0\r\n\r\n").await, (200, r#"{"host":"a","left":true}"#.to_owned()));
     assert!(told.recv().await.is_some());
     assert_eq!(ask("GET /v1/leave HTTP/1.0\r\n\r\n").await.0, 405);
     assert_eq!(ask("GET /v1/services HTTP/1.0\r\n\r\n").await.0, 404);

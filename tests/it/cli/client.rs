@@ -195,6 +195,12 @@ async fn leave_tells_how_it_went() {
         let output = output.await.expect("in time").expect("the binary starts");
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(code), text));
         assert!(output.stdout.is_empty());
+        for (form, data) in [("json", "{\"host\":\"a\",\"left\":true}\n"), ("name", "a\n"), ("table", "")] {
+            let output = timeout(DEADLINE, command(&["leave", "--control", socket, "-o", form], "").output());
+            let output = output.await.expect("in time").expect("the binary starts");
+            let data = if code == 0 { data } else { "" };
+            assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(code), data));
+        }
         task.abort();
         let _ = task.await;
     }

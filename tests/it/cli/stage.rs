@@ -167,6 +167,9 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
             let _ = done.send(outcome.clone());
         }
     });
-    let task = tokio::spawn(async move { match serve_control(socket, control(leave), Limits::default()).await {} });
+    let task =
+        tokio::spawn(
+            async move { match serve_control(socket, control(host_id("a"), leave), Limits::default()).await {} },
+        );
     (task, told)
 }

@@ -126,6 +126,31 @@ async fn no_more_than_so_many_questions_of_a_connection_wait() {
     assert_eq!(ids, [0, 1, 2, 3]);
 }
 
+/// What had come when the limit was reached, what had come in part, and what comes later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_at_its_limit_is_read_from_again() {
+    let (gate, upstream) = gated().await;
+    let limits = Limits { tcp_in_flight: 2, ..limits() };
+    let server = Server::forwarding(limits, Upstreams::Fixed(vec![upstream.address])).await;
+    let mut connection = Connection::open(CLIENT, server.address).unwrap();
+    let slow = (0..2).map(|id| framed(&query(id, "www.example.org.", RecordType::A)));
+    let quick = (2..5).map(|id| framed(&web_with(id)));
+    let last = framed(&web_with(5));
+    let (part, rest) = last.split_at(5);
+    let all: Vec<u8> = slow.chain(quick).chain([part.to_vec()]).flatten().collect();
+    connection.0.write_all(&all).unwrap();
+    eventually("two are being forwarded", || server.count(Counter::Forwarded) == 2).await;
+    assert_eq!(server.count(Counter::TcpQueries), 2);
+    gate.open();
+    let mut ids: Vec<u16> = (0..5).map(|_| decode(&connection.receive().unwrap()).metadata.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2, 3, 4]);
+    connection.0.write_all(rest).unwrap();
+    assert_eq!(decode(&connection.receive().unwrap()).metadata.id, 5);
+    assert_eq!(addresses(&connection.ask(&web_with(6)).unwrap()), WEB);
+    assert_eq!(server.count(Counter::TcpQueries), 7);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_clients_connections_leave_room_for_others() {
     let server = Server::start(limits()).await;

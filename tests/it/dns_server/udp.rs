@@ -91,6 +91,31 @@ async fn who_is_not_on_the_list_is_refused_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_docker_is_listed_nobody_is_refused_and_nobody_unknown_is_told_anything() {
+    let upstream = Upstream::helpful().await;
+    let server = Server::forwarding(Limits::default(), Upstreams::Fixed(vec![upstream.address])).await;
+    server.shared.set_access(Arc::new(AccessList::only(["127.0.0.1/32".parse().unwrap()])));
+    server.shared.set_local(Arc::default());
+    let questions = [web(), query(3, "web.", RecordType::A), query(4, "www.example.org.", RecordType::A)];
+    let check = |code| {
+        for packet in &questions {
+            let over_udp = ask(OTHER, server.address, packet).unwrap();
+            let mut connection = Connection::open(OTHER, server.address).unwrap();
+            let over_tcp = connection.ask(packet).unwrap();
+            assert_eq!((rcode(&over_udp), rcode(&over_tcp)), (code, code));
+            assert!(over_udp.len() <= packet.len() && decode(&over_tcp).answers.is_empty() && connection.is_closed());
+        }
+    };
+    check(ResponseCode::ServFail);
+    assert_eq!((server.count(Counter::StayedUnknown), server.count(Counter::NotPermitted)), (6, 0));
+    server.assert_answers(CLIENT);
+    server.shared.set_local(Arc::new(Local { listed: true, ..Local::default() }));
+    check(ResponseCode::Refused);
+    assert_eq!((server.count(Counter::StayedUnknown), server.count(Counter::NotPermitted)), (6, 6));
+    assert_eq!(server.forwarder.counts().asked, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_of_others_are_forwarded() {
     let upstream = Upstream::helpful().await;
     let server = Server::forwarding(Limits::default(), Upstreams::Fixed(vec![upstream.address])).await;

@@ -1,0 +1,133 @@
+//! What about this host keeps names from working as well as they could, though nothing of ours is broken: told as
+//! problems, each with its fix, and once in the log.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::warn;
+
+use crate::{
+    dns::{forward, server::BindState},
+    model::{Local, Problem},
+};
+
+/// How often resolv.conf is looked at, as often as for our own upstreams.
+const REREAD: Duration = Duration::from_secs(5);
+
+/// Looks at the host, and again whenever something has changed.
+pub(super) struct Surroundings {
+    /// The file that dockerd reads, too.
+    pub(super) resolv_conf: PathBuf,
+    pub(super) local: watch::Receiver<Arc<Local>>,
+    pub(super) bound: watch::Receiver<Arc<BTreeMap<SocketAddr, BindState>>>,
+    pub(super) problems: watch::Sender<Arc<Vec<Problem>>>,
+}
+
+impl Surroundings {
+    pub(super) async fn follow(mut self) -> Result<()> {
+        let resolved = forward::Options::default().resolved;
+        let mut ticks = interval(REREAD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = self.local.changed() => changed?,
+                changed = self.bound.changed() => changed?,
+            }
+            let mut found: Vec<Problem> = unproven(&self.local.borrow_and_update()).into_iter().collect();
+            // A file that cannot be read is a problem of the forwarder, if it is one at all.
+            if let Ok((path, servers)) = forward::name_servers(&self.resolv_conf, &resolved) {
+                let bound = self.bound.borrow_and_update();
+                let bound = bound.iter().filter(|(_, state)| matches!(state, BindState::Bound { .. }));
+                found.extend(circles(path, &servers, &bound.map(|(address, _)| *address).collect::<Vec<_>>()));
+            }
+            self.problems.send_if_modified(|known| {
+                let is_new = |problem: &&Problem| known.iter().all(|known| known.place != problem.place);
+                for Problem { place, found, expected } in found.iter().filter(is_new) {
+                    warn!(place, found, "{expected}");
+                }
+                let changed = **known != found;
+                *known = Arc::new(found);
+                changed
+            });
+        }
+    }
+}
+
+/// Published ports that are not offered to other bridges, because it cannot be seen who holds them.
+fn unproven(local: &Local) -> Option<Problem> {
+    let ports: Vec<String> = local.unproven.iter().map(|(proto, port)| format!("{port}/{}", proto.as_str())).collect();
+    let expected = "the engine's processes in sight of the agent (`pid: host` in Compose, `--pid host`): until then \
+                    these ports are not offered to containers on other bridges of this host, for without docker-proxy \
+                    they would be dropped";
+    (!ports.is_empty()).then(|| Problem::new("published ports", &ports.join(" "), expected))
+}
+
+/// Name servers by which dockerd would pass containers' questions on to us. It asks those on loopback from the host's
+/// own network, so that every container looks like this host.
+fn circles(path: &Path, servers: &[SocketAddr], bound: &[SocketAddr]) -> Vec<Problem> {
+    let is_ours = |server: &SocketAddr| {
+        let wildcard = |ours: &SocketAddr| ours.ip().is_unspecified() && ours.is_ipv4() == server.is_ipv4();
+        bound.iter().any(|ours| ours.port() == server.port() && (ours.ip() == server.ip() || wildcard(ours)))
+    };
+    let problem = |server: &SocketAddr| {
+        Problem::new(
+            format!("{}, nameserver {}", path.display(), server.ip()),
+            "this agent's own listener on loopback",
+            "containers that are given the gateway of a bridge or another fixed address of this host, by `--dns` or by \
+             `dns` in daemon.json: Docker asks servers on loopback from the host itself, so that nobody can tell which \
+             container asks",
+        )
+    };
+    servers.iter().filter(|server| server.ip().is_loopback() && is_ours(server)).map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Proto;
+
+    #[test]
+    fn docker_would_ask_us_by_loopback_addresses_that_we_listen_on() {
+        let rows = [
+            // name servers of the host, where we listen, those that are told
+            ("127.0.0.1:53", "127.0.0.1:53", "127.0.0.1"),
+            ("127.0.0.1:53", "0.0.0.0:53", "127.0.0.1"),
+            ("[::1]:53", "[::]:53", "::1"),
+            ("[::1]:53", "0.0.0.0:53", ""),
+            ("10.0.0.1:53 127.0.0.5:53 127.0.0.6:53", "127.0.0.5:53 127.0.0.6:53", "127.0.0.5 127.0.0.6"),
+            ("127.0.0.1:53", "127.0.0.1:5300", ""),
+            ("127.0.0.53:53", "127.0.0.1:53", ""),
+            // Not on loopback: asked from inside the container, whose address we see.
+            ("172.17.0.1:53", "172.17.0.1:53", ""),
+            ("172.17.0.1:53", "0.0.0.0:53", ""),
+            ("", "127.0.0.1:53", ""),
+        ];
+        let parse = |text: &str| text.split_whitespace().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        for (servers, bound, told) in rows {
+            let problems = circles("/etc/resolv.conf".as_ref(), &parse(servers), &parse(bound));
+            let places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
+            let expected: Vec<String> =
+                told.split_whitespace().map(|ip| format!("/etc/resolv.conf, nameserver {ip}")).collect();
+            assert_eq!(places, expected, "{servers} while we listen on {bound}");
+        }
+    }
+
+    #[test]
+    fn ports_whose_holder_is_hidden_are_named() {
+        let mut local = Local::default();
+        assert_eq!(unproven(&local), None);
+        local.unproven = Arc::new([(Proto::Tcp, 8080), (Proto::Udp, 53)].into());
+        assert_eq!(unproven(&local).unwrap().found, "8080/tcp 53/udp");
+    }
+}
