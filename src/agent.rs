@@ -33,17 +33,14 @@ use crate::{
     api::{ApiState, ResolveError, ResolveReply, ResolveRequest, http},
     config::{Config, OnTerm, Registry, Upstreams},
     dns::{
-        access::AccessList,
         answer::{Settings, Snapshot},
         forward::{self, Forwarder},
-        listen::{Listen, wanted},
+        listen::Listen,
         name::Apex,
-        server::{self, BindState, Limits, Shared, may_bind_53},
-        zone::Zone,
+        server::{self, BindState, Limits, Shared},
     },
     model::{Catalog, Desired, Local, Problem, Session},
     registry::{
-        catalog::{self, Own},
         driver::{self, Backend, Command},
         etcd::{self, Etcd},
         memory::Store,
@@ -59,9 +56,11 @@ mod advertise;
 mod facts;
 mod resolve;
 mod route;
+mod snapshots;
 mod surroundings;
 
 use route::{Advertised, Advertiser, Route};
+use snapshots::{Snapshots, on_one_thread};
 use surroundings::Surroundings;
 
 /// How long withdrawing may take at the end before the agent ends all the same; the names then leave with the lease.
@@ -412,34 +411,6 @@ fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = Resul
     tasks.spawn(async move { (name, task.await) });
 }
 
-/// Runs a loop on a thread of its own, with everything that it waits for. The way from a Docker event to an answer is such
-/// a loop: handing over from one processor to another at each hop takes longer than all the work in between, and on a
-/// host where a container is starting each may have to wait for its turn.
-///
-/// The thread ends with the loop, or when what this returns is dropped.
-async fn on_one_thread<F>(work: impl FnOnce() -> F + Send + 'static) -> Result<()>
-where
-    F: Future<Output = Result<()>>,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (tell, told) = oneshot::channel();
-    std::thread::Builder::new().name("follow".into()).spawn(move || {
-        let mut tell = tell;
-        let ended = runtime.block_on(async {
-            tokio::select! {
-                ended = work() => Some(ended),
-                () = tell.closed() => None,
-            }
-        });
-        if let Some(ended) = ended {
-            // Nobody listens any more when the agent is ending.
-            let _ended = tell.send(ended);
-        }
-        runtime.shutdown_background();
-    })?;
-    told.await.context("its thread has died")?
-}
-
 fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
     let (zone, local) = (shared.zone(), shared.local());
     let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
@@ -452,87 +423,4 @@ async fn withdraw(mut leaves: mpsc::Receiver<http::Leave>, commands: mpsc::Sende
         commands.send(Command::Leave(leave)).await?;
     }
     bail!("the control socket is gone")
-}
-
-/// The loop that turns what is known into what is served: one merge, one zone, one swap for each change.
-struct Snapshots {
-    shared: Arc<Shared>,
-    allow: Vec<ipnet::IpNet>,
-    listens: Vec<Listen>,
-    own: Own,
-    desired: watch::Receiver<Arc<Desired>>,
-    local: watch::Receiver<Arc<Local>>,
-    view: watch::Receiver<Arc<View>>,
-    session: watch::Receiver<Arc<Session>>,
-    served: watch::Sender<Arc<Desired>>,
-    catalog: watch::Sender<Arc<Catalog>>,
-    wanted: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
-}
-
-impl Snapshots {
-    fn of(agent: &Agent) -> Self {
-        let session = Session::clone(&agent.session.1.borrow());
-        Self {
-            shared: Arc::clone(&agent.shared),
-            allow: agent.config.allow.value.clone(),
-            listens: agent.listens.clone(),
-            own: Own { host: agent.identity.host.clone(), session },
-            desired: agent.desired.1.clone(),
-            local: agent.local.1.clone(),
-            view: agent.view.1.clone(),
-            session: agent.session.1.clone(),
-            served: agent.served.0.clone(),
-            catalog: agent.catalog.0.clone(),
-            wanted: agent.wanted.0.clone(),
-        }
-    }
-
-    async fn follow(mut self) -> Result<()> {
-        let port_53 = may_bind_53();
-        let (mut catalog, mut zone) = (Arc::<Catalog>::default(), Arc::<Zone>::default());
-        let mut known_local = None;
-        self.local.mark_changed();
-        loop {
-            tokio::select! {
-                biased;
-                changed = self.desired.changed() => changed?,
-                changed = self.local.changed() => changed?,
-                changed = self.view.changed() => changed?,
-                changed = self.session.changed() => changed?,
-            }
-            let local = Arc::clone(&self.local.borrow_and_update());
-            let local_changed = known_local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &local));
-            self.own.session = Session::clone(&self.session.borrow_and_update());
-            let view = Arc::clone(&self.view.borrow_and_update());
-            let desired = Arc::clone(&self.desired.borrow_and_update());
-            let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
-            let access_changed = local_changed || AccessList::is_affected(&catalog, &merged);
-            // In this order: who may ask before that Docker was listed, which says that the list is complete; and an
-            // asker before names that only it may see.
-            if access_changed {
-                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
-            }
-            if local_changed {
-                self.shared.set_local(Arc::clone(&local));
-            }
-            zone = Arc::new(zone.update(&catalog, &merged));
-            self.shared.set_zone(Arc::clone(&zone));
-            // Only now others are told: the own host answers first, and encoding and writing do not hold it up.
-            self.served.send_if_modified(|served| {
-                let differs = !Arc::ptr_eq(served, &desired);
-                *served = Arc::clone(&desired);
-                differs
-            });
-            if access_changed {
-                let wanted = Arc::new(wanted(&self.listens, &local, port_53));
-                self.wanted.send_if_modified(|known| {
-                    let differs = *known != wanted;
-                    *known = wanted;
-                    differs
-                });
-            }
-            self.catalog.send_replace(Arc::clone(&merged));
-            (catalog, known_local) = (merged, Some(local));
-        }
-    }
 }

@@ -1,0 +1,135 @@
+//! What is known → what is served: the loop that merges both flows, and the thread it shares with the loop that follows
+//! Docker.
+
+use std::{collections::BTreeSet, future::Future, net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use tokio::sync::{oneshot, watch};
+
+use super::Agent;
+use crate::{
+    dns::{
+        access::AccessList,
+        listen::{Listen, wanted},
+        server::{Shared, may_bind_53},
+        zone::Zone,
+    },
+    model::{Catalog, Desired, Local, Session},
+    registry::{
+        catalog::{self, Own},
+        mirror::View,
+    },
+};
+
+/// The loop that turns what is known into what is served: one merge, one zone, one swap for each change.
+pub(super) struct Snapshots {
+    shared: Arc<Shared>,
+    allow: Vec<ipnet::IpNet>,
+    listens: Vec<Listen>,
+    own: Own,
+    desired: watch::Receiver<Arc<Desired>>,
+    local: watch::Receiver<Arc<Local>>,
+    view: watch::Receiver<Arc<View>>,
+    session: watch::Receiver<Arc<Session>>,
+    served: watch::Sender<Arc<Desired>>,
+    catalog: watch::Sender<Arc<Catalog>>,
+    wanted: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
+}
+
+impl Snapshots {
+    /// Joined to the agent's channels.
+    pub(super) fn of(agent: &Agent) -> Self {
+        let session = Session::clone(&agent.session.1.borrow());
+        Self {
+            shared: Arc::clone(&agent.shared),
+            allow: agent.config.allow.value.clone(),
+            listens: agent.listens.clone(),
+            own: Own { host: agent.identity.host.clone(), session },
+            desired: agent.desired.1.clone(),
+            local: agent.local.1.clone(),
+            view: agent.view.1.clone(),
+            session: agent.session.1.clone(),
+            served: agent.served.0.clone(),
+            catalog: agent.catalog.0.clone(),
+            wanted: agent.wanted.0.clone(),
+        }
+    }
+
+    /// Ends only with the agent.
+    pub(super) async fn follow(mut self) -> Result<()> {
+        let port_53 = may_bind_53();
+        let (mut catalog, mut zone) = (Arc::<Catalog>::default(), Arc::<Zone>::default());
+        let mut known_local = None;
+        self.local.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.desired.changed() => changed?,
+                changed = self.local.changed() => changed?,
+                changed = self.view.changed() => changed?,
+                changed = self.session.changed() => changed?,
+            }
+            let local = Arc::clone(&self.local.borrow_and_update());
+            let local_changed = known_local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &local));
+            self.own.session = Session::clone(&self.session.borrow_and_update());
+            let view = Arc::clone(&self.view.borrow_and_update());
+            let desired = Arc::clone(&self.desired.borrow_and_update());
+            let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
+            let access_changed = local_changed || AccessList::is_affected(&catalog, &merged);
+            // In this order: who may ask before that Docker was listed, which says that the list is complete; and an
+            // asker before names that only it may see.
+            if access_changed {
+                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+            }
+            if local_changed {
+                self.shared.set_local(Arc::clone(&local));
+            }
+            zone = Arc::new(zone.update(&catalog, &merged));
+            self.shared.set_zone(Arc::clone(&zone));
+            // Only now others are told: the own host answers first, and encoding and writing do not hold it up.
+            self.served.send_if_modified(|served| {
+                let differs = !Arc::ptr_eq(served, &desired);
+                *served = Arc::clone(&desired);
+                differs
+            });
+            if access_changed {
+                let wanted = Arc::new(wanted(&self.listens, &local, port_53));
+                self.wanted.send_if_modified(|known| {
+                    let differs = *known != wanted;
+                    *known = wanted;
+                    differs
+                });
+            }
+            self.catalog.send_replace(Arc::clone(&merged));
+            (catalog, known_local) = (merged, Some(local));
+        }
+    }
+}
+
+/// Runs a loop on a thread of its own, with everything that it waits for. The way from a Docker event to an answer is such
+/// a loop: handing over from one processor to another at each hop takes longer than all the work in between, and on a
+/// host where a container is starting each may have to wait for its turn.
+///
+/// The thread ends with the loop, or when what this returns is dropped.
+pub(super) async fn on_one_thread<F>(work: impl FnOnce() -> F + Send + 'static) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("follow".into()).spawn(move || {
+        let mut tell = tell;
+        let ended = runtime.block_on(async {
+            tokio::select! {
+                ended = work() => Some(ended),
+                () = tell.closed() => None,
+            }
+        });
+        if let Some(ended) = ended {
+            // Nobody listens any more when the agent is ending.
+            let _ended = tell.send(ended);
+        }
+        runtime.shutdown_background();
+    })?;
+    told.await.context("its thread has died")?
+}
