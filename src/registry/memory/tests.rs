@@ -87,6 +87,28 @@ fn the_embedded_store_forgets_its_oldest_revisions_and_says_so() {
 }
 
 #[test]
+fn a_restored_store_goes_back_but_its_leases_begin_anew_and_none_comes_twice() {
+    let mut store = Store::new(7);
+    let kept = grant(&mut store, NOW, 10);
+    store.call(NOW, &txn(vec![put("a", "1", kept)])).unwrap();
+    let backup = store.clone();
+    let lost = grant(&mut store, NOW, 60);
+    store.call(NOW, &txn(vec![put("a", "2", lost)])).unwrap();
+    store.restore(backup.clone(), at(20));
+    assert_eq!((store.header(), store.next_expiry()), (backup.header(), Some(at(30))));
+    assert!(![kept, lost].contains(&grant(&mut store, at(20), 60)));
+    store.expire(at(30));
+    assert_eq!(
+        store.call(at(30), &Request::KeepAlive { lease: lost }).map(|reply| match reply {
+            Reply::Alive { ttl, .. } => ttl,
+            _ => -1,
+        }),
+        Ok(0)
+    );
+    assert_eq!(store.revision(), backup.revision() + 1, "what hung on the lease has gone with it");
+}
+
+#[test]
 fn lease_ids_of_different_clusters_differ() {
     for cluster in [0, 1, u64::MAX, 1 << 38] {
         let (mut one, mut other) = (Store::new(cluster), Store::new(cluster.wrapping_add(1)));
