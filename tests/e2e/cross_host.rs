@@ -1,6 +1,8 @@
 //! One service, replicas on three hosts: what a container on host A is told, and that every address it is told opens.
 
-use super::bed::{A, B, C, Container, HOSTS, addresses, eventually, everywhere, expect, targets, unique, unique_port};
+use super::bed::{
+    A, B, C, Container, HOSTS, Network, addresses, eventually, everywhere, expect, targets, unique, unique_port,
+};
 use super::dns::Answer;
 use hickory_proto::rr::RecordType;
 
@@ -85,12 +87,16 @@ fn on_the_same_network_a_service_answers_with_the_containers_own_address_and_it_
 #[test]
 fn equal_subnets_on_different_hosts_are_not_one_network() {
     let (service, port) = (unique("subnet"), unique_port());
-    // The same name, the same pool: both networks are 172.20.x.0/24, and the two containers share an address.
-    let (on_a, on_b) = (A.network(&unique("net")), B.network(&unique("net")));
+    // Outside of the pools that Docker takes from, so that it is free on both.
+    let [on_a, on_b] = [A, B].map(|host| {
+        let name = unique("net");
+        host.docker(&["network", "create", "--subnet", "172.29.29.0/24", &name]);
+        Network { host, name }
+    });
     let client = A.run(&unique("client"), &["--network", &on_a.name]);
     let (label, publish) = (format!("portolan.service={service}"), format!("{port}:80"));
     let far = B.run(&unique("r"), &["--label", &label, "-p", &publish, "--network", &on_b.name]);
-    assert_eq!(client.address(&on_a.name), far.address(&on_b.name), "the bed gives both hosts the same pools");
+    assert_eq!(client.address(&on_a.name), far.address(&on_b.name), "two containers with one address");
 
     let name = format!("{service}.svc.internal");
     expect("the client is given the other host", &addresses([B]), || client.ask(&name, "A"));

@@ -369,6 +369,6 @@ async fn a_stream_that_is_silent_or_nonsense_is_made_up_for_by_lists() {
         follower.publishes(&bed.name("web"), has_address).await;
         docker(&["rm", "-f", &bed.name("web")]);
         follower.withdraws(&bed.name("web")).await;
-        assert!(follower.status.borrow().resyncs > 0, "it is noticed");
+        follower.status("it is noticed", |status| status.resyncs > 0).await;
     }
 }
