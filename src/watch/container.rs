@@ -10,7 +10,7 @@
 //!   the container is inspected. It only removes containers which it does not know.
 //!
 //! A start is the one event that brings something before an answer: what is known of the container by then, see
-//! [`presume`]. `die`, `destroy` and `disconnect` take effect before any question is answered, because the next container is given
+//! `presume.rs`. `die`, `destroy` and `disconnect` take effect before any question is answered, because the next container is given
 //! the freed address. Nothing here knows time or Docker's API: [`Containers::apply`] returns [`Wish`]es, and
 //! `docker.rs` carries them out.
 
