@@ -10,8 +10,9 @@ need() { # COMMAND PACKAGE
 }
 need protoc protobuf-compiler
 # The compiler's own definitions, which it looks for beside itself; Debian keeps them in a package that is only recommended.
-protoc=$(command -v protoc || echo /usr/bin/protoc)
-[ -e "${protoc%/bin/protoc}/include/google/protobuf/descriptor.proto" ] || missing+=(libprotobuf-dev)
+# A compiler from elsewhere is its owner's affair.
+if [ "$(command -v protoc || echo /usr/bin/protoc)" = /usr/bin/protoc ] &&
+    [ ! -e /usr/include/google/protobuf/descriptor.proto ]; then missing+=(libprotobuf-dev); fi
 need etcd etcd-server
 need etcdctl etcd-client
 need dig bind9-dnsutils

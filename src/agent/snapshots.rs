@@ -102,6 +102,8 @@ impl Snapshots {
             }
             self.catalog.send_replace(Arc::clone(&merged));
             (catalog, known_local) = (merged, Some(local));
+            // A registry that changes all the time must not keep Docker's events waiting, which share this thread.
+            tokio::task::yield_now().await;
         }
     }
 }

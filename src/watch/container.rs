@@ -4,7 +4,8 @@
 //! answer may be overtaken by events, so each question has an order in time:
 //!
 //! * An inspect is asked with a [`Ticket`]. Every later event of that container voids the ticket and asks anew, so
-//!   an answer is taken only if nothing happened to its container since it was asked.
+//!   an answer is taken only if nothing happened to its container since it was asked. (What its creation asked for tells
+//!   its configuration only, which a connect does not change.)
 //! * A list, and a network's inspect, carry the [`Moment`] they were asked at. They say nothing about a container
 //!   (on that network) which had an event since. A list never changes a container: where it differs from what is held,
 //!   the container is inspected. It only removes containers which it does not know.
@@ -126,6 +127,8 @@ pub struct Changes {
     pub askers: bool,
     /// Published ports may differ.
     pub bindings: bool,
+    /// The host's networks differ.
+    pub networks: bool,
     /// What a list found on a living connection though no event told it, then or a while later.
     pub unheard: u32,
 }
@@ -154,8 +157,8 @@ pub struct Containers {
     following: bool,
     /// What a list showed though no event had told it. Its event may only be slower; `true`: it has had its time.
     suspects: BTreeMap<ShortId, bool>,
-    /// Where ports appear that are published without an address, by network.
-    anywhere: BTreeMap<NetworkId, Box<[IpAddr]>>,
+    /// Networks whose containers were seen to publish ports, each with where those appear that name no address.
+    publishing: BTreeMap<NetworkId, Box<[IpAddr]>>,
     changes: Changes,
 }
 
@@ -225,8 +228,11 @@ impl Containers {
                 vec![self.prepare(&id)]
             }
             Event::Started { id, newest } => {
+                // An inspect under way was asked for a reason: what is held may be of before that.
+                let in_doubt =
+                    self.entries.get(&id.short()).is_some_and(|entry| entry.awaiting.is_some() || entry.failed);
                 self.touch(&id);
-                if newest {
+                if newest && !in_doubt {
                     self.presume(id.short());
                 }
                 vec![self.ask(&id, Cause::Event)]
@@ -294,6 +300,8 @@ impl Containers {
                 self.looking.clear();
                 self.following = false;
                 self.suspects.clear();
+                // The engine may come back with another configuration.
+                self.publishing.clear();
                 for entry in self.entries.values_mut() {
                     entry.preparing = None;
                     entry.failed |= entry.awaiting.take().is_some();
@@ -419,9 +427,11 @@ impl Containers {
         if entry.failure.take().is_some() {
             self.changes.containers.insert(id);
         }
+        self.learn(&inspected);
+        let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.inspected.as_ref() == Some(&inspected) {
             self.settle(id);
-            return Vec::new();
+            return self.look_for_place(id).into_iter().collect();
         }
         if cause == Cause::Check {
             self.suspects.entry(id).or_default();
@@ -433,18 +443,23 @@ impl Containers {
         for endpoint in inspected.endpoints.iter().filter(|endpoint| !endpoint.ips.is_empty()) {
             entry.places.insert(endpoint.network.clone(), Place { ips: endpoint.ips.clone(), moved: entry.touched });
         }
-        let unplaced = alive && gateway.is_none_or(|gateway| !entry.places.contains_key(&gateway));
-        let overlay = inspected.endpoints.iter().any(|endpoint| {
-            self.networks.get(&endpoint.network).is_some_and(|network| network.driver == Driver::Overlay)
-        });
-        self.learn(&inspected);
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.inspected = Some(inspected);
-        }
+        entry.inspected = Some(inspected);
         self.changes.touch(id);
         self.changes.bindings = true;
         self.settle(id);
-        (unplaced && overlay).then(|| self.look_at_gateway()).flatten().into_iter().collect()
+        self.look_for_place(id).into_iter().collect()
+    }
+
+    /// Asks for docker_gwbridge if the container must have a place there, and none is known.
+    fn look_for_place(&mut self, id: ShortId) -> Option<Wish> {
+        let gateway = self.gateway_bridge();
+        let entry = self.entries.get(&id)?;
+        let inspected = entry.inspected.as_ref().filter(|inspected| inspected.state.is_alive())?;
+        let overlay = inspected.endpoints.iter().any(|endpoint| {
+            self.networks.get(&endpoint.network).is_some_and(|network| network.driver == Driver::Overlay)
+        });
+        let placed = gateway.is_some_and(|gateway| entry.places.contains_key(&gateway));
+        if overlay && !placed { self.look_at_gateway() } else { None }
     }
 
     fn failed(&mut self, ticket: Ticket, id: &ContainerId, error: &str) {
@@ -592,7 +607,7 @@ impl Containers {
     }
 
     fn remove_network(&mut self, id: &NetworkId) {
-        self.anywhere.remove(id);
+        self.publishing.remove(id);
         if self.networks.remove(id).is_some() {
             self.networks_changed(id);
         }
@@ -602,6 +617,7 @@ impl Containers {
         let on = |entry: &Entry| {
             entry.inspected.as_ref().is_some_and(|held| held.endpoints.iter().any(|endpoint| endpoint.network == *id))
         };
+        self.changes.networks = true;
         self.changes.containers.extend(self.entries.iter().filter(|(_, entry)| on(entry)).map(|(id, _)| *id));
         self.changes.askers = true;
     }

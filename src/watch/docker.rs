@@ -3,7 +3,13 @@
 //! GET only, so that a read-only socket proxy is enough. Nothing is decided here but when to reconnect: see
 //! [`Containers`] for what is believed.
 
-use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
@@ -25,7 +31,7 @@ use super::{
     desired, host,
     replay::Replay,
 };
-use crate::model::{Desired, Local};
+use crate::model::{Desired, Local, Proto};
 
 mod decode;
 mod request;
@@ -152,6 +158,7 @@ pub async fn follow(options: Options, outputs: Outputs) {
         containers: Containers::default(),
         replay: Replay::default(),
         host: HostFacts::default(),
+        ports: BTreeSet::new(),
         desired: Arc::default(),
         local: Arc::default(),
     };
@@ -215,6 +222,8 @@ struct Follower {
     containers: Containers,
     replay: Replay,
     host: HostFacts,
+    /// The published ports as of the last look at the host.
+    ports: BTreeSet<(Proto, u16)>,
     desired: Arc<Desired>,
     local: Arc<Local>,
 }
@@ -329,11 +338,7 @@ impl Follower {
                 });
                 Ok(self.containers.apply(event))
             }
-            Answer::Network(event) => {
-                // A bridge that is new has an address of the host.
-                self.read_host(connection);
-                Ok(self.containers.apply(event))
-            }
+            Answer::Network(event) => Ok(self.containers.apply(event)),
             Answer::List(event) => {
                 connection.listing = false;
                 let wishes = self.containers.apply(event);
@@ -442,7 +447,14 @@ impl Follower {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
         }
-        if changes.bindings {
+        let ports: BTreeSet<_> = match changes.bindings {
+            true => self.containers.bindings().map(|binding| (binding.proto, binding.at.port)).collect(),
+            false => std::mem::take(&mut self.ports),
+        };
+        let ports_changed = changes.bindings && ports != self.ports;
+        self.ports = ports;
+        // Who holds a port is seen from outside; and a bridge that is new has an address of the host.
+        if ports_changed || changes.networks {
             self.read_host(connection);
         }
         (changes.unheard > 0).then(|| {

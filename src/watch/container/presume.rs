@@ -5,9 +5,10 @@
 //! life; its addresses from the networks' inspects at `connect`; its published ports where the operator wrote their
 //! numbers. So `start` is answered with what is known, and the inspect that it asks for confirms that or puts it right.
 //!
-//! Nothing is guessed. A container is presumed only if each part is known for sure: Docker chooses no port, each of its
-//! networks has shown its address since it connected, the engine has been listed on this connection, and no event waits
-//! behind the start. Else the inspect is waited for, as for everything that is not a start.
+//! Nothing is guessed. A container is presumed only if each part is known for sure: Docker chooses no port, its one network
+//! was seen to publish ports if it has any, each of its networks has shown its address since it connected, no inspect of it
+//! is under way, the engine has been listed on this connection, and no event waits behind the start. Else the inspect is
+//! waited for, as for everything that is not a start.
 
 use std::net::IpAddr;
 
@@ -45,14 +46,14 @@ impl Containers {
         self.changes.touch(id);
     }
 
-    /// Learns how the engine shows a port that was published without an address: `0.0.0.0`, or `::` as well. It depends
-    /// on the kernel, the engine's version and the network.
+    /// Learns that ports of containers on this network are published, which is not so on every network, and where one that
+    /// names no address appears: at `0.0.0.0`, or at `::` as well. It depends on the kernel, the engine and the network.
     pub(super) fn learn(&mut self, inspected: &Inspected) {
         let [endpoint] = inspected.endpoints.as_slice() else { return };
-        if !inspected.state.is_alive() {
+        if !inspected.state.is_alive() || !self.networks.contains_key(&endpoint.network) {
             return;
         }
-        for request in inspected.requested.iter().filter(|request| request.ip.is_none()) {
+        for request in &inspected.requested {
             let shown: Box<[IpAddr]> = inspected
                 .bindings
                 .iter()
@@ -60,9 +61,14 @@ impl Containers {
                 .filter(|binding| request.number == Some(binding.at.port))
                 .map(|binding| binding.at.ip)
                 .collect();
-            let known = self.networks.contains_key(&endpoint.network);
-            if known && !shown.is_empty() {
-                self.anywhere.insert(endpoint.network.clone(), shown);
+            match request.ip {
+                None if !shown.is_empty() => {
+                    self.publishing.insert(endpoint.network.clone(), shown);
+                }
+                Some(ip) if shown.contains(&ip) => {
+                    self.publishing.entry(endpoint.network.clone()).or_default();
+                }
+                _ => {}
             }
         }
     }
@@ -101,11 +107,12 @@ impl Containers {
         let mut bindings = Vec::new();
         for request in &config.requested {
             let port = request.number?;
-            let ips: &[IpAddr] = match (&request.ip, endpoints) {
-                (Some(ip), _) => std::slice::from_ref(ip),
-                (None, [endpoint]) => self.anywhere.get(&endpoint.network)?,
-                (None, _) => return None,
-            };
+            let [endpoint] = endpoints else { return None };
+            let anywhere = self.publishing.get(&endpoint.network)?;
+            let ips = request.ip.as_ref().map_or(&**anywhere, std::slice::from_ref);
+            if ips.is_empty() {
+                return None;
+            }
             let published = ips.iter().map(|ip| Published { ip: *ip, port, chosen: true });
             bindings.extend(published.map(|at| Binding { port: request.port, proto: request.proto, at }));
         }

@@ -90,6 +90,9 @@ pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Insp
     let test = config.healthcheck.and_then(|check| check.test).unwrap_or_default();
     let unchecked = test.first().is_some_and(|kind| kind == "NONE");
     let configured = host.port_bindings.unwrap_or_default();
+    let exposed: BTreeSet<_> =
+        config.exposed_ports.unwrap_or_default().iter().filter_map(|port| container_port(port)).collect();
+    let every = host.publish_all_ports.unwrap_or_default().then(|| exposed.clone());
     Inspected {
         id,
         name: answer.name.as_deref().unwrap_or_default().trim_start_matches('/').into(),
@@ -106,8 +109,8 @@ pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Insp
         stop_timeout: config.stop_timeout,
         network_mode: NetworkMode::parse(host.network_mode.as_deref().unwrap_or_default()),
         endpoints: endpoints(network.networks),
-        exposed: config.exposed_ports.unwrap_or_default().iter().filter_map(|port| container_port(port)).collect(),
-        requested: requested(&configured),
+        exposed,
+        requested: requested(&configured, every.as_ref()),
         bindings: bindings(network.ports, &configured),
     }
 }
@@ -215,9 +218,10 @@ fn container_port(text: &str) -> Option<(u16, Proto)> {
     Some((port.parse().ok().filter(|port| *port != 0)?, proto))
 }
 
-/// The ports that the operator asked for, in order.
-fn requested(configured: &PortMap) -> Vec<Requested> {
-    let mut all = BTreeSet::new();
+/// The ports that the operator asked for, in order: those written, and with `-P` every exposed one.
+fn requested(configured: &PortMap, every: Option<&BTreeSet<(u16, Proto)>>) -> Vec<Requested> {
+    let chosen = |(port, proto): &(u16, Proto)| Requested { port: *port, proto: *proto, ip: None, number: None };
+    let mut all: BTreeSet<Requested> = every.into_iter().flatten().map(chosen).collect();
     for (key, wanted) in configured {
         let Some((port, proto)) = container_port(key) else { continue };
         for binding in wanted.iter().flatten() {

@@ -78,6 +78,22 @@ fn a_port_is_chosen_only_if_the_operator_wrote_its_number() {
 }
 
 #[test]
+fn what_was_asked_for_is_read_with_its_address_and_number() {
+    let shown = |inspected: Inspected| -> Vec<String> {
+        let show = |r: &crate::watch::container::Requested| format!("{} {:?} {:?}", r.port, r.ip, r.number);
+        inspected.requested.iter().map(show).collect()
+    };
+    assert_eq!(
+        shown(inspected(answer())),
+        ["80 None None", "81 Some(127.0.0.1) Some(8099)", "82 None None", "83 None None"]
+    );
+    let every = json!({
+        "Config": {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}}, "HostConfig": {"PublishAllPorts": true}
+    });
+    assert_eq!(shown(inspected(every)), ["53 None None", "80 None None"], "-P: Docker chooses");
+}
+
+#[test]
 fn states_and_health_are_read_as_docker_means_them() {
     let state = |state: serde_json::Value| inspected(json!({"State": state})).state;
     assert_eq!(state(json!({"Running": true, "Restarting": true, "Pid": 0})), State::Restarting);

@@ -42,9 +42,15 @@ fn connected(bed: &mut Bed, container: &str, network: &str, ip: &str) {
     bed.network_shows(began, network, &[(container, ip)]);
 }
 
+/// Another container of the network publishes a port, and is gone again.
+fn publishing(bed: &mut Bed) {
+    bed.start(&Inspected { id: id(DB), ..web() }).apply(Event::Destroyed(id(DB)));
+}
+
 /// Created, prepared, connected and seen on its network: about to start.
 fn about_to_start(web: &Inspected) -> Bed {
     let mut bed = Bed::new();
+    publishing(&mut bed);
     created(&mut bed, web);
     let mut before = stopped(web.clone());
     before.endpoints.clear();
@@ -92,9 +98,27 @@ fn nothing_is_presumed_of_which_a_part_is_not_known() {
         assert_eq!(bed.desired.publications.len(), 1, "{why}");
     }
     type Before = fn() -> Bed;
-    let situations: [(&str, Before); 5] = [
+    let situations: [(&str, Before); 8] = [
+        ("an inspect of it is under way", || {
+            let mut bed = about_to_start(&web());
+            bed.apply(Event::Changed(id(WEB)));
+            bed
+        }),
+        ("an inspect of it has failed", || {
+            let mut bed = about_to_start(&web());
+            bed.apply(Event::Changed(id(WEB)));
+            let ticket = bed.ticket();
+            bed.apply(Event::Failed { ticket, id: id(WEB), error: "no answer".into() });
+            bed
+        }),
+        ("nobody has seen a port published on its network", || {
+            let mut bed = about_to_start(&web());
+            bed.containers.publishing.clear();
+            bed
+        }),
         ("its configuration was never told", || {
             let mut bed = Bed::new();
+            publishing(&mut bed);
             created(&mut bed, &web());
             connected(&mut bed, WEB, NET, IP);
             bed
@@ -117,6 +141,7 @@ fn nothing_is_presumed_of_which_a_part_is_not_known() {
         ("the engine was away", || {
             let mut bed = about_to_start(&web());
             bed.apply(Event::Lost);
+            publishing(&mut bed);
             bed
         }),
     ];
