@@ -32,7 +32,7 @@ const MAX_COMMAND_LINE: u64 = 4096;
 ///
 /// Only a process says it: with `userland-proxy=false` dockerd listens on them itself, so the kernel's tables of sockets
 /// look the same. And whose socket it is only a tracer may see, which an agent without capabilities is not; command
-/// lines everybody may read. Takes some 10 µs a process.
+/// lines everybody may read.
 pub fn proxies(proc: &Path) -> io::Result<Proxies> {
     let mut held = BTreeSet::new();
     let mut engine = false;
