@@ -2,49 +2,14 @@
 //! one `jq` filter serves both: services, ports and networks are the records' own wire types, and a test holds the rest
 //! against a record.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Attachment, Catalog, Health, HostId, Label, Offer, Origin, Phase, Port, Proto, Publication},
-    registry::record::{NetworkWire, PortWire, PublishedWire, ServiceWire},
+    model::{Catalog, Health, HostId, Label, Offer, Origin, Phase, Proto, Publication},
+    registry::record::{NetworkWire, ServiceWire},
 };
-
-fn published(port: &Port) -> Vec<PublishedWire> {
-    port.published.iter().map(|p| PublishedWire { ip: p.ip, port: p.port, chosen: p.chosen }).collect()
-}
-
-fn port(port: &Port) -> PortWire<'_> {
-    PortWire {
-        name: port.name.as_ref().map(|name| Cow::Borrowed(name.as_str())),
-        port: port.port,
-        proto: port.proto,
-        published: published(port),
-    }
-}
-
-fn service(offer: &Offer) -> ServiceWire<'_> {
-    ServiceWire {
-        service: Cow::Borrowed(offer.service.as_str()),
-        namespace: Cow::Borrowed(offer.namespace.as_str()),
-        tags: offer.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
-        weight: offer.weight,
-        port: offer.port,
-        ports: offer.ports.iter().map(port).collect(),
-    }
-}
-
-fn network(network: &Attachment) -> NetworkWire<'_> {
-    NetworkWire {
-        id: Cow::Borrowed(&network.id.0),
-        name: Cow::Borrowed(&network.name),
-        driver: Cow::Borrowed(network.driver.as_str()),
-        scope: network.scope,
-        internal: network.internal,
-        ips: network.ips.to_vec(),
-    }
-}
 
 /// The container's part of a record.
 #[derive(Serialize)]
@@ -67,7 +32,7 @@ impl<'a> ContainerJson<'a> {
             image: &publication.image,
             phase: publication.phase,
             health: publication.health,
-            networks: publication.networks.iter().map(network).collect(),
+            networks: publication.networks.iter().map(NetworkWire::of).collect(),
         }
     }
 }
@@ -106,7 +71,7 @@ pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
 
 /// One line of `/v1/watch` about a publication: `{"event":"added","host":…,"container":…,"services":[…],…}`.
 pub(super) fn event(event: &str, host: &HostId, publication: &Publication) -> Vec<u8> {
-    let services = publication.services.iter().map(service).collect();
+    let services = publication.services.iter().map(ServiceWire::of).collect();
     line(&EventJson { event, container: ContainerJson::of(host, publication), services })
 }
 
@@ -173,7 +138,7 @@ pub(super) fn services(
             instances: instances
                 .iter()
                 .filter_map(|(host, publication, place)| {
-                    let service = service(publication.services.get(*place)?);
+                    let service = ServiceWire::of(publication.services.get(*place)?);
                     Some(InstanceJson { container: ContainerJson::of(host, publication), service })
                 })
                 .collect(),

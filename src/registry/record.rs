@@ -245,6 +245,49 @@ pub(crate) struct NetworkWire<'a> {
     pub(crate) ips: Vec<IpAddr>,
 }
 
+impl<'a> ServiceWire<'a> {
+    /// As it is written, in etcd and by the API.
+    pub(crate) fn of(offer: &'a Offer) -> Self {
+        Self {
+            service: Cow::Borrowed(offer.service.as_str()),
+            namespace: Cow::Borrowed(offer.namespace.as_str()),
+            tags: offer.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
+            weight: offer.weight,
+            port: offer.port,
+            ports: offer.ports.iter().map(PortWire::of).collect(),
+        }
+    }
+}
+
+impl<'a> PortWire<'a> {
+    fn of(port: &'a Port) -> Self {
+        Self {
+            name: port.name.as_ref().map(|name| Cow::Borrowed(name.as_str())),
+            port: port.port,
+            proto: port.proto,
+            published: port
+                .published
+                .iter()
+                .map(|p| PublishedWire { ip: p.ip, port: p.port, chosen: p.chosen })
+                .collect(),
+        }
+    }
+}
+
+impl<'a> NetworkWire<'a> {
+    /// As it is written, in etcd and by the API.
+    pub(crate) fn of(network: &'a Attachment) -> Self {
+        Self {
+            id: Cow::Borrowed(&network.id.0),
+            name: Cow::Borrowed(&network.name),
+            driver: Cow::Borrowed(network.driver.as_str()),
+            scope: network.scope,
+            internal: network.internal,
+            ips: network.ips.to_vec(),
+        }
+    }
+}
+
 fn no_check() -> Health {
     Health::None
 }
@@ -292,41 +335,13 @@ pub fn decode_session(value: &[u8], interner: &mut Interner) -> Result<Session, 
 /// A container's record as it is stored. Equal publications give equal bytes, so that nothing is written twice. Readers
 /// take only what [`fit`]s.
 pub fn encode(publication: &Publication) -> Vec<u8> {
-    let port = |port: &Port| PortWire {
-        name: port.name.as_ref().map(|name| Cow::Owned(name.as_str().to_owned())),
-        port: port.port,
-        proto: port.proto,
-        published: port.published.iter().map(|p| PublishedWire { ip: p.ip, port: p.port, chosen: p.chosen }).collect(),
-    };
     let wire = RecordWire {
         name: Cow::Borrowed(&publication.name),
         image: Cow::Borrowed(&publication.image),
         phase: publication.phase,
         health: publication.health,
-        services: publication
-            .services
-            .iter()
-            .map(|offer| ServiceWire {
-                service: Cow::Borrowed(offer.service.as_str()),
-                namespace: Cow::Borrowed(offer.namespace.as_str()),
-                tags: offer.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
-                weight: offer.weight,
-                port: offer.port,
-                ports: offer.ports.iter().map(port).collect(),
-            })
-            .collect(),
-        networks: publication
-            .networks
-            .iter()
-            .map(|network| NetworkWire {
-                id: Cow::Borrowed(&network.id.0),
-                name: Cow::Borrowed(&network.name),
-                driver: Cow::Borrowed(network.driver.as_str()),
-                scope: network.scope,
-                internal: network.internal,
-                ips: network.ips.to_vec(),
-            })
-            .collect(),
+        services: publication.services.iter().map(ServiceWire::of).collect(),
+        networks: publication.networks.iter().map(NetworkWire::of).collect(),
     };
     serde_json::to_vec(&wire).expect("texts, numbers and addresses are always JSON")
 }

@@ -325,10 +325,14 @@ impl Containers {
         entry
     }
 
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
     /// Asks for a container. An older question about it loses its right to answer.
     fn ask(&mut self, id: &ContainerId, cause: Cause) -> Wish {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
+        let ticket = self.ticket();
         let entry = self.entries.entry(id.short()).or_insert_with(|| Entry::new(id.clone()));
         entry.awaiting = Some((ticket, cause));
         entry.preparing = None;
@@ -412,7 +416,6 @@ impl Containers {
 
     fn present(&mut self, ticket: Ticket, inspected: Inspected) -> Vec<Wish> {
         let id = inspected.id.short();
-        let gateway = self.gateway_bridge();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.preparing == Some(ticket) {
             self.prepared(inspected);
@@ -428,6 +431,7 @@ impl Containers {
             self.changes.containers.insert(id);
         }
         self.learn(&inspected);
+        let gateway = self.gateway_bridge();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.inspected.as_ref() == Some(&inspected) {
             self.settle(id);

@@ -447,13 +447,8 @@ impl Follower {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
         }
-        let ports: BTreeSet<_> = match changes.bindings {
-            true => self.containers.bindings().map(|binding| (binding.proto, binding.at.port)).collect(),
-            false => std::mem::take(&mut self.ports),
-        };
-        let ports_changed = changes.bindings && ports != self.ports;
-        self.ports = ports;
         // Who holds a port is seen from outside; and a bridge that is new has an address of the host.
+        let ports_changed = changes.bindings && self.take_ports();
         if ports_changed || changes.networks {
             self.read_host(connection);
         }
@@ -461,6 +456,13 @@ impl Follower {
             self.count(|status| status.unheard += u64::from(changes.unheard));
             Lost(format!("the event stream kept silent about {} changes that a list showed", changes.unheard))
         })
+    }
+
+    /// Whether other ports are published than at the last look.
+    fn take_ports(&mut self) -> bool {
+        let ports = self.containers.bindings().map(|binding| (binding.proto, binding.at.port)).collect();
+        let before = std::mem::replace(&mut self.ports, ports);
+        before != self.ports
     }
 
     fn publish_local(&mut self) {

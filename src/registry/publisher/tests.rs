@@ -112,6 +112,14 @@ impl Bench {
         self.stored().into_iter().map(|(name, _)| name).collect()
     }
 
+    /// Nothing is desired any more, and nothing can be claimed: the reply to the read that comes of it, not yet given.
+    fn want_nothing_and_read(&mut self) -> Result<Reply, CallError> {
+        let desired = Arc::new(Desired { listed: true, ..Desired::default() });
+        let effects = self.publisher.handle(self.now, Input::Desired(desired), &mut self.rng);
+        let [Effect::Call(read @ Request::Range { .. })] = effects.as_slice() else { panic!("{effects:?}") };
+        self.store.call(self.now, read)
+    }
+
     fn write(&mut self, op: Op) {
         let request = Request::Txn { compare: Vec::new(), then: vec![op], otherwise: Vec::new() };
         self.store.call(self.now, &request).unwrap();
@@ -292,10 +300,7 @@ fn what_is_withdrawn_without_a_claim_is_fenced_by_the_session_as_it_was_found() 
     let mut bench = bench.restart("n2");
     bench.give(Input::Tick);
     bench.pass(1);
-    let desired = Arc::new(Desired { listed: true, ..Desired::default() });
-    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
-    let [Effect::Call(read @ Request::Range { .. })] = effects.as_slice() else { panic!("{effects:?}") };
-    let read = bench.store.call(bench.now, read);
+    let read = bench.want_nothing_and_read();
     let effects = bench.publisher.handle(bench.now, Input::Replied(read), &mut bench.rng);
     let [Effect::Call(withdrawal)] = effects.as_slice() else { panic!("{effects:?}") };
     // Meanwhile there is space, and another agent takes the host id.
@@ -492,10 +497,7 @@ fn a_read_that_comes_back_after_the_lease_has_ended_is_not_believed() {
     bench.store.set_space(Space::Exhausted);
     bench.give(Input::Tick);
     bench.pass(1);
-    let desired = Arc::new(Desired { listed: true, ..Desired::default() });
-    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
-    let [Effect::Call(read @ Request::Range { .. })] = effects.as_slice() else { panic!("{effects:?}") };
-    let read = bench.store.call(bench.now, read);
+    let read = bench.want_nothing_and_read();
     bench.now += Duration::from_secs(31);
     bench.give(Input::Tick);
     assert_eq!(bench.publisher.status().lease_losses, 1);

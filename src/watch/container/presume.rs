@@ -12,9 +12,7 @@
 
 use std::net::IpAddr;
 
-use super::{
-    Binding, ContainerId, Containers, Endpoint, Entry, Inspected, NetworkMode, State, Ticket, Wish, config_of,
-};
+use super::{Binding, ContainerId, Containers, Endpoint, Entry, Inspected, NetworkMode, State, Wish, config_of};
 use crate::{
     model::{Health, Published, ShortId},
     watch::event::Cause,
@@ -23,8 +21,7 @@ use crate::{
 impl Containers {
     /// Asks for what a container that was just created will be.
     pub(super) fn prepare(&mut self, id: &ContainerId) -> Wish {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
+        let ticket = self.ticket();
         if let Some(entry) = self.entries.get_mut(&id.short()) {
             entry.preparing = Some(ticket);
         }
@@ -75,13 +72,16 @@ impl Containers {
 
     /// Takes a container that has started for what is known of it.
     pub(super) fn presume(&mut self, id: ShortId) {
+        if !self.following {
+            return;
+        }
         let presumed = self.entries.get(&id).and_then(|entry| {
             let config = entry.inspected.as_ref().filter(|config| !config.state.is_alive())?;
             let endpoints = self.presumed_endpoints(entry, config)?;
             let bindings = self.presumed_bindings(config, &endpoints)?;
             Some((endpoints, bindings))
         });
-        if let (Some((endpoints, bindings)), true) = (presumed, self.following)
+        if let Some((endpoints, bindings)) = presumed
             && let Some(inspected) = self.entries.get_mut(&id).and_then(|entry| entry.inspected.as_mut())
         {
             inspected.state = State::Running;

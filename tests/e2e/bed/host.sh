@@ -1,5 +1,5 @@
 #!/bin/sh
-# A Docker host in a container, without `privileged`: facts in ARCHITECTURE.md, "Test bed".
+# A Docker host in a container, without `privileged`: docker-compose.test.yml says why.
 # dockerd is started again whenever it ends, as systemd would, so a test may kill it.
 set -eu
 
