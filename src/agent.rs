@@ -1,10 +1,10 @@
 //! The composition root: makes the channels, starts every loop in one [`JoinSet`], and takes them down in order.
 //!
 //! ```text
-//! watch/docker ──Desired──► snapshots ──Desired──► registry/driver
-//!      └────────Local───────► ▲ │ └──Zone──► dns/server     │
-//!                             │ └──Catalog──► api/http      │
-//!                             └────────────View─────────────┘
+//! watch/docker ──Desired──► watch/probe ──Desired──► snapshots ──Desired──► registry/driver
+//!      └──────────────────Local────────────────────► ▲ │ └──Zone──► dns/server     │
+//!                                                    │ └──Catalog──► api/http      │
+//!                                                    └────────────View─────────────┘
 //! ```
 //!
 //! Everything here is wiring. The one decision made in this file is what a signal does: SIGTERM keeps the lease (a
@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::{
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -30,17 +31,19 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{ApiState, ResolveError, ResolveReply, ResolveRequest, http},
+    api::{ApiState, ResolveError, ResolveReply, ResolveRequest, drain::Drains, http},
     config::{Config, OnTerm, Registry, Upstreams},
     dns::{
         answer::{Settings, Snapshot},
         forward::{self, Forwarder},
         listen::Listen,
         name::Apex,
+        prefer::Preference,
         server::{self, BindState, Limits, Shared},
     },
-    model::{Catalog, Desired, Local, Problem, Session},
+    model::{Catalog, Desired, Local, Problem, Residents, Session},
     registry::{
+        call::Revision,
         driver::{self, Backend, Command},
         etcd::{self, Etcd},
         memory::Store,
@@ -49,16 +52,19 @@ use crate::{
         record::Keys,
         state::StateDirectory,
     },
-    watch::{docker, host},
+    watch::{docker, host, labels, probe},
 };
 
 mod advertise;
+mod drain;
+mod explain;
 mod facts;
 mod resolve;
 mod route;
 mod snapshots;
 mod surroundings;
 
+use drain::Drainer;
 use route::{Advertised, Advertiser, Route};
 use snapshots::{Snapshots, on_one_thread};
 use surroundings::Surroundings;
@@ -138,10 +144,16 @@ struct Agent {
     forwarder: Arc<Forwarder>,
     listens: Vec<Listen>,
     commands: mpsc::Sender<Command>,
+    /// As Docker says it.
+    docker_desired: Channel<Desired>,
+    /// With what our own checks found.
     desired: Channel<Desired>,
     /// As `desired`, once the own host answers from it.
     served: Channel<Desired>,
+    /// The revision to acknowledge that the own host answers from.
+    asked: (watch::Sender<Revision>, watch::Receiver<Revision>),
     local: Channel<Local>,
+    residents: Channel<Residents>,
     view: Channel<View>,
     catalog: Channel<Catalog>,
     session: Channel<Session>,
@@ -151,6 +163,7 @@ struct Agent {
     registry: (watch::Sender<driver::Status>, watch::Receiver<driver::Status>),
     advertised: Channel<Advertised>,
     surroundings: Channel<Vec<Problem>>,
+    checked: Arc<probe::Counts>,
     pending: Mutex<Option<mpsc::Receiver<Command>>>,
 }
 
@@ -180,6 +193,12 @@ impl Agent {
             routed: config.routed.value.clone(),
             nameserver: listens.iter().filter_map(nameserver).collect(),
             forwarding: config.upstream.value != Upstreams::None,
+            when_none_ready: config.when_none_ready.value,
+            prefer: Preference {
+                by: config.prefer.value,
+                floor: usize::try_from(config.prefer_floor.value)?,
+                locality: config.locality.value.as_deref().unwrap_or_default().into(),
+            },
             ..Settings::default()
         };
         let upstreams = match &config.upstream.value {
@@ -196,6 +215,7 @@ impl Agent {
             advertise: Vec::new(),
             locality: config.locality.value.as_deref().unwrap_or_default().into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            waits: None,
         };
         let lease_ttl = i64::try_from(config.lease.value.as_secs()).context("--lease")?;
         let keys = Keys::new(&config.etcd_prefix.value);
@@ -207,9 +227,12 @@ impl Agent {
             forwarder: Arc::new(forwarder),
             listens,
             commands,
+            docker_desired: Channel::default(),
             desired: Channel::default(),
             served: Channel::default(),
+            asked: watch::channel(0),
             local,
+            residents: Channel::default(),
             view: Channel::default(),
             catalog: Channel::default(),
             session: Channel::default(),
@@ -219,6 +242,7 @@ impl Agent {
             registry: watch::channel(driver::Status::default()),
             advertised: Channel::default(),
             surroundings: Channel::default(),
+            checked: Arc::default(),
             pending: Mutex::new(Some(pending)),
             config,
         };
@@ -245,7 +269,7 @@ impl Agent {
             endpoints: config.etcd_endpoints.value.clone(),
             user,
             tls: has_tls.then(|| etcd::Tls { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
-            own_prefixes: vec![keys.host_prefix(host), keys.echo(host)],
+            own_prefixes: vec![keys.host_prefix(host), keys.echo(host), keys.ack(host)],
             ..etcd::Options::default()
         })?;
         Ok(Backend::Etcd(etcd))
@@ -277,33 +301,49 @@ impl Agent {
             forwarder.follow().await;
             Ok(())
         });
-        let docker_options =
-            docker::Options { endpoint: self.config.docker_host.value.parse()?, ..docker::Options::default() };
+        let docker_options = docker::Options {
+            endpoint: self.config.docker_host.value.parse()?,
+            drains: state.drains(),
+            labels: labels::Options {
+                namespaces: self.config.namespaces.value,
+                claims: self.config.claim.value.clone().into(),
+            },
+            ..docker::Options::default()
+        };
+        let (ask_docker, asked) = mpsc::channel(COMMANDS);
         let outputs = docker::Outputs {
-            desired: self.desired.0.clone(),
+            desired: self.docker_desired.0.clone(),
             local: self.local.0.clone(),
+            residents: self.residents.0.clone(),
             status: self.docker.0.clone(),
         };
+        let checks = probe::Options {
+            commands: self.config.check_commands.value.clone(),
+            // Whoever follows Docker has a thread of their own.
+            runtime: Handle::current(),
+            counts: Arc::clone(&self.checked),
+        };
+        let checks = probe::follow(checks, self.docker_desired.1.clone(), self.desired.0.clone());
         let snapshots = Snapshots::of(self);
         spawn(
             tasks,
             "docker",
             on_one_thread(move || async move {
                 tokio::select! {
-                    () = docker::follow(docker_options, outputs) => Ok(()),
+                    // In the order of the flow: what one has sent the next takes in the same breath.
+                    biased;
+                    () = docker::follow(docker_options, outputs, asked) => Ok(()),
+                    ended = checks => ended.context("checks"),
                     ended = snapshots.follow() => ended.context("snapshots"),
                 }
             }),
         );
         let commands = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take().context("started twice")?;
-        let (mut identity, backend, desired) = (self.identity.clone(), self.backend()?, self.served.1.clone());
+        let (identity, backend, kept) = (self.identity.clone(), self.backend()?, Arc::clone(&state));
+        let inputs = driver::Inputs { desired: self.served.1.clone(), asked: self.asked.1.clone(), commands };
         let outputs = driver::Outputs { view: self.view.0.clone(), status: self.registry.0.clone() };
-        let (session, mut advertised) = (self.session.1.clone(), self.advertised.1.clone());
         spawn(tasks, "registry", async move {
-            // The first session already says where we are reached: a restart must not look like a host without address.
-            advertised.wait_for(|advertised| advertised.chosen).await?;
-            identity.session = Session::clone(&session.borrow());
-            driver::run(driver::Options { identity, state }, backend, desired, outputs, commands).await;
+            driver::run(driver::Options { identity, state }, backend, inputs, outputs).await;
             Ok(())
         });
         let advertiser = Advertiser {
@@ -326,7 +366,22 @@ impl Agent {
         let bound = listener.local_addr()?;
         let public = http::public(self.api(), bound);
         spawn(tasks, "http", async move { match http::serve_tcp(listener, public, http::Limits::default()).await {} });
-        let router = http::control(self.identity.host.clone(), leaves_out);
+        let drainer = Drainer {
+            host: self.identity.host.clone(),
+            ttl: self.config.ttl.value,
+            state: kept,
+            docker: ask_docker,
+            served: self.served.1.clone(),
+            registry: self.registry.1.clone(),
+            view: self.view.1.clone(),
+            commands: self.commands.clone(),
+        };
+        let observer = drainer.clone();
+        let drains = Drains {
+            order: Arc::new(move |order| Box::pin(drainer.clone().order(order))),
+            progress: Arc::new(move |round| Box::pin(observer.clone().progress(round))),
+        };
+        let router = http::control(http::Control { host: self.identity.host.clone(), leave: leaves_out, drains });
         spawn(
             tasks,
             "control",
@@ -342,6 +397,7 @@ impl Agent {
             zone: self.config.zone.value.as_str().into(),
             catalog: self.catalog.1.clone(),
             local: self.local.1.clone(),
+            when_none_ready: self.config.when_none_ready.value,
             facts: facts::collector(facts::Sources {
                 kind: if self.config.registry.value == Registry::Memory { "memory" } else { "etcd" },
                 desired: self.desired.1.clone(),
@@ -353,8 +409,13 @@ impl Agent {
                 forwarder: Arc::clone(&self.forwarder),
                 advertised: self.advertised.1.clone(),
                 surroundings: self.surroundings.1.clone(),
+                checked: Arc::clone(&self.checked),
             }),
-            resolve: Arc::new(move |request| answer(&shared, &request)),
+            resolve: Arc::new({
+                let shared = Arc::clone(&shared);
+                move |request| answer(&shared, &request)
+            }),
+            explain: explain::explainer(self.identity.host.clone(), shared, self.residents.1.clone()),
         }
     }
 

@@ -6,6 +6,8 @@
 
 mod agent;
 mod config;
+mod drain;
+mod explain;
 mod flags;
 mod leave;
 mod output;
@@ -19,6 +21,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use self::output::note;
@@ -57,7 +60,8 @@ Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 not found or empty, 4
 Examples:
   portolan agent                       one host, no other server needed
   dig @127.0.0.1 -p 5300 web.shop.svc.internal
-  portolan services                    what is known, anywhere in the cluster")]
+  portolan services                    what is known, anywhere in the cluster
+  portolan explain web.shop            why an instance is in the answer, or is not")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -68,7 +72,10 @@ enum Command {
     Agent(agent::Arguments),
     Services(services::Arguments),
     Resolve(resolve::Arguments),
+    Explain(explain::Arguments),
     Watch(watch::Arguments),
+    Drain(drain::Arguments),
+    Undrain(drain::UndrainArguments),
     Leave(leave::Arguments),
     Config(config::Arguments),
 }
@@ -88,7 +95,10 @@ pub async fn run(cli: Cli, process: Process) -> Exit {
         Command::Agent(arguments) => agent::run(&arguments, &process).await,
         Command::Services(arguments) => services::run(&arguments, &process).await,
         Command::Resolve(arguments) => resolve::run(&arguments, &process).await,
+        Command::Explain(arguments) => explain::run(&arguments, &process).await,
         Command::Watch(arguments) => watch::run(&arguments, &process).await,
+        Command::Drain(arguments) => drain::drain(&arguments, &process).await,
+        Command::Undrain(arguments) => drain::undrain(&arguments, &process).await,
         Command::Leave(arguments) => leave::run(&arguments, &process).await,
         Command::Config(arguments) => config::run(&arguments, &process),
     };
@@ -132,6 +142,22 @@ fn client(flags: &flags::Flags<flags::Client>, process: &Process) -> anyhow::Res
     let config = ClientConfig::load(&flags.given, &process.env, process.root, &read)?;
     start_log(config.log_format.value, &config.log.value);
     Ok(Client::of_url(&config.api.value))
+}
+
+/// An answer of the agent; what is none comes from something else.
+fn decode<T: serde::de::DeserializeOwned>(client: &Client, body: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(body).with_context(|| format!("{client} speaks no portolan"))
+}
+
+/// What every command does first that changes state: configuration, log, and the way to the control socket.
+fn control(flags: &flags::Flags<flags::Control>, process: &Process) -> anyhow::Result<Client> {
+    let config = ClientConfig::load(&flags.given, &process.env, process.root, &read)?;
+    start_log(config.log_format.value, &config.log.value);
+    let Some(control) = config.control else {
+        let message = "--control: neither XDG_RUNTIME_DIR, XDG_STATE_HOME nor HOME is set; name the agent's socket";
+        return Err(Errors(vec![message.to_owned()]).into());
+    };
+    Ok(Client::Control(control.value))
 }
 
 /// Log lines go to stderr. The filter has been checked with the configuration.

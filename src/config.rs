@@ -36,11 +36,15 @@ pub use self::{
     env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
-        LogFormat, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_LEASE,
-        OnTerm, Registry, Secret, Upstreams, User,
+        LogFormat, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE,
+        MIN_LEASE, OnTerm, Registry, Secret, Upstreams, User, parse_duration,
     },
 };
-use crate::{dns::listen::Listen, model::HostId};
+use crate::{
+    dns::{listen::Listen, prefer::Prefer},
+    model::{HostId, WhenNoneReady},
+    watch::{claim::Rule, labels::Namespaces},
+};
 
 /// Largest file that is read for configuration or a password: far beyond any real one, far below what hurts.
 pub const MAX_FILE: u64 = 1 << 20;
@@ -127,9 +131,13 @@ pub struct Config {
     /// At most one per family; empty: find out.
     pub advertise: Setting<Vec<IpAddr>>,
     pub locality: Setting<Option<String>>,
+    pub namespaces: Setting<Namespaces>,
+    /// Who may publish which global names.
+    pub claim: Setting<Vec<Rule>>,
     pub routed: Setting<Vec<IpNet>>,
     pub state_dir: Setting<PathBuf>,
     pub on_term: Setting<OnTerm>,
+    pub check_commands: Setting<Option<PathBuf>>,
     pub dns: Setting<Vec<Listen>>,
     /// Empty: the default list of design D16.
     pub allow: Setting<Vec<IpNet>>,
@@ -137,8 +145,11 @@ pub struct Config {
     pub zone: Setting<String>,
     /// Seconds.
     pub ttl: Setting<u32>,
+    pub when_none_ready: Setting<WhenNoneReady>,
     pub upstream: Setting<Upstreams>,
     pub resolv_conf: Setting<PathBuf>,
+    pub prefer: Setting<Prefer>,
+    pub prefer_floor: Setting<u32>,
     pub http: Setting<SocketAddr>,
     pub control: Setting<PathBuf>,
     /// `http://host:port`.
@@ -186,8 +197,9 @@ impl Config {
             )*};
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
-        show!(docker_host host_id advertise locality routed state_dir on_term);
-        show!(dns allow zone ttl upstream resolv_conf http control api config log_format log);
+        show!(docker_host host_id advertise locality namespaces claim routed state_dir on_term check_commands);
+        show!(dns allow zone ttl when_none_ready upstream resolv_conf prefer prefer_floor);
+        show!(http control api config log_format log);
         rows
     }
 }
@@ -341,14 +353,20 @@ impl<'a> Reader<'a> {
             host_id: self.optional("host-id", values::host_id),
             advertise: self.many("advertise", values::advertise),
             locality: self.optional("locality", values::locality),
+            namespaces: self.one("namespaces", values::namespaces),
+            claim: self.many("claim", values::claim),
             routed: self.many("routed", values::subnet),
             on_term: self.one("on-term", values::on_term),
+            check_commands: self.optional("check-commands", values::directory),
             dns: self.many("dns", values::dns),
             allow: self.many("allow", values::allow),
             zone: self.one("zone", values::zone),
             ttl: self.one("ttl", values::ttl),
+            when_none_ready: self.one("when-none-ready", values::when_none_ready),
             upstream: self.upstream(),
             resolv_conf: self.one("resolv-conf", values::path),
+            prefer: self.one("prefer", values::prefer),
+            prefer_floor: self.one("prefer-floor", values::prefer_floor),
             http: self.one("http", values::http),
             control: control.expect("the state directory is always a way out"),
             state_dir,
@@ -361,6 +379,7 @@ impl<'a> Reader<'a> {
         self.settle_tls(&mut config, read);
         self.settle_user(&mut config, read);
         self.settle_advertise(&config);
+        self.settle_prefer(&config);
         config
     }
 
@@ -479,6 +498,14 @@ impl<'a> Reader<'a> {
                 None => self.wrong("etcd-password-file", &path.show(), &file.source, "its first line is empty"),
             },
             Err(error) => self.wrong("etcd-password-file", &path.show(), &file.source, &unreadable(&error)),
+        }
+    }
+
+    fn settle_prefer(&mut self, config: &Config) {
+        let Config { prefer, locality, .. } = config;
+        if prefer.value == Prefer::Locality && locality.value.is_none() {
+            let message = "where does this host stand? add --locality, such as eu/a";
+            self.wrong("prefer", "locality", &prefer.source, message);
         }
     }
 

@@ -10,6 +10,14 @@ use imbl::{HashMap, OrdMap};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod check;
+mod resident;
+mod standing;
+
+pub use check::{Ask, Check, Checks, Initial, Security, Unshown};
+pub use resident::{Resident, Residents, Silence};
+pub use standing::{Standing, WhenNoneReady, WhenNoneReadyError};
+
 /// Longest DNS label in octets (RFC 1035 section 2.3.4).
 pub const MAX_LABEL: usize = 63;
 
@@ -207,7 +215,7 @@ pub enum Phase {
     Paused,
 }
 
-/// What the container's own health check says. Published here; the policy on it belongs to a later hop.
+/// What Docker's HEALTHCHECK and our own checks of a container come to. The policy on it belongs to a later hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -245,6 +253,13 @@ pub struct Port {
     pub published: Box<[Published]>,
 }
 
+impl Port {
+    /// Whether `_name._proto` questions mean it.
+    pub fn is_called(&self, name: &str, proto: Proto) -> bool {
+        self.proto == proto && self.name.as_ref().is_some_and(|own| own.as_str() == name)
+    }
+}
+
 /// One service offered by one container. With its [`Publication`] it is an *instance*.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Offer {
@@ -260,6 +275,8 @@ pub struct Offer {
     pub port: Option<u16>,
     /// All ports, ordered by number and transport; empty for a portless service.
     pub ports: Box<[Port]>,
+    /// Who is given while no instance is ready, where a label says so.
+    pub when_none_ready: Option<WhenNoneReady>,
 }
 
 impl Offer {
@@ -359,14 +376,11 @@ pub struct Publication {
     pub services: Box<[Offer]>,
     /// Ordered by network id; empty for a container without a network.
     pub networks: Box<[Attachment]>,
+    /// A digest of the directory its Compose project was started from, where its namespace is that project.
+    pub directory: Option<Arc<str>>,
 }
 
 impl Publication {
-    /// Whether answers hold it. Until health has its policy: everything that serves.
-    pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Serving
-    }
-
     /// Whether it shares its host's network, so that its ports are the host's own.
     pub fn is_on_host_network(&self) -> bool {
         self.networks.iter().any(|network| network.driver == Driver::Host)
@@ -405,8 +419,14 @@ pub struct Desired {
     pub listed: bool,
     /// One per container that offers something.
     pub publications: OrdMap<ShortId, Arc<Publication>>,
+    /// How the health of some of them is found out, besides what Docker says.
+    pub checks: OrdMap<ShortId, Checks>,
     /// What was broken in labels and environment.
     pub problems: Arc<[Problem]>,
+    /// How many commands to drain and undrain it has followed, over the host's life.
+    pub round: u64,
+    /// Something is drained by command, so that somebody may wait for all hosts to know.
+    pub drained: bool,
 }
 
 /// A network of this host, as the asker rules need it.
@@ -474,6 +494,9 @@ pub struct Session {
     pub locality: Arc<str>,
     /// The agent's version.
     pub version: Arc<str>,
+    /// The round of commands that somebody may wait for: every other host acknowledges the revision at which this was
+    /// written, once it answers from it.
+    pub waits: Option<u64>,
 }
 
 /// One host in the catalog.

@@ -8,6 +8,9 @@
 //! changes: the figure includes the asking, at most [`agent::PAUSE`] plus one query. It asks no sooner, because two busy
 //! processors would then be measured with a third thing to do.
 //!
+//! `make bench-crowd` is the same with [`CROWD`] more containers on the host, each with a health check of its own that the
+//! agent runs.
+//!
 //! Two limits stand beside: a responder that does nothing but read the same events and answer from one flag, asked in the
 //! same way at the same time; and etcd's put→watch time, both while nothing else happens and at the moment of the event,
 //! when the engine keeps processors and disk busy (at every other event, for it is one more write to wait for).
@@ -34,6 +37,8 @@ use limits::{About, Bare, Events, Responder};
 
 /// Starts and stops measured, unless `BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 200;
+/// Containers beside those that are measured, where `BENCH_CROWD` is set.
+const CROWD: usize = 200;
 /// Image of the sample containers, made from busybox.
 const IMAGE: &str = "portolan-bench-busybox";
 
@@ -42,7 +47,9 @@ fn main() -> Result<()> {
         Ok(text) => text.parse().context("BENCH_ROUNDS is a number of rounds")?,
         Err(_) => ROUNDS,
     };
+    let crowd = if std::env::var_os("BENCH_CROWD").is_some() { CROWD } else { 0 };
     make_image()?;
+    let crowd: Vec<Container> = (0..crowd).map(Container::run_checked).collect::<Result<_>>()?;
     let etcd = etcd_fixture::Cluster::single();
     let state = tempfile::tempdir()?;
     let own = Agent::start("bench-own", 5391, &etcd.endpoints(), None, state.path())?;
@@ -91,8 +98,15 @@ fn main() -> Result<()> {
         }
     }
 
-    let mut figures = Figures::new("converge");
+    let mut figures = Figures::new(if crowd.is_empty() { "converge" } else { "crowd" });
     figures.say(&format!("{rounds} starts and {rounds} stops; milliseconds after the Docker event's own timestamp"));
+    if !crowd.is_empty() {
+        // Their addresses are given to their own host alone.
+        let host = Asker::of(&[own.address])?;
+        let answers = host.await_change("portolan-crowd.global.svc.internal", Want::Present);
+        answers.recv_timeout(DEADLINE).context("no check has passed")?;
+        figures.say(&format!("beside {} containers with a check each, which the agent runs every 10 s", crowd.len()));
+    }
     let [own_start, other_start, bare_start] = &mut start;
     let [own_stop, other_stop, bare_stop] = &mut stop;
     for (name, samples) in [
@@ -109,6 +123,7 @@ fn main() -> Result<()> {
         figures.row(name, &[("p50", p50, "ms"), ("p90", p90, "ms"), ("p99", p99, "ms")]);
     }
     figures.write()?;
+    drop(crowd);
     let _removed = docker(&["rmi", IMAGE]);
     Ok(())
 }
@@ -154,6 +169,20 @@ impl Container {
         let run =
             ["run", "-d", "--name", name, "--label", &label, "-p", &publish, IMAGE, "/bin/busybox", "sleep", "600"];
         Ok(Self { id: docker(&run)? })
+    }
+}
+
+impl Container {
+    /// One of a crowd: serves, and is asked by the agent whether it does.
+    fn run_checked(number: usize) -> Result<Self> {
+        let name = format!("portolan-crowd-{number}");
+        let run = ["run", "-d", "--name", &name, "--label", "portolan.service=portolan-crowd"];
+        let check = ["--expose", "80", "--label", "portolan.check.tcp=true", IMAGE];
+        let serve = ["/bin/busybox", "httpd", "-f", "-p", "80"];
+        if (number + 1).is_multiple_of(20) {
+            eprintln!("{} of {CROWD} more containers", number + 1);
+        }
+        Ok(Self { id: docker(&[&run[..], &check, &serve].concat())? })
     }
 }
 

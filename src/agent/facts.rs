@@ -6,14 +6,14 @@ use tokio::sync::watch;
 
 use super::route::Advertised;
 use crate::{
-    api::{Collect, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts},
+    api::{CheckFacts, Collect, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts},
     dns::{
         forward::Forwarder,
         server::{BindState, Counter, Shared},
     },
     model::{Desired, Problem},
     registry::{driver, mirror::View},
-    watch::docker,
+    watch::{docker, probe},
 };
 
 /// Where the numbers are.
@@ -28,6 +28,7 @@ pub(super) struct Sources {
     pub(super) forwarder: Arc<Forwarder>,
     pub(super) advertised: watch::Receiver<Arc<Advertised>>,
     pub(super) surroundings: watch::Receiver<Arc<Vec<Problem>>>,
+    pub(super) checked: Arc<probe::Counts>,
 }
 
 /// Response codes by their number (RFC 1035 section 4.1.1).
@@ -46,6 +47,7 @@ impl Sources {
             docker: self.docker(),
             registry: self.registry(),
             dns: self.dns(),
+            checks: self.checks(),
             problems: self.problems(&listeners),
             listeners,
         }
@@ -54,6 +56,11 @@ impl Sources {
     fn docker(&self) -> DockerFacts {
         let docker::Status { connected, last_error, events, resyncs, lists, .. } = self.docker.borrow().clone();
         DockerFacts { connected, last_error, events, resyncs, lists }
+    }
+
+    fn checks(&self) -> CheckFacts {
+        let (passed, failed) = self.checked.get();
+        CheckFacts { containers: self.desired.borrow().checks.len() as u64, passed, failed }
     }
 
     fn registry(&self) -> RegistryFacts {

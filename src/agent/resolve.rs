@@ -13,6 +13,7 @@ use crate::{
     api::{AskAs, ResolveError, ResolveRecord, ResolveReply, ResolveRequest},
     dns::{
         answer::Snapshot,
+        explain::words,
         source::{Source, locate},
         wire::{Outcome, Transport, respond},
     },
@@ -30,37 +31,57 @@ pub(super) fn resolve(
         ResolveError::Invalid(format!("`{}` is no record type; A, AAAA, SRV, TXT, PTR, SOA and NS are", request.kind))
     })?;
     let source = find(snapshot.local, request.asker.as_ref())?;
+    let Asked { rcode, answers, additionals } = ask(snapshot, &source, &name, kind, rng)?;
+    if rcode == FORWARD {
+        let message = format!("`{name}` is not a name of ours: it would be forwarded to the upstreams");
+        return Err(ResolveError::Invalid(message));
+    }
+    let asker = words::asker(&source);
+    Ok(ResolveReply { name: name.to_string(), kind: request.kind.clone(), asker, rcode, answers, additionals })
+}
+
+/// In place of a response code: somebody else is asked.
+pub(super) const FORWARD: &str = "FORWARD";
+
+/// What DNS says.
+pub(super) struct Asked {
+    pub(super) rcode: String,
+    pub(super) answers: Vec<ResolveRecord>,
+    pub(super) additionals: Vec<ResolveRecord>,
+}
+
+/// Asks one question as a packet would.
+pub(super) fn ask(
+    snapshot: &Snapshot<'_>,
+    source: &Source,
+    name: &Name,
+    kind: RecordType,
+    rng: &mut impl Rng,
+) -> Result<Asked, ResolveError> {
     let mut question = Message::query();
     question.add_query(Query::query(name.clone(), kind));
-    let invalid =
-        |error: &dyn std::fmt::Display| ResolveError::Invalid(format!("`{}` cannot be asked: {error}", request.name));
+    let invalid = |error: &dyn std::fmt::Display| ResolveError::Invalid(format!("`{name}` cannot be asked: {error}"));
+    let without_records = |rcode: &str| Asked { rcode: rcode.to_owned(), answers: Vec::new(), additionals: Vec::new() };
     let packet = question.to_vec().map_err(|error| invalid(&error))?;
-    let (rcode, answers, additionals) = match respond(snapshot, &source, &packet, Transport::Tcp, rng) {
+    Ok(match respond(snapshot, source, &packet, Transport::Tcp, rng) {
         Outcome::Reply(reply) => {
             let reply = Message::from_vec(&reply).map_err(|error| invalid(&error))?;
-            (rcode(u16::from(reply.metadata.response_code)), records(&reply.answers), records(&reply.additionals))
+            Asked {
+                rcode: rcode(u16::from(reply.metadata.response_code)),
+                answers: records(&reply.answers),
+                additionals: records(&reply.additionals),
+            }
         }
-        Outcome::Forward(_) => {
-            let message = format!("`{name}` is not a name of ours: it would be forwarded to the upstreams");
-            return Err(ResolveError::Invalid(message));
-        }
+        Outcome::Forward(_) => without_records(FORWARD),
         // An address inside a Docker network that no container is known to have: what DNS says after its short wait.
-        Outcome::Wait => ("SERVFAIL".to_owned(), Vec::new(), Vec::new()),
+        Outcome::Wait => without_records("SERVFAIL"),
         Outcome::Drop => return Err(invalid(&"it makes no valid question")),
-    };
-    Ok(ResolveReply {
-        name: name.to_string(),
-        kind: request.kind.clone(),
-        asker: describe(&source),
-        rcode,
-        answers,
-        additionals,
     })
 }
 
 /// The name as a resolver would ask it: `web` stays bare (`web.`), `web.shop` gets the zone, a final dot and names
 /// that already end in the zone or in `arpa` stay as they are.
-fn absolute(text: &str, apex: &str) -> Result<Name, ResolveError> {
+pub(super) fn absolute(text: &str, apex: &str) -> Result<Name, ResolveError> {
     let lower = text.to_ascii_lowercase();
     let bare = lower.trim_end_matches('.');
     let is_below = |parent: &str| bare == parent || bare.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
@@ -72,17 +93,12 @@ fn absolute(text: &str, apex: &str) -> Result<Name, ResolveError> {
     Name::from_ascii(&whole).map_err(|error| ResolveError::Invalid(format!("`{text}` is no DNS name: {error}")))
 }
 
-fn find(local: &Local, asker: Option<&AskAs>) -> Result<Source, ResolveError> {
+pub(super) fn find(local: &Local, asker: Option<&AskAs>) -> Result<Source, ResolveError> {
     match asker {
         None => Ok(Source::Host),
         Some(AskAs::Address(address)) => Ok(locate(local, *address)),
         Some(AskAs::Container(text)) => {
-            let is_meant = |name: &str, id: &str| {
-                name == text.trim_start_matches('/')
-                    || (text.len() >= 4 && text.starts_with(id))
-                    || (text.len() >= 4 && id.starts_with(text.as_str()))
-            };
-            let found = local.askers.values().find(|asker| is_meant(&asker.name, asker.container.as_str()));
+            let found = local.askers.values().find(|asker| is_meant(text, &asker.name, asker.container.as_str()));
             found.map(|asker| Source::Container(Arc::clone(asker))).ok_or_else(|| {
                 ResolveError::NoSuchAsker(format!(
                     "no container `{text}` with an address on this host; `docker ps` lists them"
@@ -92,13 +108,10 @@ fn find(local: &Local, asker: Option<&AskAs>) -> Result<Source, ResolveError> {
     }
 }
 
-fn describe(source: &Source) -> String {
-    match source {
-        Source::Container(asker) => format!("container {} (namespace {})", asker.name, asker.namespace),
-        Source::Host => "host".to_owned(),
-        Source::Stranger => "stranger".to_owned(),
-        Source::Unknown => "unknown container".to_owned(),
-    }
+/// Whether a person who wrote `text` means the container of that name and short id: the name, or four digits of the id
+/// and more.
+pub(super) fn is_meant(text: &str, name: &str, id: &str) -> bool {
+    name == text.trim_start_matches('/') || text.len() >= 4 && (text.starts_with(id) || id.starts_with(text))
 }
 
 fn rcode(code: u16) -> String {

@@ -2,8 +2,8 @@
 //! `advertise.rs` choose.
 //!
 //! The first choice waits for Docker's first list, because an address inside one of Docker's subnets, such as the one
-//! towards an etcd that runs in a container of this host, must not be published even for a moment. Nothing but the
-//! registry side waits with it: own names are answered meanwhile. Where Docker is away the choice is made without it.
+//! towards an etcd that runs in a container of this host, must not be published even for a moment. Only
+//! publishing waits with it: the registry is followed and names are answered meanwhile. Where Docker is away the choice is made without it.
 //! That may be wrong until Docker comes, but a restart that took our addresses away would be wrong on every host.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -96,7 +96,10 @@ impl Advertiser {
     /// Chooses, and chooses again whenever something it depends on has changed.
     pub(super) async fn follow(mut self) -> Result<()> {
         tokio::join!(self.route.look(), docker_is_known(&mut self.local, &mut self.docker));
-        let _first = self.choose();
+        // The choice, be it that there is none, begins publishing: a restart must not look like a host without address.
+        self.choose();
+        let first = self.session.borrow().advertise.clone();
+        self.commands.send(Command::Advertise(first)).await?;
         let mut ticks = interval_at(Instant::now() + ADVERTISE_EVERY, ADVERTISE_EVERY);
         loop {
             tokio::select! {
@@ -171,6 +174,14 @@ mod tests {
             self.advertised.wait_for(|advertised| advertised.chosen).await.unwrap();
             (self.session.borrow().advertise.clone(), self.started.elapsed())
         }
+
+        /// What the registry side is told next.
+        async fn told(&mut self) -> Vec<IpAddr> {
+            match self.commands.recv().await {
+                Some(Command::Advertise(chosen)) => chosen,
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     /// What Docker's first list shows: one bridge.
@@ -205,7 +216,7 @@ mod tests {
             bed.local.send_replace(listed());
             assert_eq!(bed.first().await, (ips(chosen), Duration::from_millis(300)));
             assert_eq!(bed.advertised.borrow().problems.len(), usize::from(chosen.is_empty()));
-            assert!(bed.commands.try_recv().is_err(), "the registry side begins with it, and need not be told");
+            assert_eq!(bed.told().await, ips(chosen), "publishing begins with it, also with none");
         }
     }
 
@@ -215,12 +226,8 @@ mod tests {
         bed.docker.send_modify(|status| status.last_error = Some("no such socket".to_owned()));
         assert_eq!(bed.first().await, (ips("172.18.0.1"), Duration::ZERO));
         bed.local.send_replace(listed());
-        let Some(Command::Advertise(chosen)) = bed.commands.recv().await else { panic!("another command") };
-        assert_eq!(
-            (chosen, bed.session.borrow().advertise.clone()),
-            (ips(""), ips("")),
-            "taken back when Docker says so"
-        );
+        assert_eq!((bed.told().await, bed.told().await), (ips("172.18.0.1"), ips("")));
+        assert_eq!(bed.session.borrow().advertise, ips(""), "taken back when Docker says so");
     }
 
     #[tokio::test(start_paused = true)]

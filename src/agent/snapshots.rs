@@ -16,6 +16,7 @@ use crate::{
     },
     model::{Catalog, Desired, Local, Session},
     registry::{
+        call::Revision,
         catalog::{self, Own},
         mirror::View,
     },
@@ -32,6 +33,7 @@ pub(super) struct Snapshots {
     view: watch::Receiver<Arc<View>>,
     session: watch::Receiver<Arc<Session>>,
     served: watch::Sender<Arc<Desired>>,
+    asked: watch::Sender<Revision>,
     catalog: watch::Sender<Arc<Catalog>>,
     wanted: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
 }
@@ -50,6 +52,7 @@ impl Snapshots {
             view: agent.view.1.clone(),
             session: agent.session.1.clone(),
             served: agent.served.0.clone(),
+            asked: agent.asked.0.clone(),
             catalog: agent.catalog.0.clone(),
             wanted: agent.wanted.0.clone(),
         }
@@ -92,6 +95,7 @@ impl Snapshots {
                 *served = Arc::clone(&desired);
                 differs
             });
+            self.asked.send_if_modified(|asked| std::mem::replace(asked, view.asked) != view.asked);
             if access_changed {
                 let wanted = Arc::new(wanted(&self.listens, &local, port_53));
                 self.wanted.send_if_modified(|known| {

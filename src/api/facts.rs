@@ -12,6 +12,8 @@ use crate::model::Problem;
 pub struct Facts {
     /// The side that follows Docker.
     pub docker: DockerFacts,
+    /// Our own checks of this host's containers.
+    pub checks: CheckFacts,
     /// The side that talks to the registry.
     pub registry: RegistryFacts,
     /// The side that answers.
@@ -37,6 +39,17 @@ pub struct DockerFacts {
     pub resyncs: u64,
     /// Full lists taken.
     pub lists: u64,
+}
+
+/// What our own checks have done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CheckFacts {
+    /// Containers that are checked.
+    pub containers: u64,
+    /// Questions that were answered well.
+    pub passed: u64,
+    /// Questions that were not.
+    pub failed: u64,
 }
 
 /// How it stands with the registry.

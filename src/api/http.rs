@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -44,12 +44,16 @@ use tokio::{
 };
 
 use super::{
-    ApiState, AskAs, ResolveError, ResolveRequest,
+    ApiState, AskAs, ExplainRequest, ResolveError, ResolveRequest,
     changes::{Change, changes},
+    drain::Drains,
     json::{self, Left},
-    metrics,
+    metrics, projects,
 };
-use crate::model::{Catalog, HostId, Problem};
+use crate::{
+    model::{Catalog, HostId, Problem},
+    watch::container::{Command, NotDone, Target},
+};
 
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -87,10 +91,16 @@ const WATCH_PIECE: usize = 64 << 10;
 /// How long `leave` may take: a revoke on one endpoint after the other, 2 s each, and some air.
 pub const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a drain's order and a look at its progress may take: one read of etcd on one endpoint after the other, 2 s
+/// each, and some air.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+
 struct Public {
     state: ApiState,
     bound: SocketAddr,
     was_ready: AtomicBool,
+    /// What was found in the last catalog that was looked through.
+    projects: Mutex<(Weak<Catalog>, Arc<[Problem]>)>,
     watchers: Arc<Semaphore>,
 }
 
@@ -100,25 +110,39 @@ impl Public {
     }
 
     /// Of the registry's data and of everything else, each once.
-    fn problems(&self, catalog: &Catalog) -> Vec<Problem> {
+    fn problems(&self, catalog: &Arc<Catalog>) -> Vec<Problem> {
         let mut problems = (self.state.facts)().problems;
         problems.extend_from_slice(&catalog.problems);
+        problems.extend_from_slice(&self.projects(catalog));
         problems.sort();
         problems.dedup();
         problems
     }
 }
 
+impl Public {
+    /// Takes the time of the catalog once for each: 100,000 instances take some 10 ms.
+    fn projects(&self, catalog: &Arc<Catalog>) -> Arc<[Problem]> {
+        let mut held = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::ptr::eq(held.0.as_ptr(), Arc::as_ptr(catalog)) {
+            *held = (Arc::downgrade(catalog), projects::problems(catalog, &self.state.host).into());
+        }
+        Arc::clone(&held.1)
+    }
+}
+
 /// The read-only routes. `bound` is the address the listener really has.
 pub fn public(state: ApiState, bound: SocketAddr) -> Router {
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
-    let public = Arc::new(Public { state, bound, was_ready: AtomicBool::new(false), watchers });
+    let public =
+        Arc::new(Public { state, bound, was_ready: AtomicBool::new(false), projects: Mutex::default(), watchers });
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/services", get(services))
         .route("/v1/resolve", get(resolve))
+        .route("/v1/explain", get(explain))
         .route("/v1/watch", get(watch))
         .route("/v1/problems", get(problems))
         .route("/v1/status", get(status))
@@ -131,13 +155,67 @@ pub fn public(state: ApiState, bound: SocketAddr) -> Router {
 /// A request to withdraw this host. The answer says that it is done, or why not.
 pub type Leave = oneshot::Sender<Result<(), String>>;
 
+/// What the control socket can do.
+#[derive(Clone)]
+pub struct Control {
+    /// This host.
+    pub host: HostId,
+    /// Where withdrawals go.
+    pub leave: mpsc::Sender<Leave>,
+    /// What drains.
+    pub drains: Drains,
+}
+
 /// The routes that change state of this host; only ever served on the control socket.
-pub fn control(host: HostId, leave: mpsc::Sender<Leave>) -> Router {
+pub fn control(control: Control) -> Router {
     Router::new()
         .route("/v1/leave", post(withdraw))
+        .route("/v1/drain", post(drain).get(drain_progress))
+        .route("/v1/undrain", post(undrain))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
-        .with_state((host, leave))
+        .with_state(control)
+}
+
+#[derive(Deserialize)]
+struct DrainQuery {
+    target: Option<String>,
+    #[serde(default)]
+    host: bool,
+}
+
+async fn drain(State(control): State<Control>, Query(query): Query<DrainQuery>) -> Response {
+    order(control, query, Command::Drain).await
+}
+
+async fn undrain(State(control): State<Control>, Query(query): Query<DrainQuery>) -> Response {
+    order(control, query, Command::Undrain).await
+}
+
+async fn order(control: Control, query: DrainQuery, order: fn(Target) -> Command) -> Response {
+    let target = match (query.target, query.host) {
+        (Some(name), false) if !name.is_empty() => Target::Named(name),
+        (None, true) => Target::Host,
+        _ => return refusal(StatusCode::BAD_REQUEST, "either target=CONTAINER|SERVICE or host=true"),
+    };
+    match timeout(DRAIN_DEADLINE, (control.drains.order)(order(target))).await {
+        Ok(Ok(drained)) => Json(drained).into_response(),
+        Ok(Err(NotDone::NoSuch(message))) => refusal(StatusCode::NOT_FOUND, message),
+        Ok(Err(NotDone::Impossible(message))) => refusal(StatusCode::INTERNAL_SERVER_ERROR, message),
+        Err(_) => refusal(StatusCode::GATEWAY_TIMEOUT, format!("not done within {} s", DRAIN_DEADLINE.as_secs())),
+    }
+}
+
+#[derive(Deserialize)]
+struct RoundQuery {
+    round: u64,
+}
+
+async fn drain_progress(State(control): State<Control>, Query(query): Query<RoundQuery>) -> Response {
+    match timeout(DRAIN_DEADLINE, (control.drains.progress)(query.round)).await {
+        Ok(progress) => Json(progress).into_response(),
+        Err(_) => refusal(StatusCode::GATEWAY_TIMEOUT, format!("not known within {} s", DRAIN_DEADLINE.as_secs())),
+    }
 }
 
 fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
@@ -220,7 +298,8 @@ async fn metrics(State(public): State<Arc<Public>>) -> Response {
     let render = tokio::task::spawn_blocking(move || {
         let (catalog, local) = (public.catalog(), Arc::clone(&public.state.local.borrow()));
         let problems = public.problems(&catalog).len();
-        metrics::render(&public.state.host, &catalog, &local, &(public.state.facts)(), problems)
+        let policy = public.state.when_none_ready;
+        metrics::render(&public.state.host, (&catalog, policy), &local, &(public.state.facts)(), problems)
     });
     match render.await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
@@ -231,7 +310,13 @@ async fn metrics(State(public): State<Arc<Public>>) -> Response {
 async fn services(State(public): State<Arc<Public>>, Query(filter): Query<json::Filter>) -> Response {
     let index = tokio::task::spawn_blocking(move || {
         let catalog = public.catalog();
-        json::services(&catalog, &public.state.host, &filter, public.problems(&catalog).len())
+        json::services(
+            &catalog,
+            &public.state.host,
+            &filter,
+            public.problems(&catalog).len(),
+            public.state.when_none_ready,
+        )
     });
     match index.await {
         Ok(pieces) => {
@@ -252,15 +337,35 @@ struct ResolveQuery {
 }
 
 async fn resolve(State(public): State<Arc<Public>>, Query(query): Query<ResolveQuery>) -> Response {
-    let asker = query.asker.map(|text| match text.parse() {
-        Ok(address) => AskAs::Address(address),
-        Err(_) => AskAs::Container(text),
-    });
+    let asker = query.asker.map(AskAs::from);
     let kind = query.kind.unwrap_or_else(|| "A".to_owned()).to_ascii_uppercase();
     match (public.state.resolve)(ResolveRequest { name: query.name, kind, asker }) {
         Ok(reply) => Json(reply).into_response(),
         Err(ResolveError::Invalid(message)) => refusal(StatusCode::BAD_REQUEST, message),
         Err(ResolveError::NoSuchAsker(message)) => refusal(StatusCode::NOT_FOUND, message),
+    }
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    name: Option<String>,
+    container: Option<String>,
+    #[serde(rename = "as")]
+    asker: Option<String>,
+}
+
+async fn explain(State(public): State<Arc<Public>>, Query(query): Query<ExplainQuery>) -> Response {
+    let ExplainQuery { name, container, asker } = query;
+    if name.is_none() && container.is_none() {
+        return refusal(StatusCode::BAD_REQUEST, "explain what? add name=NAME or container=CONTAINER");
+    }
+    let request = ExplainRequest { name, container, asker: asker.map(AskAs::from) };
+    // A service of thousands of instances takes milliseconds, which no worker of the DNS side should lose.
+    match tokio::task::spawn_blocking(move || (public.state.explain)(request)).await {
+        Ok(Ok(reply)) => Json(reply).into_response(),
+        Ok(Err(ResolveError::Invalid(message))) => refusal(StatusCode::BAD_REQUEST, message),
+        Ok(Err(ResolveError::NoSuchAsker(message))) => refusal(StatusCode::NOT_FOUND, message),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
@@ -370,7 +475,7 @@ impl Watcher {
     }
 }
 
-async fn withdraw(State((host, leave)): State<(HostId, mpsc::Sender<Leave>)>) -> Response {
+async fn withdraw(State(Control { host, leave, .. }): State<Control>) -> Response {
     let (done, outcome) = oneshot::channel();
     let stopping = || refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
     let asked = timeout(LEAVE_DEADLINE, async {

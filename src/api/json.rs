@@ -2,12 +2,17 @@
 //! one `jq` filter serves both: services, ports and networks are the records' own wire types, and a test holds the rest
 //! against a record.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Catalog, Health, HostId, Label, Offer, Origin, Phase, Proto, Publication},
+    model::{
+        Catalog, Health, HostId, Label, Offer, Origin, Phase, Proto, Publication, ShortId, Standing, WhenNoneReady,
+    },
     registry::record::{NetworkWire, ServiceWire},
 };
 
@@ -51,6 +56,7 @@ struct ServiceJson<'a> {
     service: &'a str,
     namespace: &'a str,
     ready: usize,
+    answers: &'static str,
     instances: Vec<InstanceJson<'a>>,
 }
 
@@ -98,6 +104,7 @@ pub(super) fn services(
     own: &HostId,
     filter: &Filter,
     problems: usize,
+    when_none_ready: WhenNoneReady,
 ) -> impl Iterator<Item = Vec<u8>> + Send + use<> {
     #[derive(Serialize)]
     struct Head {
@@ -135,6 +142,10 @@ pub(super) fn services(
             service: name.as_str(),
             namespace: namespace.as_str(),
             ready: instances.iter().filter(|(_, publication, _)| publication.is_ready()).count(),
+            answers: given(
+                instances.iter().filter_map(|(_, held, place)| Some((&**held, held.services.get(*place)?))),
+                when_none_ready,
+            ),
             instances: instances
                 .iter()
                 .filter_map(|(host, publication, place)| {
@@ -148,6 +159,26 @@ pub(super) fn services(
         piece
     });
     std::iter::once(head).chain(body).chain(std::iter::once(b"]}\n".to_vec()))
+}
+
+/// Whom clients of a service are sent to: `ready` instances, those of a fallback, or `nobody`. As in `dns/ready.rs`: the
+/// policy is that of the instance with the lowest id that has one.
+pub(super) fn given<'a>(
+    instances: impl Iterator<Item = (&'a Publication, &'a Offer)>,
+    when_none_ready: WhenNoneReady,
+) -> &'static str {
+    let mut standings = BTreeSet::new();
+    let mut own: Option<(ShortId, WhenNoneReady)> = None;
+    for (publication, offer) in instances {
+        standings.insert(publication.standing());
+        if let Some(policy) = offer.when_none_ready
+            && own.is_none_or(|(lowest, _)| publication.container < lowest)
+        {
+            own = Some((publication.container, policy));
+        }
+    }
+    let policy = own.map_or(when_none_ready, |(_, policy)| policy);
+    policy.given(&standings).map_or("nobody", Standing::as_str)
 }
 
 /// The host a copy in the catalog belongs to.
@@ -221,6 +252,8 @@ pub struct ListedService {
     pub namespace: String,
     /// Instances that take part in answers.
     pub ready: usize,
+    /// Whom answers hold: `ready`, `draining` or `unhealthy` instances, or `nobody`.
+    pub answers: String,
     /// All instances.
     pub instances: Vec<ListedInstance>,
 }
@@ -299,6 +332,33 @@ mod tests {
     }
 
     #[test]
+    fn whom_clients_are_sent_to_is_what_the_answers_hold() {
+        let rows = [
+            ("a @n1=172.18.0.2 web.shop\nb @n1=172.18.0.3 draining web.shop", "ready"),
+            ("a @n1=172.18.0.2 unhealthy web.shop\nb @n1=172.18.0.3 draining web.shop", "draining"),
+            ("a @n1=172.18.0.2 unhealthy web.shop\nb @n1=172.18.0.3 starting web.shop", "unhealthy"),
+            ("a @n1=172.18.0.2 starting web.shop\nb @n1=172.18.0.3 paused web.shop", "nobody"),
+            ("a @n1=172.18.0.2 draining web.shop none-ready=none\nb @n1=172.18.0.3 draining web.shop", "nobody"),
+            (
+                "b @n1=172.18.0.2 draining web.shop none-ready=none
+                 a @n1=172.18.0.3 unhealthy web.shop none-ready=unhealthy",
+                "unhealthy",
+            ),
+        ];
+        for (text, expected) in rows {
+            let text: String = text.lines().map(|line| format!("  {}\n", line.trim())).collect();
+            let world = World::parse(&format!("network n1 bridge 172.18.0.0/16\nhost own 192.0.2.1\n{text}"));
+            let held = world.catalog.hosts.values().flat_map(|host| host.publications.values());
+            let instances = held.map(|publication| (&**publication, &publication.services[0]));
+            let policy = WhenNoneReady::default();
+            assert_eq!(given(instances, policy), expected, "{text}");
+            let members = world.zone.service("shop", "web").unwrap_or_default();
+            let chosen = crate::dns::ready::choose(members, policy).standing;
+            assert_eq!(chosen.map_or("nobody", Standing::as_str), expected, "the answers themselves");
+        }
+    }
+
+    #[test]
     fn an_event_is_the_record_of_the_container_and_an_instance_that_of_one_service() {
         let (publication, host) = (publication(), HostId::parse("a").unwrap());
         let mut expected = record(&publication);
@@ -318,7 +378,8 @@ mod tests {
             }),
         );
         let catalog = Catalog { hosts: [origin].into_iter().collect(), ..Catalog::default() };
-        let listing: Vec<u8> = super::services(&catalog, &host, &Filter::default(), 0).flatten().collect();
+        let listing: Vec<u8> =
+            super::services(&catalog, &host, &Filter::default(), 0, WhenNoneReady::default()).flatten().collect();
         let listing: Value = serde_json::from_slice(&listing).unwrap();
         assert_eq!(listing["services"][0]["instances"], json!([expected]));
     }

@@ -5,6 +5,7 @@
 //! | `portolan_info{version,host}` | info | which agent this is |
 //! | `portolan_catalog_hosts` | gauge | hosts known, this one included |
 //! | `portolan_catalog_services` | gauge | services known |
+//! | `portolan_catalog_services_without_ready{answers}` | gauge | services of which no instance is ready, by who is given instead: `draining` or `unhealthy` ones, or `nobody` |
 //! | `portolan_catalog_instances{ready}` | gauge | instances known, by whether they take part in answers |
 //! | `portolan_catalog_complete` | gauge | 1: Docker and the registry have been listed, so absence may be stated |
 //! | `portolan_catalog_revision` | gauge | the registry's revision that answers come from |
@@ -13,6 +14,8 @@
 //! | `portolan_docker_events_total` | counter | events taken |
 //! | `portolan_docker_resyncs_total` | counter | event streams opened anew after a loss |
 //! | `portolan_docker_lists_total` | counter | full lists taken |
+//! | `portolan_checks` | gauge | containers of this host that are checked by their labels |
+//! | `portolan_check_results_total{result}` | counter | results of these checks, by `pass` and `fail` |
 //! | `portolan_local_askers` | gauge | addresses of this host's containers that may ask |
 //! | `portolan_local_networks` | gauge | Docker networks of this host |
 //! | `portolan_registry_synced` | gauge | 1: all we want published is published |
@@ -32,7 +35,10 @@
 //! | `portolan_dns_tcp_connections` | gauge | TCP connections open |
 //! | `portolan_dns_listeners{state}` | gauge | wanted addresses, by `bound` and `failed` |
 
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -41,14 +47,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::facts::Facts;
-use crate::model::{Catalog, HostId, Local};
+use super::{facts::Facts, json::given};
+use crate::model::{Catalog, HostId, Local, WhenNoneReady};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Everything known, and the operator's policy on services without a ready instance.
+type Known<'a> = (&'a Catalog, WhenNoneReady);
+
 /// All metrics of this moment. Walks the catalog once.
-pub fn render(host: &HostId, catalog: &Catalog, local: &Local, facts: &Facts, problems: usize) -> String {
+pub fn render(host: &HostId, catalog: Known<'_>, local: &Local, facts: &Facts, problems: usize) -> String {
     let mut registry = Registry::default();
     let labels = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("host", host.to_string())];
     registry.register("portolan", "Which agent this is", Info::new(labels));
@@ -101,9 +110,9 @@ fn flag(set: bool) -> f64 {
     f64::from(u8::from(set))
 }
 
-fn rows(catalog: &Catalog, local: &Local, facts: &Facts, problems: usize) -> Vec<Row> {
-    let Sizes { hosts, services, ready, not_ready } = Sizes::of(catalog);
-    let Facts { docker, registry, dns, listeners, .. } = facts;
+fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: usize) -> Vec<Row> {
+    let Sizes { hosts, services, without_ready, ready, not_ready } = Sizes::of(catalog, policy);
+    let Facts { docker, checks, registry, dns, listeners, .. } = facts;
     let failed = listeners.iter().filter(|listener| listener.error.is_some()).count();
     let unsigned = |number: u64| count(usize::try_from(number).unwrap_or(usize::MAX));
     #[expect(
@@ -114,6 +123,12 @@ fn rows(catalog: &Catalog, local: &Local, facts: &Facts, problems: usize) -> Vec
     vec![
         gauge("catalog_hosts", "Hosts known, this one included", count(hosts)),
         gauge("catalog_services", "Services known", count(services)),
+        Row {
+            name: "catalog_services_without_ready",
+            help: "Services of which no instance is ready, by who is given instead",
+            label: "answers",
+            samples: without_ready.map(|(answers, number)| (answers, Value::Gauge(count(number)))).into(),
+        },
         Row {
             name: "catalog_instances",
             help: "Instances known, by whether they take part in answers",
@@ -127,6 +142,13 @@ fn rows(catalog: &Catalog, local: &Local, facts: &Facts, problems: usize) -> Vec
         counter("docker_events", "Events taken", docker.events),
         counter("docker_resyncs", "Event streams opened anew after a loss", docker.resyncs),
         counter("docker_lists", "Full lists taken", docker.lists),
+        gauge("checks", "Containers of this host that are checked by their labels", unsigned(checks.containers)),
+        Row {
+            name: "check_results",
+            help: "Results of these checks",
+            label: "result",
+            samples: vec![("pass", Value::Counter(checks.passed)), ("fail", Value::Counter(checks.failed))],
+        },
         gauge("local_askers", "Addresses of this host's containers that may ask", count(local.askers.len())),
         gauge("local_networks", "Docker networks of this host", count(local.networks.len())),
         gauge("registry_synced", "1: all we want published is published", flag(registry.synced)),
@@ -195,24 +217,40 @@ impl Collector for Moment {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sizes {
     hosts: usize,
     services: usize,
+    /// By who is given instead.
+    without_ready: [(&'static str, usize); 3],
     ready: usize,
     not_ready: usize,
 }
 
 impl Sizes {
-    fn of(catalog: &Catalog) -> Self {
-        let mut names = HashSet::new();
-        let mut sizes = Self { hosts: catalog.hosts.len(), ..Self::default() };
+    fn of(catalog: &Catalog, policy: WhenNoneReady) -> Self {
+        let mut ready_names = HashSet::new();
+        let mut others: HashMap<_, Vec<_>> = HashMap::new();
+        let (hosts, without_ready) = (catalog.hosts.len(), ["draining", "unhealthy", "nobody"].map(|word| (word, 0)));
+        let mut sizes = Self { hosts, services: 0, without_ready, ready: 0, not_ready: 0 };
         for publication in catalog.hosts.values().flat_map(|host| host.publications.values()) {
             let count = if publication.is_ready() { &mut sizes.ready } else { &mut sizes.not_ready };
             *count += publication.services.len();
-            names.extend(publication.services.iter().map(|offer| (&offer.namespace, &offer.service)));
+            for offer in &publication.services {
+                let name = (&offer.namespace, &offer.service);
+                if publication.is_ready() {
+                    ready_names.insert(name);
+                } else {
+                    others.entry(name).or_default().push((&**publication, offer));
+                }
+            }
         }
-        sizes.services = names.len();
+        others.retain(|name, _| !ready_names.contains(name));
+        sizes.services = ready_names.len() + others.len();
+        for instances in others.into_values() {
+            let answers = given(instances.into_iter(), policy);
+            sizes.without_ready.iter_mut().filter(|(word, _)| *word == answers).for_each(|(_, number)| *number += 1);
+        }
         sizes
     }
 }
@@ -243,7 +281,7 @@ mod tests {
             ..Facts::default()
         };
         let host = HostId::parse("a").unwrap();
-        let text = render(&host, &Catalog::default(), &Local::default(), &facts, 3);
+        let text = render(&host, (&Catalog::default(), WhenNoneReady::default()), &Local::default(), &facts, 3);
         let rendered: Vec<(String, &str)> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))

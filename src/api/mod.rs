@@ -6,6 +6,9 @@
 //!
 //! - `facts.rs`: the numbers the other parts hand in, as plain data;
 //! - `json.rs`: the shapes of the answers; field names are those of the etcd records;
+//! - `drain.rs`: the shapes of `drain` and `undrain`;
+//! - `explain.rs`: the shapes of explanations;
+//! - `projects.rs`: one Compose project in several directories, as a problem;
 //! - `changes.rs`: two catalogs → what happened between them;
 //! - `metrics.rs`: snapshots → OpenMetrics text;
 //! - `http.rs` \[IO\]: routes, the Host check, the bounded accept loop, the control socket;
@@ -18,20 +21,27 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::model::{Catalog, HostId, Local};
+use crate::model::{Catalog, HostId, Local, WhenNoneReady};
 
 pub mod changes;
 pub mod client;
+pub mod drain;
+pub mod explain;
 pub mod facts;
 pub mod http;
 pub mod json;
 pub mod metrics;
+mod projects;
 
-pub use facts::{DnsFacts, DockerFacts, Facts, Listener, RegistryFacts};
+pub use explain::ExplainReply;
+pub use facts::{CheckFacts, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts};
 pub use json::{ResolveRecord, ResolveReply};
 
 /// Answers a question as the DNS side would, without a packet.
 pub type Resolve = Arc<dyn Fn(ResolveRequest) -> Result<ResolveReply, ResolveError> + Send + Sync>;
+
+/// Explains what becomes of a name, or of a container.
+pub type Explain = Arc<dyn Fn(ExplainRequest) -> Result<ExplainReply, ResolveError> + Send + Sync>;
 
 /// Collects the numbers of the moment.
 pub type Collect = Arc<dyn Fn() -> Facts + Send + Sync>;
@@ -47,10 +57,25 @@ pub struct ApiState {
     pub catalog: watch::Receiver<Arc<Catalog>>,
     /// This host's askers and networks.
     pub local: watch::Receiver<Arc<Local>>,
+    /// The operator's policy on services without a ready instance.
+    pub when_none_ready: WhenNoneReady,
     /// Numbers and problems of the other parts.
     pub facts: Collect,
     /// The DNS side's answer to a question.
     pub resolve: Resolve,
+    /// The DNS side's reasons.
+    pub explain: Explain,
+}
+
+/// A question of `portolan explain`. Both parts may be asked for at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainRequest {
+    /// A name as typed.
+    pub name: Option<String>,
+    /// A container of this host, by name or id.
+    pub container: Option<String>,
+    /// Who asks; `None`: this host.
+    pub asker: Option<AskAs>,
 }
 
 /// A question of `portolan resolve`.
@@ -71,6 +96,15 @@ pub enum AskAs {
     Container(String),
     /// Whoever has this address.
     Address(std::net::IpAddr),
+}
+
+impl From<String> for AskAs {
+    fn from(text: String) -> Self {
+        match text.parse() {
+            Ok(address) => Self::Address(address),
+            Err(_) => Self::Container(text),
+        }
+    }
 }
 
 /// Why a question cannot be asked. A negative DNS answer is a reply, not an error.

@@ -2,18 +2,13 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context;
 use clap::Args;
 
 use super::{
     Exit, Process, flags,
     output::{Form, Output, note},
-    read, start_log,
 };
-use crate::{
-    api::{client::Client, json::Left},
-    config::{ClientConfig, Errors},
-};
+use crate::api::json::Left;
 
 /// Withdraw this host's names from the cluster now
 ///
@@ -35,15 +30,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Exit> {
-    let config = ClientConfig::load(&arguments.flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
-    let Some(control) = config.control else {
-        let message = "--control: neither XDG_RUNTIME_DIR, XDG_STATE_HOME nor HOME is set; name the agent's socket";
-        return Err(Errors(vec![message.to_owned()]).into());
-    };
-    let client = Client::Control(control.value);
+    let client = super::control(&arguments.flags, process)?;
     let body = client.post("/v1/leave").await?;
-    let left: Left = serde_json::from_slice(&body).with_context(|| format!("{client} speaks no portolan"))?;
+    let left: Left = super::decode(&client, &body)?;
     let mut out = io::stdout().lock();
     match arguments.output.form {
         Form::Json => writeln!(out, "{}", String::from_utf8_lossy(&body))?,

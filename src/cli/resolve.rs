@@ -5,7 +5,6 @@ use std::{
     net::IpAddr,
 };
 
-use anyhow::Context;
 use clap::Args;
 
 use super::{
@@ -51,7 +50,7 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
         target.push_str(&format!("&as={}", escape(asker)));
     }
     let body = client.get(&target).await?;
-    let reply: ResolveReply = serde_json::from_slice(&body).with_context(|| format!("{client} speaks no portolan"))?;
+    let reply: ResolveReply = super::decode(&client, &body)?;
 
     let mut out = io::BufWriter::new(io::stdout().lock());
     if arguments.output.form == Form::Json {

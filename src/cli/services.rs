@@ -5,7 +5,6 @@ use std::{
     io::{self, Write},
 };
 
-use anyhow::Context;
 use clap::Args;
 
 use super::{
@@ -43,7 +42,7 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
     let client = client(&arguments.flags, process)?;
     let filter = arguments.namespace.as_deref().map(|namespace| format!("?namespace={}", escape(namespace)));
     let body = client.get(&format!("/v1/services{}", filter.unwrap_or_default())).await?;
-    let listing: Listing = serde_json::from_slice(&body).with_context(|| format!("{client} speaks no portolan"))?;
+    let listing: Listing = super::decode(&client, &body)?;
 
     let mut out = io::BufWriter::new(io::stdout().lock());
     match arguments.output.form {
@@ -56,7 +55,7 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
         Form::Table if listing.services.is_empty() => {}
         Form::Table => {
             let rows: Vec<_> = listing.services.iter().map(row).collect();
-            table(&mut out, ["SERVICE", "NAMESPACE", "INSTANCES", "READY", "HOSTS", "PORTS"], &rows)?;
+            table(&mut out, ["SERVICE", "NAMESPACE", "INSTANCES", "READY", "ANSWERS", "HOSTS", "PORTS"], &rows)?;
         }
     }
     out.flush()?;
@@ -77,7 +76,7 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
     Ok(Exit::Done)
 }
 
-fn row(service: &ListedService) -> [String; 6] {
+fn row(service: &ListedService) -> [String; 7] {
     let hosts: BTreeSet<&str> = service.instances.iter().map(|instance| instance.host.as_str()).collect();
     let ports: BTreeSet<&ListedPort> = service.instances.iter().flat_map(|instance| &instance.ports).collect();
     let mut shown: Vec<String> =
@@ -90,6 +89,7 @@ fn row(service: &ListedService) -> [String; 6] {
         service.namespace.clone(),
         service.instances.len().to_string(),
         service.ready.to_string(),
+        service.answers.clone(),
         hosts.len().to_string(),
         if shown.is_empty() { "-".to_owned() } else { shown.join(",") },
     ]

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context;
 use clap::Args;
 
 use super::{
@@ -37,8 +36,7 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
     let mut out = io::stdout().lock();
     client
         .lines::<anyhow::Error>(target, |line| {
-            let event: WatchLine =
-                serde_json::from_slice(line).with_context(|| format!("{client} speaks no portolan"))?;
+            let event: WatchLine = super::decode(&client, line)?;
             print(&mut out, arguments.output.form, line, &event)?;
             Ok(out.flush()?)
         })

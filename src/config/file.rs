@@ -25,6 +25,17 @@ pub(super) fn parse(path: &Path, text: &str) -> (BTreeMap<&'static str, Raw>, Ve
             continue;
         };
         let values = match (value.get_ref(), key.arity) {
+            // `[[claim]]`: a rule with a line for each part.
+            (DeValue::Array(items), Arity::Many) if items.iter().any(|item| item.get_ref().is_table()) => {
+                match items.iter().map(|item| rule(item.get_ref())).collect::<Result<_, _>>() {
+                    Ok(rules) if key.name == "claim" => Some(rules),
+                    Ok(_) => None,
+                    Err(error) => {
+                        errors.push((line, format!("{}: {error}", key.name)));
+                        continue;
+                    }
+                }
+            }
             (DeValue::Array(items), Arity::Many) => items.iter().map(|item| scalar(item.get_ref())).collect(),
             (value, _) => scalar(value).map(|text| vec![text]),
         };
@@ -48,6 +59,35 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
         _ => None,
     }
+}
+
+/// A table of `[[claim]]` as the text that the flag takes.
+fn rule(value: &DeValue<'_>) -> Result<String, String> {
+    let expected = "a table with name and some of namespaces, images and labels: [[claim]]";
+    let DeValue::Table(table) = value else { return Err(expected.to_owned()) };
+    let mut words = Vec::new();
+    for (part, value) in table {
+        let condition = match part.get_ref().as_ref() {
+            "name" => "",
+            "namespaces" => "namespace=",
+            "images" => "image=",
+            "labels" => "label=",
+            other => return Err(format!("unknown part {other:?}; {expected}")),
+        };
+        let texts: Option<Vec<String>> = match value.get_ref() {
+            DeValue::Array(items) if !condition.is_empty() => items.iter().map(|item| scalar(item.get_ref())).collect(),
+            value => scalar(value).map(|text| vec![text]),
+        };
+        let texts = texts.ok_or_else(|| format!("{} takes texts; {expected}", part.get_ref()))?;
+        if let Some(text) = texts.iter().find(|text| text.contains([' ', ',']) || text.is_empty()) {
+            return Err(format!("{text:?}: without spaces and commas, please"));
+        }
+        // The name comes first.
+        let words_of = texts.into_iter().map(|text| format!("{condition}{text}"));
+        let at = if condition.is_empty() { 0 } else { words.len() };
+        drop(words.splice(at..at, words_of));
+    }
+    Ok(words.join(" "))
 }
 
 /// What to write instead of an unknown key.

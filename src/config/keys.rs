@@ -108,6 +108,16 @@ pub const KEYS: &[Key] = &[
         "where other hosts reach our published ports, one per family [default: the source address towards etcd, else of the default route]",
     ),
     row("locality", "PATH", Arity::One, "", HOST, "where this host stands, such as eu/a"),
+    // Two projects that both have a `web` must not answer for each other.
+    row("namespaces", "ON|OFF", Arity::One, "on", HOST, "off: every service of this host is global, as in Registrator"),
+    row(
+        "claim",
+        "RULE",
+        Arity::Many,
+        "",
+        HOST,
+        "who may publish a global name: NAME [namespace=PROJECT] [image=IMAGE] [label=KEY=VALUE], * for anything",
+    ),
     row("routed", "SUBNET", Arity::Many, "", HOST, "container subnets that every host can route to"),
     row(
         "state-dir",
@@ -119,6 +129,15 @@ pub const KEYS: &[Key] = &[
     ),
     // A restart must be invisible to everyone else.
     row("on-term", "ACTION", Arity::One, "keep", HOST, "keep or leave: what SIGTERM does to our names"),
+    // Whoever may label a container chooses what runs with the agent's rights, so nothing does unless it is wanted.
+    row(
+        "check-commands",
+        "DIR",
+        Arity::One,
+        "",
+        HOST,
+        "the programs that checks of containers may run on this host [default: none]",
+    ),
     // `docker` where port 53 may be bound, and always 127.0.0.1:5300 for a first `dig`.
     row(
         "dns",
@@ -140,6 +159,15 @@ pub const KEYS: &[Key] = &[
     row("zone", "DOMAIN", Arity::One, "svc.internal", DNS, "the domain we answer for"),
     // Docker gives a freed address to the very next container.
     row("ttl", "SECONDS", Arity::One, "0", DNS, "how long resolvers may keep an address"),
+    // Rather somebody who may still answer than nobody; a container that only starts cannot answer yet.
+    row(
+        "when-none-ready",
+        "WHO",
+        Arity::One,
+        "draining,unhealthy",
+        DNS,
+        "whom to give while no instance of a service is ready: draining, unhealthy, both in the order to try, or none",
+    ),
     row(
         "upstream",
         "ADDR",
@@ -149,6 +177,10 @@ pub const KEYS: &[Key] = &[
         "who answers all other names, or none [default: the name servers of --resolv-conf]",
     ),
     row("resolv-conf", "FILE", Arity::One, "/etc/resolv.conf", DNS, "names the upstream servers"),
+    // Spreading over everybody is what nobody is surprised by; a host of many clients would overload its own instances.
+    row("prefer", "WHAT", Arity::One, "none", DNS, "which instances are given first: none, host or locality"),
+    // One is enough: who wants to spread over more says so.
+    row("prefer-floor", "N", Arity::One, "1", DNS, "with fewer ready instances near than this, farther ones count too"),
     row("http", "ADDR:PORT", Arity::One, "127.0.0.1:7300", API, "read-only HTTP: health, metrics, catalog"),
     row(
         "control",

@@ -9,8 +9,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::values::{LogFormat, OnTerm, Registry, Upstreams, User};
-use crate::dns::listen::Listen;
-use crate::model::HostId;
+use crate::dns::{listen::Listen, prefer::Prefer};
+use crate::model::{HostId, WhenNoneReady};
+use crate::watch::{claim::Rule, labels::Namespaces};
 
 /// A value as the operator would write it.
 pub(super) trait Show {
@@ -72,6 +73,16 @@ impl Show for LogFormat {
     }
 }
 
+impl Show for Namespaces {
+    fn show(&self) -> String {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+        .to_owned()
+    }
+}
+
 impl Show for Listen {
     fn show(&self) -> String {
         self.to_string()
@@ -98,7 +109,7 @@ macro_rules! show_as_displayed {
     };
 }
 
-show_as_displayed!(String, u32, IpAddr, IpNet, SocketAddr, HostId);
+show_as_displayed!(String, u32, Rule, Prefer, IpAddr, IpNet, SocketAddr, HostId, WhenNoneReady);
 
 impl<T: Show> Show for Option<T> {
     fn show(&self) -> String {

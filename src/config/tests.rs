@@ -127,6 +127,17 @@ fn endpoints_imply_etcd_and_take_a_scheme() {
 }
 
 #[test]
+fn a_locality_is_needed_to_prefer_by_it() {
+    shows(&["--prefer=locality", "--locality=eu/a"], &[], "", &[("prefer", "locality", "flag")]);
+    refuses(
+        &["--prefer=locality"],
+        &[],
+        "",
+        &["--prefer \"locality\" (flag): where does this host stand? add --locality, such as eu/a"],
+    );
+}
+
+#[test]
 fn contradictions_about_the_registry_are_refused() {
     refuses(
         &["--registry=memory"],
@@ -256,6 +267,25 @@ fn all_mistakes_are_told_at_once() {
     );
 }
 
+#[test]
+fn claims_may_be_tables_of_the_file() {
+    let file = "[[claim]]\nimages = [\"postgres:*\", \"own/pg\"]\nname = \"db\"\n[[claim]]\nname = \"*\"\nnamespaces = \"infra\"\nlabels = [\"team=data\"]\n";
+    let shown = "db image=postgres:* image=own/pg,* label=team=data namespace=infra";
+    shows(&[], &[], file, &[("claim", shown, "/etc/portolan.toml line 1")]);
+    shows(&[], &[], "claim = [\"db image=a\"]", &[("claim", "db image=a", "/etc/portolan.toml line 1")]);
+    for (file, error) in [
+        ("[[claim]]\nname = \"db\"", "nobody could have \"db\""),
+        ("[[claim]]\nimages = [\"a\"]", "the name comes first"),
+        ("[[claim]]\nnames = \"db\"", "unknown part \"names\""),
+        ("[[claim]]\nname = \"db\"\nimages = [\"a b\"]", "without spaces"),
+        ("[[claim]]\nname = [\"db\"]\nimages = \"a\"", "name takes texts"),
+        ("[[allow]]\nname = \"db\"\nimages = \"a\"", "allow takes a list of texts"),
+    ] {
+        let told = load(&[], &[], file).expect_err(file).0.join("\n");
+        assert!(told.contains(error), "{file:?}: {told}");
+    }
+}
+
 /// Values that are taken, as they are shown afterwards.
 #[test]
 fn good_values_are_taken() {
@@ -279,6 +309,10 @@ fn good_values_are_taken() {
         ("http", "[::]:0", "[::]:0"),
         ("host-id", "node-1.example", "node-1.example"),
         ("locality", "eu/a", "eu/a"),
+        ("prefer", "host", "host"),
+        ("namespaces", "off", "off"),
+        ("claim", "db  namespace=shop, * image=own/*", "db namespace=shop,* image=own/*"),
+        ("prefer-floor", "3", "3"),
         ("log", "info,portolan::dns=debug", "info,portolan::dns=debug"),
         ("log", "off", "off"),
         ("docker-host", "unix:///run/docker.sock", "unix:///run/docker.sock"),
@@ -333,6 +367,12 @@ fn bad_values_are_refused() {
         ("http", "localhost:7300"),
         ("host-id", "a/b"),
         ("locality", "/eu"),
+        ("prefer", "near"),
+        ("namespaces", "no"),
+        ("claim", "db"),
+        ("claim", "db colour=red"),
+        ("prefer-floor", "0"),
+        ("prefer-floor", "many"),
         ("log", "inof"),
         ("log", "inof,portolan=debug"),
         ("log", "portolan=loud"),
@@ -427,4 +467,29 @@ proptest! {
             prop_assert_eq!(shown(&again), Some(value));
         }
     }
+}
+
+#[test]
+fn whom_to_give_while_none_is_ready_and_what_checks_may_run_are_said_exactly() {
+    let file = "when-none-ready = \"unhealthy, draining\"\ncheck-commands = \"/etc/portolan/checks\"";
+    shows(
+        &[],
+        &[],
+        file,
+        &[
+            ("when-none-ready", "unhealthy,draining", "/etc/portolan.toml line 1"),
+            ("check-commands", "/etc/portolan/checks", "/etc/portolan.toml line 2"),
+        ],
+    );
+    shows(&["--when-none-ready=none"], &[], file, &[("when-none-ready", "none", "flag")]);
+    refuses(
+        &["--when-none-ready=starting", "--check-commands=checks"],
+        &[],
+        "",
+        &[
+            "--check-commands \"checks\" (flag): name a directory by its whole path, such as /etc/portolan/checks",
+            "--when-none-ready \"starting\" (flag): write `draining`, `unhealthy`, both with a comma between them in the \
+             order to try, or `none`",
+        ],
+    );
 }

@@ -11,7 +11,11 @@ use std::{
 use ipnet::IpNet;
 
 use super::show::Show;
-use crate::{dns::listen::Listen, model::HostId};
+use crate::{
+    dns::{listen::Listen, prefer::Prefer},
+    model::{HostId, WhenNoneReady},
+    watch::{claim::Rule, labels::Namespaces},
+};
 
 /// Shortest lease. It is renewed every third (1.7 s); one call may be lost (2 s deadline) and its repeat may meet a
 /// leader election (1 s): 4.7 s. etcd itself grants nothing below 2 s.
@@ -32,6 +36,9 @@ pub const MAX_PREFIX: usize = 200;
 
 /// Longest locality in bytes; every session record carries it.
 pub const MAX_LOCALITY: usize = 100;
+
+/// Highest `--prefer-floor`: an A answer holds 16 addresses, so more neighbours than a few of those change nothing.
+pub const MAX_FLOOR: u32 = 1000;
 
 /// Longest path of a unix socket in bytes: 108 in `sockaddr_un` (unix(7)) with the final zero; 8 more are kept for
 /// the name it has while it is being made.
@@ -135,6 +142,25 @@ pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
     }
 }
 
+pub(super) fn namespaces(text: &str) -> Result<Namespaces, String> {
+    match text {
+        "on" => Ok(Namespaces::On),
+        "off" => Ok(Namespaces::Off),
+        _ => fail("use on or off"),
+    }
+}
+
+pub(super) fn prefer(text: &str) -> Result<Prefer, String> {
+    Prefer::parse(text).ok_or_else(|| "nothing to prefer; use none, host or locality".to_owned())
+}
+
+pub(super) fn prefer_floor(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(floor) if (1..=MAX_FLOOR).contains(&floor) => Ok(floor),
+        _ => fail(format!("use a number of instances from 1 to {MAX_FLOOR}")),
+    }
+}
+
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
@@ -159,7 +185,7 @@ pub(super) fn log(text: &str) -> Result<String, String> {
 }
 
 /// `30s`, `2m`, `1h`: a whole number and its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = "a duration is a whole number and a unit: 30s, 2m, 1h";
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let seconds = match &text[digits.len()..] {
@@ -173,7 +199,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn lease(text: &str) -> Result<Duration, String> {
-    let lease = duration(text)?;
+    let lease = parse_duration(text)?;
     if lease < MIN_LEASE {
         return fail(format!("shorter than a lost call and a leader election take; use at least {}", MIN_LEASE.show()));
     }
@@ -188,12 +214,16 @@ pub(super) fn ttl(text: &str) -> Result<u32, String> {
     let plain = text.parse().ok();
     let seconds = match plain {
         Some(seconds) => seconds,
-        None => duration(text).map_err(|_| "a ttl is a number of seconds: 0, 5, 60".to_owned())?.as_secs(),
+        None => parse_duration(text).map_err(|_| "a ttl is a number of seconds: 0, 5, 60".to_owned())?.as_secs(),
     };
     match u32::try_from(seconds) {
         Ok(ttl) if ttl <= MAX_TTL => Ok(ttl),
         _ => fail(format!("addresses are reused at once; use at most {MAX_TTL} seconds")),
     }
+}
+
+pub(super) fn when_none_ready(text: &str) -> Result<WhenNoneReady, String> {
+    WhenNoneReady::parse(text).map_err(|expected| format!("write {expected}"))
 }
 
 /// An etcd client URL. A scheme that is left out is added later, when it is known whether there is TLS.
@@ -302,6 +332,10 @@ pub(super) fn dns(text: &str) -> Result<Listen, String> {
 }
 
 /// A subnet, or a single address; bits beyond the prefix are dropped.
+pub(super) fn claim(text: &str) -> Result<Rule, String> {
+    Rule::parse(text).map_err(|error| error.to_string())
+}
+
 pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
@@ -379,6 +413,14 @@ pub(super) fn control(text: &str) -> Result<PathBuf, String> {
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.contains('\0') { fail("no path holds a zero byte") } else { Ok(PathBuf::from(text)) }
+}
+
+/// A directory named in full: what may run must not depend on where the agent was started.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') {
+        return fail("name a directory by its whole path, such as /etc/portolan/checks");
+    }
+    path(text)
 }
 
 pub(super) fn api(text: &str) -> Result<String, String> {

@@ -20,6 +20,7 @@
 //! The apex is its own name server, so that no service name is taken away for it.
 
 mod reverse;
+mod sample;
 
 use std::net::IpAddr;
 
@@ -30,13 +31,17 @@ use hickory_proto::rr::{
 use ipnet::IpNet;
 use rand::{Rng, seq::SliceRandom};
 
+use self::sample::{Weighted, sample};
+
 pub use super::source::{Source, locate};
 use super::{
     name::{self, Apex, Named, Subject},
-    reach::{Family, Viewpoint, one_port},
+    prefer::Preference,
+    reach::{Family, Given, Viewpoint, Ways, one_port},
+    ready::{self, Chosen},
     zone::{Candidate, Zone},
 };
-use crate::model::{Label, Local, MAX_LABEL, Port, Proto, ShortId};
+use crate::model::{Label, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
 
 /// Addresses in one answer, sampled from all. 16 AAAA of 28 octets are 448, which leaves 64 of the 512 that every
 /// resolver takes for header (12), EDNS (11) and a question of 41.
@@ -71,6 +76,10 @@ pub struct Settings {
     pub nameserver: Vec<IpAddr>,
     /// Names of others are forwarded; not so with `--upstream none`.
     pub forwarding: bool,
+    /// `--when-none-ready`: who is given while no instance of a service is ready.
+    pub when_none_ready: WhenNoneReady,
+    /// `--prefer`, `--prefer-floor` and where this host stands.
+    pub prefer: Preference,
 }
 
 impl Default for Settings {
@@ -82,6 +91,8 @@ impl Default for Settings {
             routed: Vec::new(),
             nameserver: Vec::new(),
             forwarding: true,
+            when_none_ready: WhenNoneReady::default(),
+            prefer: Preference::default(),
         }
     }
 }
@@ -152,10 +163,20 @@ pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: Recor
 }
 
 /// Which instances of a service count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Members {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Members {
     Ready,
     All,
+}
+
+impl Members {
+    pub(super) fn choose<'z>(self, candidates: &'z [Candidate], settings: &Settings) -> Chosen<'z> {
+        match self {
+            Self::Ready => ready::choose(candidates, settings.when_none_ready),
+            // Of no standing: there is no preference among them, for clusters that bootstrap need to know everybody.
+            Self::All => Chosen { members: candidates.iter().collect(), standing: None },
+        }
+    }
 }
 
 struct Question<'a> {
@@ -190,12 +211,16 @@ impl<'a> Question<'a> {
         let Some(candidates) = self.find(named) else {
             return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
         };
-        let chosen: Vec<&Candidate> =
-            candidates.iter().filter(|c| members == Members::All || c.publication.is_ready()).collect();
+        let chosen = members.choose(candidates, self.snapshot.settings);
         match self.kind {
-            RecordType::A | RecordType::AAAA => self.addresses(one_port(&self.view, &chosen).addresses, soa, rng),
+            RecordType::A | RecordType::AAAA => {
+                let one = one_port(&self.view, &chosen.members);
+                let wanted = near(&self.view, self.snapshot.settings, &chosen, &one.given, self.family());
+                let weighted = wanted.map(|given| weighted(chosen.members[given.member], given.way.address));
+                self.addresses(weighted.collect(), !one.given.is_empty(), soa, rng)
+            }
             RecordType::SRV => self.targets(&chosen, &|_| true, soa, rng),
-            RecordType::TXT => self.tags(&chosen, soa),
+            RecordType::TXT => self.tags(&chosen.members, soa),
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
         }
@@ -219,10 +244,12 @@ impl<'a> Question<'a> {
         }
         match self.kind {
             RecordType::A | RecordType::AAAA => {
-                let ways = chosen.iter().flat_map(|candidate| self.view.ways(candidate).iter());
-                self.addresses(ways.map(|way| way.address).collect(), soa, rng)
+                let ways = || chosen.iter().flat_map(|held| self.view.ways(held).iter().map(move |way| (held, way)));
+                let wanted = ways().filter(|(_, way)| self.family().holds(way.address));
+                let addresses = wanted.map(|(candidate, way)| weighted(candidate, way.address)).collect();
+                self.addresses(addresses, ways().next().is_some(), soa, rng)
             }
-            RecordType::SRV => self.targets(&chosen, &|_| true, soa, rng),
+            RecordType::SRV => self.targets(&Chosen { members: chosen, standing: None }, &|_| true, soa, rng),
             RecordType::TXT => self.tags(&chosen, soa),
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
@@ -231,15 +258,16 @@ impl<'a> Question<'a> {
 
     fn port(&self, port: &str, proto: Proto, named: Named<'_>, rng: &mut impl Rng) -> Answer {
         let soa = self.apex_soa();
-        let is_meant =
-            |offered: &Port| offered.proto == proto && offered.name.as_ref().is_some_and(|name| name.as_str() == port);
+        let is_meant = |offered: &Port| offered.is_called(port, proto);
         let candidates = self.find(named).unwrap_or_default();
         if !candidates.iter().any(|candidate| candidate.offer().ports.iter().any(is_meant)) {
             return self.nothing(soa);
         }
-        let ready: Vec<&Candidate> = candidates.iter().filter(|c| c.publication.is_ready()).collect();
         match self.kind {
-            RecordType::SRV => self.targets(&ready, &is_meant, soa, rng),
+            RecordType::SRV => {
+                let chosen = Members::Ready.choose(candidates, self.snapshot.settings);
+                self.targets(&chosen, &is_meant, soa, rng)
+            }
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
         }
@@ -261,47 +289,38 @@ impl<'a> Question<'a> {
 
     /// The instances of a service, in the namespace that is meant.
     fn find(&self, named: Named<'_>) -> Option<&'a [Candidate]> {
-        let zone = self.snapshot.zone;
-        match named.namespace {
-            Some(namespace) => zone.service(namespace, named.service),
-            None => zone
-                .service(self.source.namespace().as_str(), named.service)
-                .or_else(|| zone.service(Label::global().as_str(), named.service)),
-        }
+        find(self.snapshot.zone, self.source, named).map(|(_, candidates)| candidates)
     }
 
-    fn addresses(&self, mut addresses: Vec<IpAddr>, soa: Record, rng: &mut impl Rng) -> Answer {
-        let any = !addresses.is_empty();
-        addresses.retain(|address| self.wants(*address));
-        addresses.sort_unstable();
-        addresses.dedup();
+    /// The records of `addresses`; `any`: the name has some, perhaps of the other family only.
+    fn addresses(&self, addresses: Vec<Weighted>, any: bool, soa: Record, rng: &mut impl Rng) -> Answer {
         if addresses.is_empty() {
             // See the exception above.
             return if any { Answer::NoData(Box::new(soa)) } else { self.no_data(soa) };
         }
-        let (sample, _) = addresses.partial_shuffle(rng, MAX_ADDRESSES);
-        self.records(sample.iter().map(|address| self.address(self.name, *address)).collect())
+        let sampled = sample(addresses, MAX_ADDRESSES, rng);
+        self.records(sampled.iter().map(|(address, _)| self.address(self.name, *address)).collect())
     }
 
     fn targets(
         &self,
-        candidates: &[&Candidate],
+        chosen: &Chosen<'_>,
         is_meant: &dyn Fn(&Port) -> bool,
         soa: Record,
         rng: &mut impl Rng,
     ) -> Answer {
         let apex = &self.snapshot.settings.apex;
-        let mut order: Vec<&&Candidate> = candidates.iter().collect();
+        let mut order = priorities(&self.view, self.snapshot.settings, chosen, is_meant);
         let mut answers = Vec::new();
         let mut additionals = Vec::new();
         order.shuffle(rng);
-        for candidate in order {
+        // Whoever is left out beyond the limit is among the farthest.
+        order.sort_by_key(|(_, priority)| *priority);
+        for (candidate, priority) in order {
             let (offer, ways) = (candidate.offer(), self.view.ways(candidate));
-            let numbers = |port| ways.iter().find_map(|way| self.view.number(candidate, way, port));
             let target = apex.instance(candidate.publication.container, offer);
-            let ports = offer.ports.iter().filter(|port| is_meant(port)).filter_map(numbers);
-            let records: Vec<Record> = ports
-                .map(|number| self.record(RData::SRV(SRV::new(0, offer.weight, number, target.clone()))))
+            let records: Vec<Record> = numbers(&self.view, candidate, ways, is_meant)
+                .map(|(_, number)| self.record(RData::SRV(SRV::new(priority, offer.weight, number, target.clone()))))
                 // 53/tcp and 53/udp under one number are one record (RFC 2181 section 5).
                 .fold(Vec::new(), |mut distinct, record| {
                     if !distinct.contains(&record) {
@@ -367,8 +386,11 @@ impl<'a> Question<'a> {
     }
 
     fn wants(&self, address: IpAddr) -> bool {
-        let family = if self.kind == RecordType::A { Family::V4 } else { Family::V6 };
-        family.holds(address)
+        self.family().holds(address)
+    }
+
+    fn family(&self) -> Family {
+        if self.kind == RecordType::A { Family::V4 } else { Family::V6 }
     }
 
     fn apex_soa(&self) -> Record {
@@ -397,8 +419,75 @@ impl<'a> Question<'a> {
     }
 }
 
+/// The instances of a service, and the namespace in which they were found: that of the name, else the asker's own where
+/// it has such a service, else `global`.
+pub(super) fn find<'z>(zone: &'z Zone, source: &Source, named: Named<'_>) -> Option<(Label, &'z [Candidate])> {
+    let within = |namespace: Label| zone.service(namespace.as_str(), named.service).map(|found| (namespace, found));
+    match named.namespace {
+        // A folded label is one, or names nothing.
+        Some(namespace) => zone
+            .service(namespace, named.service)
+            .and_then(|found| found.first().map(|candidate| (candidate.offer().namespace.clone(), found))),
+        None => within(source.namespace()).or_else(|| within(Label::global())),
+    }
+}
+
+/// Those of the `given` ways of one family that are near enough for this asker.
+pub(super) fn near<'g>(
+    view: &Viewpoint<'_>,
+    settings: &Settings,
+    chosen: &Chosen<'_>,
+    given: &'g [Given],
+    family: Family,
+) -> impl Iterator<Item = &'g Given> {
+    let wanted = move || given.iter().filter(move |given| family.holds(given.way.address));
+    let priorities = settings
+        .prefer
+        .applies(view.source(), chosen.standing)
+        .then(|| settings.prefer.priorities(wanted().map(|given| &*chosen.members[given.member].home)))
+        .flatten();
+    let is_near = move |place: usize| priorities.as_ref().is_none_or(|all| all[place] == 0);
+    wanted().enumerate().filter(move |(place, _)| is_near(*place)).map(|(_, given)| given)
+}
+
+/// The chosen instances with the priority of their SRV records: the farther, the higher. Who has no record for this asker
+/// does not count as near.
+pub(super) fn priorities<'z>(
+    view: &Viewpoint<'_>,
+    settings: &Settings,
+    chosen: &Chosen<'z>,
+    is_meant: &dyn Fn(&Port) -> bool,
+) -> Vec<(&'z Candidate, u16)> {
+    let all = chosen.members.iter().copied();
+    if !settings.prefer.applies(view.source(), chosen.standing) {
+        return all.map(|candidate| (candidate, 0)).collect();
+    }
+    let is_given = |candidate: &&Candidate| numbers(view, candidate, view.ways(candidate), is_meant).next().is_some();
+    let given: Vec<&Candidate> = all.filter(is_given).collect();
+    match settings.prefer.priorities(given.iter().map(|candidate| &*candidate.home)) {
+        Some(priorities) => given.into_iter().zip(priorities).collect(),
+        None => given.into_iter().map(|candidate| (candidate, 0)).collect(),
+    }
+}
+
+/// The ports of an instance that SRV records carry, with their numbers for this asker.
+pub(super) fn numbers<'c>(
+    view: &'c Viewpoint<'_>,
+    candidate: &'c Candidate,
+    ways: Ways,
+    is_meant: &'c dyn Fn(&Port) -> bool,
+) -> impl Iterator<Item = (&'c Port, u16)> {
+    let number = move |port| ways.iter().find_map(|way| view.number(candidate, way, port));
+    let meant = candidate.offer().ports.iter().filter(|port| is_meant(port));
+    meant.filter_map(move |port| Some((port, number(port)?)))
+}
+
+fn weighted(candidate: &Candidate, address: IpAddr) -> Weighted {
+    (address, u32::from(candidate.offer().weight))
+}
+
 /// The instances that a label names: the one container with that short id, else all with that name.
-fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z Candidate> {
+pub(super) fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z Candidate> {
     if let Some(id) = ShortId::parse(label).filter(|id| id.as_str() == label) {
         let first = candidates.partition_point(|candidate| candidate.publication.container < id);
         let held: Vec<_> = candidates[first..].iter().take_while(|c| c.publication.container == id).collect();

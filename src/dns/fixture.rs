@@ -6,11 +6,12 @@
 //! asker f1 shop n1=172.18.0.9                          a container of this host: name (or id), namespace, addresses
 //! address 192.0.2.1                                    an address of this host's interfaces
 //! proxied 8080/tcp                                     a port that docker-proxy holds
-//! host own 192.0.2.1                                   a host (`own` is this one) and what it advertises
+//! host own 192.0.2.1 at=eu/a                           a host (`own` is this one), what it advertises, where it is
 //!   a1 @n1=172.18.0.2 name=shop-web-1 draining web.shop main=80 http:80/tcp>0.0.0.0:8080~[::]:32768 weight=5 tag=x
 //! ```
 //! Container ids are filled up with zeros. `@host` is the host's network. `>` is a published port that the operator
-//! chose, `~` one that Docker chose.
+//! chose, `~` one that Docker chose. `paused`, `starting`, `unhealthy` and `healthy` stand like `draining`;
+//! `none-ready=unhealthy` is a service's own policy, `dir=d1` the digest of its project's directory.
 
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
@@ -103,8 +104,11 @@ impl World {
                         "own" => Origin::Own,
                         id => Origin::Registry(HostId::parse(id).unwrap()),
                     };
-                    let advertise = words[2..].iter().map(|word| word.parse().unwrap()).collect();
-                    let session = Session { advertise, ..Session::default() };
+                    let (at, advertise): (Vec<&str>, Vec<&str>) =
+                        words[2..].iter().partition(|word| word.starts_with("at="));
+                    let advertise = advertise.iter().map(|word| word.parse().unwrap()).collect();
+                    let locality = at.first().map_or("", |word| &word[3..]).into();
+                    let session = Session { advertise, locality, ..Session::default() };
                     let host = Host { session, publications: imbl::OrdMap::new() };
                     catalog.hosts.insert(origin.clone(), Arc::new(host));
                 }
@@ -210,7 +214,8 @@ fn show(record: &Record, additionals: &[Record]) -> String {
                 .collect();
             addresses.sort();
             let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-            format!("{}:{}={}", label.trim_end_matches('0'), srv.port, addresses.join(","))
+            let priority = if srv.priority == 0 { String::new() } else { format!("!{}", srv.priority) };
+            format!("{}:{}={}{priority}", label.trim_end_matches('0'), srv.port, addresses.join(","))
         }
         RData::TXT(txt) => {
             let strings = txt.txt_data.iter().map(|string| String::from_utf8(string.to_vec()).unwrap());
@@ -243,6 +248,23 @@ fn parse_proto(text: &str) -> Proto {
     }
 }
 
+fn phase(word: &str) -> Option<Phase> {
+    match word {
+        "draining" => Some(Phase::Draining),
+        "paused" => Some(Phase::Paused),
+        _ => None,
+    }
+}
+
+fn health(word: &str) -> Option<Health> {
+    match word {
+        "healthy" => Some(Health::Healthy),
+        "unhealthy" => Some(Health::Unhealthy),
+        "starting" => Some(Health::Starting),
+        _ => None,
+    }
+}
+
 fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publication {
     let mut made = Publication {
         container: short(words[0]),
@@ -252,11 +274,14 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
         health: Health::None,
         services: Box::default(),
         networks: Box::default(),
+        directory: None,
     };
     let (mut services, mut places): (Vec<Offer>, Vec<Attachment>) = (Vec::new(), Vec::new());
     for word in &words[1..] {
-        if *word == "draining" {
-            made.phase = Phase::Draining;
+        if let Some(phase) = phase(word) {
+            made.phase = phase;
+        } else if let Some(health) = health(word) {
+            made.health = health;
         } else if *word == "@host" {
             places.push(Attachment {
                 id: NetworkId("host".into()),
@@ -273,10 +298,14 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             places.push(place);
         } else if let Some(name) = word.strip_prefix("name=") {
             made.name = name.into();
+        } else if let Some(directory) = word.strip_prefix("dir=") {
+            made.directory = Some(directory.into());
         } else if let Some(port) = word.strip_prefix("main=") {
             services.last_mut().unwrap().port = Some(port.parse().unwrap());
         } else if let Some(weight) = word.strip_prefix("weight=") {
             services.last_mut().unwrap().weight = weight.parse().unwrap();
+        } else if let Some(policy) = word.strip_prefix("none-ready=") {
+            services.last_mut().unwrap().when_none_ready = Some(WhenNoneReady::parse(policy).unwrap());
         } else if let Some(tag) = word.strip_prefix("tag=") {
             let offer = services.last_mut().unwrap();
             offer.tags = offer.tags.iter().cloned().chain([tag.into()]).collect();
@@ -292,6 +321,7 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
                 weight: 1,
                 port: None,
                 ports: Box::default(),
+                when_none_ready: None,
             });
         }
     }

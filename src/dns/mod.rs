@@ -9,7 +9,9 @@
 //! packet ─ wire.rs ─ name.rs ┘     reach.rs                forward.rs [IO] ─► upstream
 //! ```
 //!
-//! - `name.rs` says what a name means, `source.rs` who asks, `reach.rs` which address that one gets;
+//! - `name.rs` says what a name means, `source.rs` who asks, `ready.rs` which instances count,
+//!   `reach.rs` which address that one gets, `prefer.rs` which are near enough;
+//! - `explain.rs` tells of the same stages why an instance is in or out: no rule is written twice;
 //! - `zone.rs` is the index: immutable, swapped whole, changed in the time of what changed;
 //! - `answer.rs` decides between records, NODATA, NXDOMAIN, SERVFAIL and "not ours"; `wire.rs` turns packets into
 //!   questions and decisions into packets. Both are pure: time plays no part, chance comes from the caller;
@@ -21,12 +23,15 @@
 
 pub mod access;
 pub mod answer;
+pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod forward;
 pub mod listen;
 pub mod name;
+pub mod prefer;
 pub mod reach;
+pub mod ready;
 pub mod server;
 pub mod source;
 pub mod wire;

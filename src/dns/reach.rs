@@ -6,7 +6,7 @@
 //!    has only internal networks stops here;
 //! 2. the asker is the instance's own host: its address on a bridge. The instance is on its host's network: that
 //!    host's address, for any asker;
-//! 3. its address is routed, by the operator's word; or has a link-layer life of its own (macvlan, ipvlan) and the
+//! 3. its address is routed, by the operator's word, and the asker is not on another bridge of the same host; or has a link-layer life of its own (macvlan, ipvlan) and the
 //!    asker is on another host;
 //! 4. it is published: the host's address and the published number;
 //! 5. nothing of that: left out, and the [`Obstacle`] says why.
@@ -132,6 +132,11 @@ impl<'a> Viewpoint<'a> {
         }
     }
 
+    /// Who asks.
+    pub fn source(&self) -> &'a Source {
+        self.source
+    }
+
     /// Whether the asker may not leave its networks, so that nothing of it is forwarded either.
     pub fn is_confined(&self) -> bool {
         self.confined
@@ -174,9 +179,13 @@ impl<'a> Viewpoint<'a> {
                 Ok(Way { address, rule: Rule::HostNetwork })
             };
         }
+        // On one host Docker lets no packet pass from one bridge to another, wherever else a bridge is routed.
+        let isolated = |network: &Attachment| {
+            own && matches!(self.source, Source::Container(_)) && network.driver == Driver::Bridge
+        };
         let in_routed = |network: &Attachment| {
             let covered = |ip: &IpAddr| family.holds(*ip) && self.routed.iter().any(|subnet| subnet.contains(ip));
-            !network.internal && network.ips.iter().any(covered)
+            !network.internal && !isolated(network) && network.ips.iter().any(covered)
         };
         if let Some(address) = address_on(&in_routed) {
             return Ok(Way { address, rule: Rule::Routed });
@@ -299,6 +308,11 @@ impl<'a> Viewpoint<'a> {
         numbers.min_by_key(|held| (!held.lasting, held.number)).map(|held| held.number)
     }
 
+    /// The lasting numbers under which a candidate's main port answers on that way, in order.
+    pub fn main_numbers(&self, candidate: &Candidate, way: Way) -> Vec<u16> {
+        main_numbers(self, candidate, way).collect::<BTreeSet<u16>>().into_iter().collect()
+    }
+
     /// The addresses of the one instance, for its own name and for the SRV records that point to it.
     ///
     /// One number must hold for both families, because an SRV record has one number and its target has addresses of
@@ -342,10 +356,34 @@ impl Ways {
 /// What addresses of a service stand for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnePort {
-    /// The number that works on all of them; `None` for a portless service.
+    /// The number that works on all of them; `None` for a portless service, and where no number works anywhere.
     pub number: Option<u16>,
-    /// The addresses, of both families: a client that takes both uses one number.
-    pub addresses: Vec<IpAddr>,
+    /// Whose number that is.
+    pub basis: Basis,
+    /// The ways on which it works, in the order of the candidates and of both families: a client that takes both uses
+    /// one number.
+    pub given: Vec<Given>,
+}
+
+/// Where the one number comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Basis {
+    /// It is the service's port, and somebody offers it under that number.
+    Service,
+    /// Nobody offers the service's port under its own number: most operators published it under this one.
+    Published,
+    /// No candidate has a port, or none that works.
+    #[default]
+    Nothing,
+}
+
+/// A way of one candidate on which the one number works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The candidate, by its place among those that were asked about.
+    pub member: usize,
+    /// Its address there.
+    pub way: Way,
 }
 
 /// The addresses of a service on which one and the same port number works.
@@ -357,29 +395,34 @@ pub struct OnePort {
 pub fn one_port(view: &Viewpoint<'_>, candidates: &[&Candidate]) -> OnePort {
     let reach = |candidate: &&Candidate| Family::BOTH.map(|family| view.way(candidate, family).ok());
     let ways: Vec<[Option<Way>; 2]> = candidates.iter().map(reach).collect();
-    let reached =
-        || candidates.iter().zip(&ways).flat_map(|(c, ways)| ways.iter().flatten().map(move |way| (*c, *way)));
-
-    let number =
-        most_frequent(candidates.iter().filter_map(|candidate| candidate.offer().main_port())).and_then(|main| {
-            if reached().any(|(candidate, way)| works(view, candidate, way, main)) {
-                return Some(main);
-            }
-            most_frequent(candidates.iter().zip(&ways).flat_map(|(candidate, ways)| {
+    let reached = || {
+        let all = candidates.iter().zip(&ways).enumerate();
+        all.flat_map(|(member, (c, ways))| ways.iter().flatten().map(move |way| (*c, Given { member, way: *way })))
+    };
+    let main = most_frequent(candidates.iter().filter_map(|candidate| candidate.offer().main_port()));
+    let (number, basis) = match main {
+        Some(main) if reached().any(|(candidate, given)| works(view, candidate, given.way, main)) => {
+            (Some(main), Basis::Service)
+        }
+        Some(_) => {
+            let shared = most_frequent(candidates.iter().zip(&ways).flat_map(|(candidate, ways)| {
                 // Two families, or 53/tcp and 53/udp, under one number are one vote.
                 let votes: BTreeSet<u16> =
                     ways.iter().flatten().flat_map(|way| main_numbers(view, candidate, *way)).collect();
                 votes
-            }))
-        });
+            }));
+            (shared, if shared.is_some() { Basis::Published } else { Basis::Nothing })
+        }
+        None => (None, Basis::Nothing),
+    };
     let holds = |candidate: &Candidate, way| match number {
         Some(number) => {
             works(view, candidate, way, number) || main_numbers(view, candidate, way).any(|held| held == number)
         }
         None => candidate.offer().main_port().is_none(),
     };
-    let addresses = reached().filter(|(candidate, way)| holds(candidate, *way)).map(|(_, way)| way.address).collect();
-    OnePort { number, addresses }
+    let given = reached().filter(|(candidate, given)| holds(candidate, given.way)).map(|(_, given)| given).collect();
+    OnePort { number, basis, given }
 }
 
 /// Whether the container's port `number` answers under its own number, lastingly.
@@ -426,6 +469,8 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod oracle;
+pub(super) mod oracle;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod tests;

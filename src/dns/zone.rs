@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::Bound, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
-use crate::model::{Catalog, Driver, Host, Offer, Origin, Publication, Scope, ShortId};
+use crate::model::{Catalog, Driver, Host, Offer, Origin, Publication, Scope, Session, ShortId};
 
 /// What an answer needs to know of the host an instance runs on.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +19,23 @@ pub struct Home {
     pub origin: Origin,
     /// The addresses under which other hosts reach it.
     pub advertise: Box<[IpAddr]>,
+    /// Where it stands, from large to small: `eu/a`. Empty: it does not say.
+    pub locality: Arc<str>,
+}
+
+impl Home {
+    fn of(origin: &Origin, session: &Session) -> Self {
+        Self {
+            origin: origin.clone(),
+            advertise: session.advertise.as_slice().into(),
+            locality: Arc::clone(&session.locality),
+        }
+    }
+
+    /// Whether another session of the host would make the same home.
+    fn is_same(before: &Session, after: &Session) -> bool {
+        before.advertise == after.advertise && before.locality == after.locality
+    }
 }
 
 /// One instance of a service: a publication, the offer in it that is meant, and the host it is on.
@@ -79,7 +96,7 @@ impl Zone {
                 DiffItem::Add(origin, host) => next.add_host(origin, host, &mut changes),
                 DiffItem::Remove(origin, host) => next.remove_host(origin, host, &mut changes),
                 DiffItem::Update { old: (origin, before), new: (_, after) } => {
-                    if before.session.advertise == after.session.advertise {
+                    if Home::is_same(&before.session, &after.session) {
                         next.update_host(origin, before, after, &mut changes);
                     } else {
                         next.remove_host(origin, before, &mut changes);
@@ -95,7 +112,7 @@ impl Zone {
     }
 
     fn add_host(&mut self, origin: &Origin, host: &Host, changes: &mut BTreeMap<Arc<str>, Change>) {
-        let home = Arc::new(Home { origin: origin.clone(), advertise: host.session.advertise.as_slice().into() });
+        let home = Arc::new(Home::of(origin, &host.session));
         for publication in host.publications.values() {
             self.add(&home, publication, changes);
         }

@@ -4,10 +4,17 @@
 //! another within that task, so that a renewal of the lease never waits for a write, and a change of [`Desired`] leaves
 //! as a transaction at once. Decisions are the machines'; here is only wiring.
 //!
+//! Following begins at once, publishing with the first command: the first session already says where this host is reached.
+//!
 //! The embedded registry is a [`Store`] in this task: the same machines, the same calls, no server. It forgets with the
 //! process, which harms nobody: its only host derives everything from Docker anew.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::{SeedableRng, rngs::StdRng};
@@ -22,15 +29,19 @@ use super::{
     memory::Store,
     mirror::{self, Mirror, View},
     publisher::{self, Identity, Publisher, SessionFile},
+    record::{Keys, decode_ack},
     state::StateDirectory,
 };
-use crate::model::{Desired, Problem};
+use crate::model::{Desired, HostId, Problem};
 
 #[cfg(test)]
 mod tests;
 
 /// The shortest sleep: a machine that wants to be woken in the past is not spun on.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+/// Acknowledgements read per call, of 60 octets each with their keys.
+const ACKS_PAGE: i64 = 1_000;
 
 /// How to take part.
 #[derive(Clone, Debug)]
@@ -50,6 +61,17 @@ pub enum Backend {
     Etcd(Etcd),
 }
 
+/// What publishing follows.
+#[derive(Debug)]
+pub struct Inputs {
+    /// What this host publishes.
+    pub desired: watch::Receiver<Arc<Desired>>,
+    /// The last [`View::asked`] that this host answers from.
+    pub asked: watch::Receiver<Revision>,
+    /// What the agent asks for.
+    pub commands: mpsc::Receiver<Command>,
+}
+
 /// Where what is known goes.
 #[derive(Debug)]
 pub struct Outputs {
@@ -59,14 +81,19 @@ pub struct Outputs {
     pub status: watch::Sender<Status>,
 }
 
-/// What the agent asks for.
+/// What the agent asks for. The first command begins publishing.
 #[derive(Debug)]
 pub enum Command {
     /// Withdraw this host; answered when its keys are gone.
     Leave(oneshot::Sender<Result<(), String>>),
     /// Other hosts reach us here now.
     Advertise(Vec<IpAddr>),
+    /// Which revisions the hosts have acknowledged.
+    Acknowledged(oneshot::Sender<Result<Acks, String>>),
 }
+
+/// The revision that each host answers from, as far as somebody waited for it.
+pub type Acks = BTreeMap<HostId, Revision>;
 
 /// How it goes with the registry, for metrics, readiness and people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,50 +116,63 @@ impl Status {
     }
 }
 
-/// Publishes `desired` and follows everybody else; never returns. Dropping it keeps the lease: a restart is invisible.
-pub async fn run(
-    options: Options,
-    backend: Backend,
-    mut desired: watch::Receiver<Arc<Desired>>,
-    outputs: Outputs,
-    mut commands: mpsc::Receiver<Command>,
-) {
+/// Publishes what is desired and follows everybody else; never returns. Dropping it keeps the lease: a restart is
+/// invisible.
+pub async fn run(options: Options, backend: Backend, inputs: Inputs, outputs: Outputs) {
+    let Inputs { mut desired, mut asked, mut commands } = inputs;
     let mut driver = Driver::new(options, backend, outputs);
-    let first = Arc::clone(&desired.borrow_and_update());
-    driver.inputs.push_back(publisher::Input::Desired(first).into());
     driver.inputs.push_back(mirror::Input::Tick.into());
-    let (mut has_desired, mut has_commands) = (true, true);
+    let (mut has_desired, mut has_asked, mut has_commands) = (true, true, true);
     loop {
         driver.turn();
         let wake = driver.wake_at();
         let input = tokio::select! {
-            changed = desired.changed(), if has_desired => match changed {
+            changed = desired.changed(), if has_desired && driver.publishes => match changed {
                 Ok(()) => publisher::Input::Desired(Arc::clone(&desired.borrow_and_update())).into(),
                 Err(_) => {
                     has_desired = false;
                     continue;
                 }
             },
-            command = commands.recv(), if has_commands => match command {
-                Some(Command::Advertise(advertise)) => publisher::Input::Advertise(advertise).into(),
-                Some(Command::Leave(done)) if driver.left => {
-                    let _ = done.send(Ok(()));
-                    continue;
-                }
-                Some(Command::Leave(done)) => {
-                    driver.leaving.push(done);
-                    publisher::Input::Leave.into()
-                }
-                None => {
-                    has_commands = false;
+            changed = asked.changed(), if has_asked && driver.publishes => match changed {
+                Ok(()) => publisher::Input::Asked(*asked.borrow_and_update()).into(),
+                Err(_) => {
+                    has_asked = false;
                     continue;
                 }
             },
+            command = commands.recv(), if has_commands => {
+                match command {
+                    Some(command) => driver.obey(command, &mut desired),
+                    None => has_commands = false,
+                }
+                continue;
+            }
             Some(input) = driver.pending.next() => input,
+            Some(()) = driver.questions.next() => continue,
             event = told(&mut driver.watch) => event.into(),
             () = sleep_until(wake) => Input::Tick,
         };
         driver.inputs.push_back(input);
+    }
+}
+
+/// All acknowledgements, page by page.
+async fn read_acks(etcd: &Etcd, keys: &Keys, range: WatchRange) -> Result<Acks, String> {
+    let (mut acks, mut start) = (Acks::new(), range.start);
+    loop {
+        let request = Request::Range { start, end: range.end.clone(), limit: ACKS_PAGE, revision: None };
+        let (kvs, more) = match etcd.call(request).await {
+            Ok(Reply::Range { kvs, more, .. }) => (kvs, more),
+            Ok(_) => return Err("etcd answered another question".into()),
+            Err(error) => return Err(error.to_string()),
+        };
+        // What cannot be read acknowledges nothing.
+        acks.extend(kvs.iter().filter_map(|kv| Some((keys.acknowledger(&kv.key)?, decode_ack(&kv.value).ok()?))));
+        match kvs.last().filter(|_| more) {
+            Some(last) => start = [last.key.as_slice(), b"\0"].concat(),
+            None => return Ok(acks),
+        }
     }
 }
 
@@ -172,11 +212,16 @@ struct Driver {
     registry: Registry,
     state: Arc<StateDirectory>,
     outputs: Outputs,
+    /// A command has come; until then the publisher is not told anything.
+    publishes: bool,
     start: Instant,
     rng: StdRng,
     inputs: VecDeque<Input>,
     pending: FuturesUnordered<BoxFuture<'static, Input>>,
     watch: Option<mpsc::Receiver<WatchEvent>>,
+    /// Reads that are no business of the two machines.
+    questions: FuturesUnordered<BoxFuture<'static, ()>>,
+    keys: Keys,
     leaving: Vec<oneshot::Sender<Result<(), String>>>,
     left: bool,
 }
@@ -193,19 +238,44 @@ impl Driver {
             Backend::Memory(store) => (Registry::Embedded(Embedded { store, watch: None }), SessionFile::default()),
             Backend::Etcd(etcd) => (Registry::Etcd(etcd), state.session()),
         };
+        let keys = identity.keys.clone();
         Self {
             mirror: Mirror::new(identity.keys.clone(), identity.host.clone()),
             publisher: Publisher::new(identity, file),
             registry,
             state,
             outputs,
+            publishes: false,
             start: Instant::now(),
             rng: StdRng::from_rng(&mut rand::rng()),
             inputs: VecDeque::new(),
             pending: FuturesUnordered::new(),
+            questions: FuturesUnordered::new(),
+            keys,
             watch: None,
             leaving: Vec::new(),
             left: false,
+        }
+    }
+
+    fn obey(&mut self, command: Command, desired: &mut watch::Receiver<Arc<Desired>>) {
+        let input = match command {
+            Command::Advertise(advertise) => publisher::Input::Advertise(advertise),
+            Command::Leave(done) if self.left => {
+                // Whoever asked may have gone.
+                let _ = done.send(Ok(()));
+                return;
+            }
+            Command::Leave(done) => {
+                self.leaving.push(done);
+                publisher::Input::Leave
+            }
+            Command::Acknowledged(reply) => return self.read_acks(reply),
+        };
+        self.inputs.push_back(input.into());
+        if !std::mem::replace(&mut self.publishes, true) {
+            let first = Arc::clone(&desired.borrow_and_update());
+            self.inputs.push_back(publisher::Input::Desired(first).into());
         }
     }
 
@@ -222,7 +292,7 @@ impl Driver {
                 Input::Mirror(input) => (None, Some(input)),
                 Input::Tick => (Some(publisher::Input::Tick), Some(mirror::Input::Tick)),
             };
-            if let Some(input) = to_publisher {
+            if let Some(input) = to_publisher.filter(|_| self.publishes) {
                 for effect in self.publisher.handle(now, input, &mut self.rng) {
                     self.execute_published(now, effect);
                 }
@@ -234,6 +304,22 @@ impl Driver {
             }
         }
         self.tell();
+    }
+
+    fn read_acks(&mut self, reply: oneshot::Sender<Result<Acks, String>>) {
+        let (keys, range) = (self.keys.clone(), self.keys.acks_range());
+        let etcd = match &self.registry {
+            Registry::Etcd(etcd) => etcd.clone(),
+            Registry::Embedded(_) => {
+                // There is no other host. And whoever asked may have gone.
+                let _ = reply.send(Ok(Acks::new()));
+                return;
+            }
+        };
+        self.questions.push(Box::pin(async move {
+            // Whoever asked may have gone.
+            let _ = reply.send(read_acks(&etcd, &keys, range).await);
+        }));
     }
 
     fn execute_published(&mut self, now: Duration, effect: publisher::Effect) {
@@ -302,7 +388,8 @@ impl Driver {
             Registry::Embedded(embedded) => embedded.store.next_expiry(),
             Registry::Etcd(_) => None,
         };
-        let next = [self.publisher.wake_at(), self.mirror.wake_at(), expiry].into_iter().flatten().min();
+        let publisher = self.publisher.wake_at().filter(|_| self.publishes);
+        let next = [publisher, self.mirror.wake_at(), expiry].into_iter().flatten().min();
         // An hour stands for "only an input helps".
         let next = next.unwrap_or_else(|| self.start.elapsed() + Duration::from_secs(3600));
         (self.start + next).max(Instant::now() + SHORTEST_SLEEP)

@@ -76,6 +76,8 @@ pub struct View {
     pub revision: Revision,
     /// The registry has been listed since we started.
     pub listed: bool,
+    /// The revision that this host has to acknowledge as soon as it answers from it; 0: nobody waits for that.
+    pub asked: Revision,
     /// When the registry was last heard, if that is too long ago; since the agent's start.
     pub stale_since: Option<Duration>,
     /// All hosts, keyed as in the catalog so that merging copies nothing; [`Origin::Own`] is never among them.
@@ -504,6 +506,7 @@ impl Mirror {
             cluster: at.cluster,
             revision: at.revision,
             listed: true,
+            asked: self.contents.asked_of(&self.own),
             stale_since: self.view.stale_since,
             hosts: self.contents.hosts.clone(),
             undecodable: problems.len(),

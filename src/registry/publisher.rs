@@ -103,6 +103,8 @@ pub enum Input {
     Desired(Arc<Desired>),
     /// Other hosts reach us elsewhere now.
     Advertise(Vec<IpAddr>),
+    /// This host answers from a revision that another one waits for: acknowledge it. 0: nobody waits.
+    Asked(Revision),
     /// The session file is on disk, or why not.
     Saved(Result<(), String>),
     /// To [`Effect::Call`].
@@ -156,6 +158,8 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Records that cannot be published.
     pub problems: Vec<Problem>,
+    /// The round that all of Desired is published with, and the revision that says so to others.
+    pub asking: Option<(u64, Revision)>,
 }
 
 /// What the call in flight is for.
@@ -169,6 +173,7 @@ enum Step {
     Read { start: Vec<u8>, read: BTreeMap<Vec<u8>, Stored> },
     Write { ops: Vec<Op> },
     Echo,
+    Acknowledge(Revision),
     Revoke(LeaseId),
 }
 
@@ -176,7 +181,7 @@ impl Step {
     /// Whether etcd refuses it under NOSPACE.
     fn needs_space(&self) -> bool {
         match self {
-            Self::Grant | Self::Claim { .. } | Self::Echo => true,
+            Self::Grant | Self::Claim { .. } | Self::Echo | Self::Acknowledge(_) => true,
             Self::Write { ops } => ops.iter().any(|op| matches!(op, Op::Put { .. })),
             Self::Look | Self::Adopt(_) | Self::Save(_) | Self::Read { .. } | Self::Revoke(_) => false,
         }
@@ -242,7 +247,12 @@ pub struct Publisher {
     /// What etcd last said of itself.
     heard: Header,
     step: Option<Step>,
+    /// The lease that was ours when the last step began: what that step puts hangs on it.
+    put_under: Option<LeaseId>,
     renewing: Option<LeaseId>,
+    /// The revision to acknowledge, and the one that was.
+    asked: Revision,
+    acknowledged: Revision,
     echo_at: Duration,
     compare_at: Duration,
     not_before: Duration,
@@ -284,6 +294,9 @@ impl Publisher {
             touched: Vec::new(),
             heard: Header::default(),
             step: None,
+            put_under: None,
+            asked: 0,
+            acknowledged: 0,
             renewing: None,
             echo_at: Duration::ZERO,
             compare_at: Duration::MAX,
@@ -304,7 +317,14 @@ impl Publisher {
             .as_ref()
             .or(self.believed.as_ref())
             .map_or(0, |stored| stored.keys().filter(|key| **key != self.session_key).count());
-        let mut status = Status { lease: self.lease.map(|lease| lease.id), published, ..self.status.clone() };
+        let asking = match &self.hold {
+            Hold::Ours { fence, value } if self.status.synced => {
+                let is_told = *value == record::encode_session(&self.identity.session);
+                self.identity.session.waits.filter(|_| is_told).map(|round| (round, fence.revision))
+            }
+            _ => None,
+        };
+        let mut status = Status { lease: self.lease.map(|lease| lease.id), published, asking, ..self.status.clone() };
         status.problems.extend(self.lease_problem());
         status
     }
@@ -325,6 +345,9 @@ impl Publisher {
         let next = self.step.is_none().then(|| match &self.hold {
             Hold::Theirs { look_again } => *look_again,
             _ if self.not_before > self.handled_at => self.not_before,
+            Hold::Ours { .. } if self.asked > self.acknowledged => {
+                short.unwrap_or(self.not_before).min(self.compare_at)
+            }
             Hold::Ours { .. } => short.unwrap_or(self.echo_at).min(self.compare_at),
             Hold::Free(_) if self.stored.is_some() && self.lease.is_some() => {
                 short.unwrap_or(self.compare_at).min(self.compare_at)
@@ -341,6 +364,7 @@ impl Publisher {
         match input {
             Input::Desired(desired) => self.want(desired),
             Input::Advertise(advertise) => self.identity.session.advertise = advertise,
+            Input::Asked(revision) => self.asked = revision,
             Input::Leave => {
                 self.leaving = true;
                 self.not_before = now;
@@ -475,20 +499,18 @@ impl Publisher {
 
     /// The next difference to write, or the echo when it is time, or a lease of the right length.
     fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
-        let session = record::encode_session(&self.identity.session);
-        let ops = match (&self.stored, self.desired.listed) {
-            (Some(stored), true) => plan(&self.wanted(&session), stored, lease),
-            // Docker has not been listed: what etcd has of us stays. Only the session may change.
-            (Some(stored), false) => {
-                let only_session = stored.iter().filter(|(key, _)| **key == self.session_key);
-                let stored = only_session.map(|(key, stored)| (key.clone(), stored.clone())).collect();
-                plan(&BTreeMap::from([(self.session_key.clone(), session.as_slice())]), &stored, lease)
-            }
-            (None, _) => Vec::new(),
-        };
+        let mut ops = self.differences(lease);
+        let waits = self.desired.drained.then_some(self.desired.round);
+        if ops.is_empty() && self.identity.session.waits != waits {
+            // Only now: who has seen this session has seen all that was to be known by then.
+            self.identity.session.waits = waits;
+            ops = self.differences(lease);
+        }
         self.status.synced = ops.is_empty() && self.desired.listed;
         let step = if !ops.is_empty() {
             Step::Write { ops }
+        } else if self.asked > self.acknowledged {
+            Step::Acknowledge(self.asked)
         } else if now >= self.echo_at {
             Step::Echo
         } else if self.is_lease_unfit() {
@@ -497,6 +519,21 @@ impl Publisher {
             return None;
         };
         (self.has_space(now) || !step.needs_space()).then_some(step)
+    }
+
+    /// What etcd has not as it should be.
+    fn differences(&self, lease: LeaseId) -> Vec<Op> {
+        let session = record::encode_session(&self.identity.session);
+        match (&self.stored, self.desired.listed) {
+            (Some(stored), true) => plan(&self.wanted(&session), stored, lease),
+            // Docker has not been listed: what etcd has of us stays. Only the session may change.
+            (Some(stored), false) => {
+                let only_session = stored.iter().filter(|(key, _)| **key == self.session_key);
+                let stored = only_session.map(|(key, stored)| (key.clone(), stored.clone())).collect();
+                plan(&BTreeMap::from([(self.session_key.clone(), session.as_slice())]), &stored, lease)
+            }
+            (None, _) => Vec::new(),
+        }
     }
 
     fn begin(&mut self, step: Step, effects: &mut Vec<Effect>) {
@@ -535,17 +572,21 @@ impl Publisher {
                 };
                 Effect::Call(fence.guard(ops.clone()))
             }
-            Step::Echo => {
+            Step::Echo | Step::Acknowledge(_) => {
                 let (Hold::Ours { fence, .. }, Some(Lease { id: lease, .. })) = (&self.hold, self.lease) else {
                     return;
                 };
-                let key = self.identity.keys.echo(&self.identity.host);
-                let value = self.identity.session.nonce.as_bytes().to_vec();
+                let Identity { keys, host, session, .. } = &self.identity;
+                let (key, value) = match step {
+                    Step::Acknowledge(revision) => (keys.ack(host), record::encode_ack(revision)),
+                    _ => (keys.echo(host), session.nonce.as_bytes().to_vec()),
+                };
                 Effect::Call(fence.guard(vec![Op::Put { key, value, lease }]))
             }
             Step::Revoke(lease) => Effect::Call(Request::Revoke { lease: *lease }),
         };
         self.step = Some(step);
+        self.put_under = self.lease.map(|lease| lease.id);
         effects.push(effect);
     }
 }

@@ -12,17 +12,18 @@
 //!               "ips":["172.18.0.2"]}]}
 //! ```
 //!
-//! A service whose main port was chosen by a label carries it as `"port":80`.
+//! A service whose main port was chosen by a label carries it as `"port":80`. A container whose namespace is its Compose
+//! project carries a digest of the directory that project was started from as `"directory":"9ae16a3b2f90404f"`.
 
 use std::{borrow::Cow, collections::HashSet, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::fit;
-use super::call::{WatchRange, prefix_end};
+use super::call::{Revision, WatchRange, prefix_end};
 use crate::model::{
     Attachment, Driver, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication, Published, Scope,
-    Session, ShortId,
+    Session, ShortId, WhenNoneReady,
 };
 
 /// Largest value we read or write: a record of 64 services with 256 ports each never comes near.
@@ -35,6 +36,8 @@ pub const MAX_PORTS: usize = 256;
 pub const MAX_NETWORKS: usize = 64;
 /// Most addresses of a container on one network, of a port on its host, or of a host.
 pub const MAX_ADDRESSES: usize = 32;
+/// Longest digest of a project's directory that is read, in octets: four times ours.
+const MAX_DIRECTORY: usize = 64;
 /// Most tags of one service.
 pub const MAX_TAGS: usize = 128;
 
@@ -54,6 +57,7 @@ impl Undecodable {
 pub struct Keys {
     hosts: Vec<u8>,
     echo: Vec<u8>,
+    acks: Vec<u8>,
 }
 
 /// What a key means.
@@ -71,7 +75,8 @@ impl Keys {
     /// Keys below `<prefix>/v1/`.
     pub fn new(prefix: &str) -> Self {
         let root = prefix.trim_end_matches('/');
-        Self { hosts: format!("{root}/v1/hosts/").into_bytes(), echo: format!("{root}/v1/echo/").into_bytes() }
+        let below = |name: &str| format!("{root}/v1/{name}/").into_bytes();
+        Self { hosts: below("hosts"), echo: below("echo"), acks: below("acks") }
     }
 
     /// `<prefix>/v1/hosts/<host>/`: all that an agent may write, but for its echo.
@@ -92,6 +97,21 @@ impl Keys {
     /// A host's echo key.
     pub fn echo(&self, host: &HostId) -> Vec<u8> {
         [&self.echo, host.as_str().as_bytes()].concat()
+    }
+
+    /// A host's acknowledgement.
+    pub fn ack(&self, host: &HostId) -> Vec<u8> {
+        [&self.acks, host.as_str().as_bytes()].concat()
+    }
+
+    /// The acknowledgements of all hosts.
+    pub fn acks_range(&self) -> WatchRange {
+        WatchRange { start: self.acks.clone(), end: prefix_end(&self.acks) }
+    }
+
+    /// Whose acknowledgement this is.
+    pub fn acknowledger(&self, key: &[u8]) -> Option<HostId> {
+        HostId::parse(str::from_utf8(key.strip_prefix(self.acks.as_slice())?).ok()?).ok()
     }
 
     /// Everything of every host.
@@ -177,6 +197,13 @@ struct SessionWire<'a> {
     locality: Cow<'a, str>,
     #[serde(default, borrow)]
     version: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waits: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AckWire {
+    revision: Revision,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,6 +219,8 @@ struct RecordWire<'a> {
     services: Vec<ServiceWire<'a>>,
     #[serde(default, borrow)]
     networks: Vec<NetworkWire<'a>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    directory: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -206,6 +235,8 @@ pub(crate) struct ServiceWire<'a> {
     pub(crate) weight: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) port: Option<u16>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    pub(crate) when_none_ready: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     pub(crate) ports: Vec<PortWire<'a>>,
 }
@@ -254,6 +285,7 @@ impl<'a> ServiceWire<'a> {
             tags: offer.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
             weight: offer.weight,
             port: offer.port,
+            when_none_ready: offer.when_none_ready.map(|policy| Cow::Owned(policy.to_string())),
             ports: offer.ports.iter().map(PortWire::of).collect(),
         }
     }
@@ -311,6 +343,7 @@ pub fn encode_session(session: &Session) -> Vec<u8> {
         advertise: session.advertise.clone(),
         locality: Cow::Borrowed(&session.locality),
         version: Cow::Borrowed(&session.version),
+        waits: session.waits,
     };
     serde_json::to_vec(&wire).expect("texts and addresses are always JSON")
 }
@@ -329,7 +362,18 @@ pub fn decode_session(value: &[u8], interner: &mut Interner) -> Result<Session, 
         advertise: wire.advertise,
         locality: interner.text(&wire.locality),
         version: interner.text(&wire.version),
+        waits: wire.waits,
     })
+}
+
+/// An acknowledgement as it is stored.
+pub fn encode_ack(revision: Revision) -> Vec<u8> {
+    serde_json::to_vec(&AckWire { revision }).expect("numbers are always JSON")
+}
+
+/// Reads an acknowledgement.
+pub fn decode_ack(value: &[u8]) -> Result<Revision, Undecodable> {
+    Ok(read::<AckWire>(value)?.revision)
 }
 
 /// A container's record as it is stored. Equal publications give equal bytes, so that nothing is written twice. Readers
@@ -342,6 +386,7 @@ pub fn encode(publication: &Publication) -> Vec<u8> {
         health: publication.health,
         services: publication.services.iter().map(ServiceWire::of).collect(),
         networks: publication.networks.iter().map(NetworkWire::of).collect(),
+        directory: publication.directory.as_deref().map(Cow::Borrowed),
     };
     serde_json::to_vec(&wire).expect("texts, numbers and addresses are always JSON")
 }
@@ -364,6 +409,8 @@ pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Resu
         health: wire.health,
         services,
         networks,
+        // Compared with others and shown to nobody; a longer one is of no version we know.
+        directory: wire.directory.filter(|text| text.len() <= MAX_DIRECTORY).map(|text| interner.text(&text)),
     })
 }
 
@@ -377,6 +424,8 @@ fn offer(wire: ServiceWire<'_>, interner: &mut Interner) -> Result<Offer, Undeco
         weight: wire.weight,
         port: wire.port,
         ports: wire.ports.into_iter().map(|wire| port(wire, interner)).collect::<Result<_, _>>()?,
+        // Of a later version, perhaps: then the operator's policy stands.
+        when_none_ready: wire.when_none_ready.and_then(|text| WhenNoneReady::parse(&text).ok()),
     })
 }
 

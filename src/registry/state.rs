@@ -1,12 +1,13 @@
 //! The state directory: what must survive a restart of the agent. \[IO\]
 //!
-//! It is ours alone (0700), locked while an agent runs, and holds two small files. Each is replaced whole: written
+//! It is ours alone (0700), locked while an agent runs, and holds three small files. Each is replaced whole: written
 //! beside, synced, renamed, and the directory synced, so that a crash leaves the old one or the new one.
 //!
 //! | file | what | made |
 //! |---|---|---|
 //! | `host-id` | who this host is | at the first start |
 //! | `session.json` | nonces that are ours, and our lease | at every claim |
+//! | `drains.json` | what the operator has drained | at every `drain` and `undrain` |
 //! | `lock` | held while an agent runs | at every start |
 
 use std::{
@@ -18,15 +19,17 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use rand::RngExt;
+use serde::de::DeserializeOwned;
 
 use super::publisher::SessionFile;
-use crate::model::HostId;
+use crate::{model::HostId, watch::container::Drains};
 
 const HOST_ID: &str = "host-id";
 const SESSION: &str = "session.json";
+const DRAINS: &str = "drains.json";
 const LOCK: &str = "lock";
-/// Largest file of ours that is read: a session file is a few hundred octets.
-const MAX_FILE: u64 = 64 * 1024;
+/// Largest file of ours that is read: a session file is a few hundred octets, a thousand drained containers 110,000.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -112,23 +115,36 @@ impl StateDirectory {
         HostId::parse(&id).map_err(|error| StateError::HostId { path, found: error.0 })
     }
 
-    /// What the last agent knew of its session. A file that cannot be understood is as good as none: at worst we wait
-    /// until our old lease ends.
+    /// What the last agent knew of its session. Without it we wait, at worst, until our old lease ends.
     pub fn session(&self) -> SessionFile {
-        let parse = |stored: Vec<u8>| serde_json::from_slice(&stored).map_err(|error| error.to_string());
-        let stored = self.read(SESSION).map_err(|error| error.to_string());
-        let session = stored.and_then(|stored| stored.map_or_else(|| Ok(SessionFile::default()), parse));
-        session.unwrap_or_else(|error| {
-            let path = self.path.join(SESSION);
-            tracing::warn!(path = %path.display(), error, "the last session cannot be read: a new one begins");
-            SessionFile::default()
-        })
+        self.kept(SESSION, "the last session cannot be read: a new one begins")
     }
 
     /// Keeps what we know of our session.
     pub fn save_session(&self, session: &SessionFile) -> Result<(), StateError> {
         let text = serde_json::to_vec(session).expect("texts and numbers are always JSON");
         self.replace(SESSION, &text)
+    }
+
+    /// What the operator had drained.
+    pub fn drains(&self) -> Drains {
+        self.kept(DRAINS, "what was drained cannot be read: nothing is drained")
+    }
+
+    /// Keeps what the operator has drained.
+    pub fn save_drains(&self, drains: &Drains) -> Result<(), StateError> {
+        let text = serde_json::to_vec(drains).expect("texts and numbers are always JSON");
+        self.replace(DRAINS, &text)
+    }
+
+    /// A file that cannot be understood is as good as none, and is said so.
+    fn kept<T: Default + DeserializeOwned>(&self, name: &str, otherwise: &'static str) -> T {
+        let parse = |stored: Vec<u8>| serde_json::from_slice(&stored).map_err(|error| error.to_string());
+        let stored = self.read(name).map_err(|error| error.to_string());
+        stored.and_then(|stored| stored.map_or_else(|| Ok(T::default()), parse)).unwrap_or_else(|error| {
+            tracing::warn!(path = %self.path.join(name).display(), error, "{otherwise}");
+            T::default()
+        })
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {

@@ -26,9 +26,13 @@ pub use super::{
     event::{Cause, Depth, Event, Moment, Ticket, Wish},
     facts::{Binding, ContainerId, Endpoint, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary},
 };
-use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId};
+use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId, Silence};
 
+mod drain;
 mod presume;
+
+use drain::Stopping;
+pub use drain::{Command, Drains, NotDone, Outcome, Target};
 
 /// Addresses of a container on one network. Without addresses: it left at `moved`.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +66,7 @@ pub(super) struct Entry {
     /// The last event.
     touched: Moment,
     /// The last `die`.
-    ended: Moment,
+    pub(super) ended: Moment,
     /// The last inspect that was taken.
     seen: Moment,
     /// The inspect under way, and why it was asked.
@@ -71,11 +75,19 @@ pub(super) struct Entry {
     preparing: Option<Ticket>,
     /// To be asked again.
     failed: bool,
+    /// A stop signal was sent to it.
+    pub(super) stopping: Option<Stopping>,
 }
 
 impl Entry {
     fn new(id: ContainerId) -> Self {
-        let claim = Claim { offers: Vec::new(), namespace: Label::default_namespace() };
+        let claim = Claim {
+            offers: Vec::new(),
+            namespace: Label::default_namespace(),
+            checks: Arc::default(),
+            silence: Some(Silence::Unseen),
+            directory: None,
+        };
         Self {
             id,
             identity: None,
@@ -90,6 +102,7 @@ impl Entry {
             awaiting: None,
             preparing: None,
             failed: false,
+            stopping: None,
         }
     }
 
@@ -100,6 +113,7 @@ impl Entry {
     /// Its addresses are gone, at once.
     fn end(&mut self, now: Moment) {
         self.ended = now;
+        self.stopping = None;
         self.places.clear();
         if let Some(inspected) = &mut self.inspected {
             inspected.end();
@@ -129,6 +143,8 @@ pub struct Changes {
     pub bindings: bool,
     /// The host's networks differ.
     pub networks: bool,
+    /// Something was drained or undrained by command.
+    pub drains: bool,
     /// What a list found on a living connection though no event told it, then or a while later.
     pub unheard: u32,
 }
@@ -143,6 +159,8 @@ impl Changes {
 /// All containers and networks of this host.
 #[derive(Debug, Default)]
 pub struct Containers {
+    /// How labels are read.
+    options: labels::Options,
     pub(super) entries: BTreeMap<ShortId, Entry>,
     pub(super) networks: BTreeMap<NetworkId, NetworkFacts>,
     now: Moment,
@@ -159,11 +177,12 @@ pub struct Containers {
     suspects: BTreeMap<ShortId, bool>,
     /// Networks whose containers were seen to publish ports, each with where those appear that name no address.
     publishing: BTreeMap<NetworkId, Box<[IpAddr]>>,
+    pub(super) drains: Drains,
     changes: Changes,
 }
 
 /// Takes from an inspect what a container is, rather than what it is doing.
-fn config_of(entry: &mut Entry, inspected: &Inspected) {
+fn config_of(options: &labels::Options, entry: &mut Entry, inspected: &Inspected) {
     let ports: BTreeSet<_> = inspected
         .exposed
         .iter()
@@ -172,11 +191,17 @@ fn config_of(entry: &mut Entry, inspected: &Inspected) {
         .chain(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)))
         .collect();
     let place = format!("container {} ({})", inspected.id.short(), inspected.name);
-    (entry.claim, entry.problems) = labels::read(&place, &inspected.metadata, &inspected.name, &ports);
+    (entry.claim, entry.problems) =
+        labels::read(options, &place, &inspected.metadata, &inspected.name, &inspected.image, &ports);
     entry.identity = Some(Identity { name: inspected.name.clone(), namespace: entry.claim.namespace.clone() });
 }
 
 impl Containers {
+    /// None yet, and how their labels will be read.
+    pub fn new(options: labels::Options) -> Self {
+        Self { options, ..Self::default() }
+    }
+
     /// The moment to stamp a list with before it is asked for.
     pub fn now(&self) -> Moment {
         self.now
@@ -223,8 +248,8 @@ impl Containers {
     pub fn apply(&mut self, event: Event) -> Vec<Wish> {
         match event {
             Event::Created { id, name, labels } => {
-                let entry = self.touch(&id);
-                entry.identity = Some(Identity { name, namespace: labels::namespace(&labels) });
+                let namespace = labels::namespace(&self.options, &labels);
+                self.touch(&id).identity = Some(Identity { name, namespace });
                 vec![self.prepare(&id)]
             }
             Event::Started { id, newest } => {
@@ -241,6 +266,11 @@ impl Containers {
                 self.touch(&id);
                 vec![self.ask(&id, Cause::Event)]
             }
+            Event::Killed { id, signal } => self.killed(&id, signal),
+            Event::Waited { id, ticket } => {
+                self.waited(id.short(), ticket);
+                Vec::new()
+            }
             Event::Paused(id) => {
                 if let Some(inspected) = &mut self.touch(&id).inspected
                     && inspected.state == State::Running
@@ -252,6 +282,7 @@ impl Containers {
             Event::Died(id) => {
                 self.settle(id.short());
                 self.suspects.remove(&id.short());
+                self.end_drain(&id);
                 if self.entries.contains_key(&id.short()) {
                     let now = self.next();
                     self.changes.bindings = true;
@@ -333,7 +364,11 @@ impl Containers {
     /// Asks for a container. An older question about it loses its right to answer.
     fn ask(&mut self, id: &ContainerId, cause: Cause) -> Wish {
         let ticket = self.ticket();
-        let entry = self.entries.entry(id.short()).or_insert_with(|| Entry::new(id.clone()));
+        let changes = &mut self.changes;
+        let entry = self.entries.entry(id.short()).or_insert_with(|| {
+            changes.containers.insert(id.short());
+            Entry::new(id.clone())
+        });
         entry.awaiting = Some((ticket, cause));
         entry.preparing = None;
         entry.failed = false;
@@ -370,7 +405,8 @@ impl Containers {
 
     fn remove(&mut self, id: ShortId) {
         self.settle(id);
-        if self.entries.remove(&id).is_some() {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.forget_drain(&entry.id);
             self.changes.touch(id);
             self.changes.bindings = true;
         }
@@ -431,6 +467,7 @@ impl Containers {
             self.changes.containers.insert(id);
         }
         self.learn(&inspected);
+        self.judge_drains(&inspected);
         let gateway = self.gateway_bridge();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.inspected.as_ref() == Some(&inspected) {
@@ -440,7 +477,7 @@ impl Containers {
         if cause == Cause::Check {
             self.suspects.entry(id).or_default();
         }
-        config_of(entry, &inspected);
+        config_of(&self.options, entry, &inspected);
         // docker_gwbridge is not in an inspect: its place is known from its own list only.
         let alive = inspected.state.is_alive();
         entry.places.retain(|network, place| Some(network) == gateway.as_ref() && alive && !place.ips.is_empty());
@@ -510,12 +547,13 @@ impl Containers {
                 self.suspects.entry(id).or_default();
             }
         }
+        self.forget_drains_but_of(&present);
         let mut look = Vec::new();
         for summary in containers {
             let short = summary.id.short();
             let entry = self.entries.entry(short).or_insert_with(|| Entry::new(summary.id.clone()));
             if entry.identity.is_none() {
-                let namespace = labels::namespace(&summary.labels);
+                let namespace = labels::namespace(&self.options, &summary.labels);
                 entry.identity = Some(Identity { name: summary.name.clone(), namespace });
                 self.changes.touch(short);
             }

@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::container::{Binding, Changes, Containers, Entry, Inspected, NetworkMode, State};
-use crate::model::{Attachment, Desired, Driver, Offer, Phase, Port, Problem, Publication, ShortId};
+use crate::model::{Attachment, Checks, Desired, Driver, Offer, Phase, Port, Problem, Publication, ShortId, Silence};
 
 /// How many times a container may join the network of one that has itself joined another's. Docker sets no limit; a pod
 /// needs one, and two containers restored from a backup may name each other.
@@ -18,11 +18,15 @@ const MAX_JOINS: usize = 8;
 
 /// Everything this host should publish.
 pub fn desired(containers: &Containers) -> Desired {
-    let publications = containers.entries.iter().filter_map(|(id, entry)| Some((*id, publication(containers, entry)?)));
+    let of = |entry: &Entry| Some((Arc::new(publication(containers, entry)?), checks(entry)));
+    let all = || containers.entries.iter().filter_map(|(id, entry)| Some((*id, of(entry)?)));
     Desired {
         listed: containers.is_listed(),
-        publications: publications.map(|(id, publication)| (id, Arc::new(publication))).collect(),
+        publications: all().map(|(id, (publication, _))| (id, publication)).collect(),
+        checks: all().filter_map(|(id, (_, checks))| Some((id, checks?))).collect(),
         problems: problems(containers),
+        round: containers.drains().round,
+        drained: containers.drains().are_any(),
     }
 }
 
@@ -31,8 +35,22 @@ pub fn update(previous: &Desired, containers: &Containers, changes: &Changes) ->
     let mut next = previous.clone();
     let mut changed = previous.listed != containers.is_listed();
     next.listed = containers.is_listed();
+    if changes.drains {
+        let drains = containers.drains();
+        changed |= (previous.round, previous.drained) != (drains.round, drains.are_any());
+        (next.round, next.drained) = (drains.round, drains.are_any());
+    }
     for id in with_dependents(containers, &changes.containers) {
-        let publication = containers.entries.get(&id).and_then(|entry| publication(containers, entry));
+        let entry = containers.entries.get(&id);
+        let publication = entry.and_then(|entry| publication(containers, entry));
+        let checks = publication.as_ref().and_then(|_| checks(entry?));
+        if previous.checks.get(&id) != checks.as_ref() {
+            changed = true;
+            match checks {
+                Some(checks) => next.checks.insert(id, checks),
+                None => next.checks.remove(&id),
+            };
+        }
         if previous.publications.get(&id).map(|held| &**held) == publication.as_ref() {
             continue;
         }
@@ -90,16 +108,27 @@ fn resolve<'a>(containers: &'a Containers, host: &str) -> Option<&'a Entry> {
     })
 }
 
+/// Why a container is not published; `None`: it is.
+pub(super) fn silence(entry: &Entry) -> Option<Silence> {
+    match (entry.inspected.as_ref().map(|inspected| inspected.state), &entry.failure) {
+        (None, None) => Some(Silence::Unseen),
+        (None, Some(error)) => Some(Silence::Failed(Arc::clone(error))),
+        (Some(State::Stopped), _) => Some(Silence::Stopped),
+        (Some(State::Restarting), _) => Some(Silence::Restarting),
+        (Some(State::Running | State::Paused), _) => entry.claim.silence.clone(),
+    }
+}
+
 fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
-    let own = entry.inspected.as_ref()?;
-    let phase = match own.state {
-        State::Running => Phase::Serving,
-        State::Paused => Phase::Paused,
-        State::Restarting | State::Stopped => return None,
-    };
-    if entry.claim.offers.is_empty() {
+    if silence(entry).is_some() {
         return None;
     }
+    let own = entry.inspected.as_ref()?;
+    let phase = match own.state {
+        State::Paused => Phase::Paused,
+        _ if entry.stopping.is_some() || containers.drains.cover(entry) => Phase::Draining,
+        _ => Phase::Serving,
+    };
     let network = network_of(containers, entry);
     let bindings = network.map_or(&[][..], |network| &network.bindings);
     Some(Publication {
@@ -110,7 +139,13 @@ fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
         health: own.health,
         services: entry.claim.offers.iter().map(|offer| publish(offer, bindings)).collect(),
         networks: network.map_or_else(Box::default, |network| attachments(containers, network)),
+        directory: entry.claim.directory.clone(),
     })
+}
+
+fn checks(entry: &Entry) -> Option<Checks> {
+    let all = Arc::clone(&entry.claim.checks);
+    (!all.is_empty()).then_some(Checks { life: entry.ended.0, all })
 }
 
 fn publish(offer: &Offer, bindings: &[Binding]) -> Offer {

@@ -19,19 +19,20 @@ use bollard::{
 };
 use rand::RngExt;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     asker::{self, HostFacts},
-    container::{Cause, Containers, Depth, Event, Wish},
-    desired, host,
+    container::{self, Cause, Changes, Containers, Depth, Drains, Event, NotDone, Outcome, Wish},
+    desired, host, labels,
     replay::Replay,
+    resident,
 };
-use crate::model::{Desired, Local, Proto};
+use crate::model::{Desired, Local, Proto, Residents};
 
 mod decode;
 mod request;
@@ -105,6 +106,10 @@ pub struct Options {
     pub inspect_deadline: Duration,
     /// How long a list may take before the engine counts as lost.
     pub list_deadline: Duration,
+    /// What the last agent had drained.
+    pub drains: Drains,
+    /// How labels are read.
+    pub labels: labels::Options,
 }
 
 impl Default for Options {
@@ -114,6 +119,8 @@ impl Default for Options {
             list_every: Duration::from_secs(30),
             inspect_deadline: Duration::from_secs(2),
             list_deadline: Duration::from_secs(10),
+            drains: Drains::default(),
+            labels: labels::Options::default(),
         }
     }
 }
@@ -125,8 +132,19 @@ pub struct Outputs {
     pub desired: watch::Sender<Arc<Desired>>,
     /// Who asks from where.
     pub local: watch::Sender<Arc<Local>>,
+    /// All containers, with why they are not published. Wakes nobody: it is read when somebody asks.
+    pub residents: watch::Sender<Arc<Residents>>,
     /// How it goes. Only a change of `connected` or `last_error` wakes receivers; counters are read when needed.
     pub status: watch::Sender<Status>,
+}
+
+/// A command of the operator, answered when what it changes has been sent.
+#[derive(Debug)]
+pub struct Asked {
+    /// What to do.
+    pub command: container::Command,
+    /// What came of it, or why nothing.
+    pub reply: oneshot::Sender<Result<Outcome, NotDone>>,
 }
 
 /// How following goes, for metrics and readiness.
@@ -151,16 +169,21 @@ pub struct Status {
 }
 
 /// Follows the engine for ever. Drop it to stop.
-pub async fn follow(options: Options, outputs: Outputs) {
+pub async fn follow(options: Options, outputs: Outputs, commands: mpsc::Receiver<Asked>) {
+    let mut containers = Containers::new(options.labels.clone());
+    containers.restore_drains(options.drains.clone());
     let mut follower = Follower {
         options,
         outputs,
-        containers: Containers::default(),
+        containers,
+        commands,
+        waits: JoinSet::new(),
         replay: Replay::default(),
         host: HostFacts::default(),
         ports: BTreeSet::new(),
         desired: Arc::default(),
         local: Arc::default(),
+        residents: Residents::default(),
     };
     let mut wait = BACKOFF.0;
     let mut warned: Vec<String> = Vec::new();
@@ -187,7 +210,7 @@ pub async fn follow(options: Options, outputs: Outputs) {
             warn!(%endpoint, error, "docker connection lost; what is known stays");
             warned.push(error);
         }
-        tokio::time::sleep(pause).await;
+        follower.pause(pause).await;
         wait = (wait * 2).min(BACKOFF.1);
     }
 }
@@ -195,7 +218,7 @@ pub async fn follow(options: Options, outputs: Outputs) {
 /// Ends when it is time to repeat the first list; never, if that is not planned.
 async fn list_again(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
@@ -220,12 +243,16 @@ struct Follower {
     options: Options,
     outputs: Outputs,
     containers: Containers,
+    commands: mpsc::Receiver<Asked>,
+    /// Times that a connection does not end.
+    waits: JoinSet<Event>,
     replay: Replay,
     host: HostFacts,
     /// The published ports as of the last look at the host.
     ports: BTreeSet<(Proto, u16)>,
     desired: Arc<Desired>,
     local: Arc<Local>,
+    residents: Residents,
 }
 
 /// Everything that ends with a connection.
@@ -283,6 +310,11 @@ impl Follower {
                 biased;
                 // Events first: what they end must not be answered for by an inspect that is older.
                 Some(message) = events.recv() => self.event(&message, events.is_empty()),
+                Some(asked) = self.commands.recv() => {
+                    self.obey(asked);
+                    continue;
+                }
+                Some(Ok(waited)) = self.waits.join_next() => self.containers.apply(waited),
                 Some(answer) = connection.tasks.join_next() => {
                     let answer = answer.unwrap_or_else(|error| Answer::Lost(Lost(format!("a task failed: {error}"))));
                     match self.answer(&mut connection, answer) {
@@ -313,6 +345,25 @@ impl Follower {
                 return lost;
             }
         }
+    }
+
+    /// Lets the time pass between two connections.
+    async fn pause(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            tokio::select! {
+                () = sleep_until(end) => return,
+                Some(asked) = self.commands.recv() => self.obey(asked),
+            }
+        }
+    }
+
+    fn obey(&mut self, Asked { command, reply }: Asked) {
+        let outcome = self.containers.command(&command);
+        let changes = self.containers.take_changes();
+        self.publish_desired(&changes);
+        // Whoever asked may have gone.
+        let _ = reply.send(outcome);
     }
 
     fn event(&mut self, message: &models::EventMessage, newest: bool) -> Vec<Wish> {
@@ -399,11 +450,17 @@ impl Follower {
     }
 
     /// Carries out wishes, as far as there is room, and those that waited for it.
-    fn start(&self, connection: &mut Connection, wishes: Vec<Wish>) {
+    fn start(&mut self, connection: &mut Connection, wishes: Vec<Wish>) {
         let deadline = self.options.inspect_deadline;
         for wish in wishes {
             match wish {
                 Wish::Inspect { cause, .. } => connection.lane(cause).waiting.push_back(wish),
+                Wish::Wait { id, ticket, time } => {
+                    self.waits.spawn(async move {
+                        sleep(time).await;
+                        Event::Waited { id, ticket }
+                    });
+                }
                 Wish::InspectNetwork { id, began } => {
                     let docker = connection.docker.clone();
                     connection.tasks.spawn(async move {
@@ -443,9 +500,13 @@ impl Follower {
         if changes.askers {
             self.publish_local();
         }
-        if let Some(next) = desired::update(&self.desired, &self.containers, &changes) {
-            self.desired = Arc::new(next);
-            self.outputs.desired.send_replace(self.desired.clone());
+        self.publish_desired(&changes);
+        if resident::update(&mut self.residents, &self.containers, &changes) {
+            let now = Arc::new(self.residents.clone());
+            self.outputs.residents.send_if_modified(|held| {
+                *held = now;
+                false
+            });
         }
         // Who holds a port is seen from outside; and a bridge that is new has an address of the host.
         let ports_changed = changes.bindings && self.take_ports();
@@ -456,6 +517,13 @@ impl Follower {
             self.count(|status| status.unheard += u64::from(changes.unheard));
             Lost(format!("the event stream kept silent about {} changes that a list showed", changes.unheard))
         })
+    }
+
+    fn publish_desired(&mut self, changes: &Changes) {
+        if let Some(next) = desired::update(&self.desired, &self.containers, changes) {
+            self.desired = Arc::new(next);
+            self.outputs.desired.send_replace(self.desired.clone());
+        }
     }
 
     /// Whether other ports are published than at the last look.

@@ -1,6 +1,6 @@
 //! All that happens to the set of containers, and all that it wants to be asked of Docker.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     facts::{ContainerId, Inspected, NetworkFacts, Summary},
@@ -27,6 +27,15 @@ pub enum Wish {
         ticket: Ticket,
         /// Who waits for it.
         cause: Cause,
+    },
+    /// Let time pass; answer with [`Event::Waited`], also over a new connection.
+    Wait {
+        /// The container.
+        id: ContainerId,
+        /// To be given back.
+        ticket: Ticket,
+        /// How long.
+        time: Duration,
     },
     /// Inspect a network; answer with [`Event::NetworkPresent`], [`Event::NetworkAbsent`] or [`Event::NetworkFailed`].
     InspectNetwork {
@@ -82,6 +91,20 @@ pub enum Event {
     Changed(ContainerId),
     /// `pause`.
     Paused(ContainerId),
+    /// `kill`, which is a signal of any kind.
+    Killed {
+        /// The container.
+        id: ContainerId,
+        /// Its number.
+        signal: i32,
+    },
+    /// The time of a [`Wish::Wait`] is over.
+    Waited {
+        /// The container.
+        id: ContainerId,
+        /// Of the wish.
+        ticket: Ticket,
+    },
     /// `die`: everything it had is free from now on.
     Died(ContainerId),
     /// `destroy`.

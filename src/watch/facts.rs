@@ -138,6 +138,8 @@ pub struct Inspected {
     pub metadata: Metadata,
     /// What it does.
     pub state: State,
+    /// When its run began, in Docker's words: tells one run from the next. Only while it is alive.
+    pub started: Option<Arc<str>>,
     /// What its own check says.
     pub health: Health,
     /// It has a check of its own, which says [`Health::Starting`] as it starts.
@@ -162,6 +164,7 @@ impl Inspected {
     /// Its process is gone, and its addresses and ports with it.
     pub(super) fn end(&mut self) {
         self.state = State::Stopped;
+        self.started = None;
         self.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
         self.bindings.clear();
     }

@@ -11,10 +11,13 @@
 //! | `portolan.port` | the port that A answers stand for |
 //! | `portolan.port.<n>.name` | what `_name._tcp` questions call port `<n>` |
 //! | `portolan.tags`, `portolan.weight` | comma list with `\,` for a comma; 0 to 65535 |
+//! | `portolan.when-none-ready` | `draining`, `unhealthy`, both or `none`: whom to give while no instance is ready |
 //! | `portolan.ignore` | `true` or `false`; decides alone, also against `SERVICE_IGNORE` |
 //! | `SERVICE_NAME`, `SERVICE_<n>_NAME` | as `portolan.service` and `portolan.port.<n>.service` |
 //! | `SERVICE_TAGS`, `SERVICE_<n>_TAGS` | as `portolan.tags`; those of a port beat the general ones |
 //! | `SERVICE_IGNORE` | any value that is not empty ignores, also `false` |
+//!
+//! Checks and their keys are in [`check`](super::check).
 //!
 //! A `portolan.*` label beats a `SERVICE_*` label, which beats a `SERVICE_*` variable. After the exact prefix
 //! `SERVICE_` letter case does not matter; other `SERVICE_*` keys are Registrator's attributes and are skipped.
@@ -26,17 +29,23 @@
 //! Swarm, container name) in the project, the stack or `default`. No project or stack gets into a reserved
 //! namespace by being called so: such a container offers nothing until it is given a `portolan.namespace`.
 //! Compose's one-off and hook containers offer nothing.
+//!
+//! With `--namespaces off` all of them land in `global`, and all containers ask from there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::metadata::{
-    COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Entry, Key, MAX_KEYS, MAX_VALUE, Metadata, Origin,
-    SWARM_SERVICE, SWARM_STACK, Value, port_number,
+use super::{
+    check::Field,
+    claim::{Claimant, Rule, refusal},
+    metadata::{
+        COMPOSE_DIRECTORY, COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Entry, Key, MAX_KEYS,
+        MAX_VALUE, Metadata, Origin, SWARM_SERVICE, SWARM_STACK, Value, port_number,
+    },
 };
-use crate::model::{Label, LabelError, Offer, Port, Problem, Proto};
+use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, WhenNoneReady};
 
 /// Ports of one container that are published. 64 of them make a record of about 6 KiB, far below etcd's 1.5 MiB.
 pub const MAX_PORTS: usize = 64;
@@ -46,7 +55,7 @@ pub const MAX_TAGS: usize = 32;
 pub const MAX_TAG: usize = 255;
 /// Problems reported for one container; more of them say nothing new.
 pub const MAX_PROBLEMS: usize = 16;
-const KNOWN_KEYS: [&str; 8] = [
+const KNOWN_KEYS: [&str; 9] = [
     "portolan.service",
     "portolan.namespace",
     "portolan.port",
@@ -55,6 +64,7 @@ const KNOWN_KEYS: [&str; 8] = [
     "portolan.tags",
     "portolan.weight",
     "portolan.ignore",
+    "portolan.when-none-ready",
 ];
 
 const NAME_EXPECTED: &str = "a name of 1 to 63 letters, digits, '-' and '_'";
@@ -66,17 +76,49 @@ pub struct Claim {
     pub offers: Vec<Offer>,
     /// The namespace it asks from.
     pub namespace: Label,
+    /// How its health is found out, besides what Docker says of it.
+    pub checks: Arc<[Check]>,
+    /// Why there is no offer.
+    pub silence: Option<Silence>,
+    /// A digest of its project's directory, if its namespace is the Compose project.
+    pub directory: Option<Arc<str>>,
+}
+
+/// How metadata is read: what the operator decided for this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether there are namespaces.
+    pub namespaces: Namespaces,
+    /// Who may have which global names.
+    pub claims: Arc<[Rule]>,
+}
+
+/// `--namespaces`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Namespaces {
+    /// Each service has one.
+    #[default]
+    On,
+    /// Everything is `global`, as in Registrator: projects, stacks and `portolan.namespace` play no part.
+    Off,
 }
 
 /// The namespace a container asks from; needs no more than the labels of its create event.
-pub fn namespace(metadata: &Metadata) -> Label {
-    read("", metadata, "", &BTreeSet::new()).0.namespace
+pub fn namespace(options: &Options, metadata: &Metadata) -> Label {
+    read(options, "", metadata, "", "", &BTreeSet::new()).0.namespace
 }
 
-/// Reads the services of a container called `name` with these `ports`. `place` begins the place of every problem.
-pub fn read(place: &str, metadata: &Metadata, name: &str, ports: &BTreeSet<(u16, Proto)>) -> (Claim, Vec<Problem>) {
-    let mut reader = Reader { place, metadata, problems: Vec::new() };
-    let claim = reader.claim(name, ports);
+/// Reads the services of a container called `name`, made from `image`, with these `ports`. `place` begins the place of every problem.
+pub fn read(
+    options: &Options,
+    place: &str,
+    metadata: &Metadata,
+    name: &str,
+    image: &str,
+    ports: &BTreeSet<(u16, Proto)>,
+) -> (Claim, Vec<Problem>) {
+    let mut reader = Reader { options, place, metadata, problems: Vec::new() };
+    let claim = reader.claim(name, image, ports);
     let mut problems = reader.problems;
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
     if more > 0 {
@@ -86,10 +128,12 @@ pub fn read(place: &str, metadata: &Metadata, name: &str, ports: &BTreeSet<(u16,
     (claim, problems)
 }
 
-struct Reader<'a> {
-    place: &'a str,
-    metadata: &'a Metadata,
-    problems: Vec<Problem>,
+/// Reads a container's metadata, and notes what is wrong with it.
+pub(super) struct Reader<'a> {
+    options: &'a Options,
+    pub(super) place: &'a str,
+    pub(super) metadata: &'a Metadata,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// The service a port belongs to.
@@ -100,27 +144,45 @@ struct Named {
 }
 
 impl Reader<'_> {
-    fn claim(&mut self, name: &str, exposed: &BTreeSet<(u16, Proto)>) -> Claim {
-        let derived = self.derived_namespace();
-        let wanted = self.label(&Key::Namespace);
+    fn claim(&mut self, name: &str, image: &str, exposed: &BTreeSet<(u16, Proto)>) -> Claim {
+        let project = self.derived_namespace();
+        let own = project.as_ref().map_or_else(|_| Label::default_namespace(), Label::clone);
+        let (derived, wanted) = match self.options.namespaces {
+            Namespaces::On => (project, self.label(&Key::Namespace)),
+            Namespaces::Off => (Ok(Label::global()), None),
+        };
         let namespace = match (&wanted, &derived) {
             (Some(Ok(label)), _) | (_, Ok(label)) => label.clone(),
             _ => Label::default_namespace(),
         };
-        let silent = Claim { offers: Vec::new(), namespace: namespace.clone() };
+        let silent = |silence| Claim {
+            offers: Vec::new(),
+            namespace: namespace.clone(),
+            checks: Arc::default(),
+            silence: Some(silence),
+            directory: None,
+        };
         let oneoff = self.metadata.engine(COMPOSE_ONEOFF).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if self.is_ignored() || oneoff || self.metadata.engine(COMPOSE_HOOK).is_some() {
-            return silent;
+        if self.is_ignored() {
+            let key = self.metadata.entries.get(&Key::Ignore).map(|entry| Arc::clone(&entry.key));
+            return silent(Silence::Ignored(key.unwrap_or_default()));
+        }
+        if oneoff {
+            return silent(Silence::OneOff);
+        }
+        if self.metadata.engine(COMPOSE_HOOK).is_some() {
+            return silent(Silence::Hook);
         }
         self.report_unknown();
         // In a broken namespace nothing is offered: better missing than under a name it was not given.
         if matches!(wanted, Some(Err(()))) {
-            return silent;
+            return silent(Silence::Nameless);
         }
         let given = if wanted.is_some() { namespace.clone() } else { Label::global() };
 
         let main_port = self.main_port();
         let ports = self.ports(exposed, main_port);
+        let checks = self.checks(&ports, main_port).into();
         let general = match self.label(&Key::Service) {
             Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
             Some(Err(())) => None,
@@ -143,16 +205,33 @@ impl Reader<'_> {
         {
             groups.insert((service, namespace), Vec::new());
         }
-        let weight = self.weight();
+        groups.retain(|(service, namespace), _| self.may_have(service, namespace, &own, image));
+        let (weight, when_none_ready) = (self.weight(), self.when_none_ready());
+        if groups.is_empty() {
+            return silent(Silence::Nameless);
+        }
         let offers = groups.into_iter().map(|((service, namespace), ports)| Offer {
             tags: self.tags(&ports),
             port: main_port.filter(|main| ports.iter().any(|port| port.port == *main)),
             ports: ports.into(),
+            when_none_ready,
             service,
             namespace,
             weight,
         });
-        Claim { offers: offers.collect(), namespace: silent.namespace }
+        let offers = offers.collect();
+        let is_project = self.options.namespaces == Namespaces::On && wanted.is_none();
+        let directory = is_project.then(|| self.directory()).flatten();
+        Claim { offers, namespace, checks, silence: None, directory }
+    }
+
+    /// Whether nothing forbids the container this name; else that is a problem.
+    fn may_have(&mut self, service: &Label, namespace: &Label, own: &Label, image: &str) -> bool {
+        let claimant = Claimant { namespace: own, image, metadata: self.metadata };
+        let Some(expected) = refusal(&self.options.claims, service, namespace, claimant) else { return true };
+        let place = format!("{}, service {service}", self.place);
+        self.problems.push(Problem::new(place, &format!("{service}.{namespace}"), expected));
+        false
     }
 
     /// The project, the stack or `default`; an error if the name they have cannot be a namespace.
@@ -168,6 +247,16 @@ impl Reader<'_> {
             return Ok(label);
         }
         Ok(Label::default_namespace())
+    }
+
+    /// Equal for equal directories, and not the path itself, which is this host's own affair: FNV-1a, 64 bits. Nobody
+    /// gains by making two of them equal.
+    fn directory(&self) -> Option<Arc<str>> {
+        self.metadata.engine(COMPOSE_PROJECT)?;
+        let path = self.metadata.engine(COMPOSE_DIRECTORY).filter(|path| !path.is_empty())?;
+        let step = |hash: u64, octet: u8| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
+        let digest = path.trim_end_matches('/').bytes().fold(0xcbf2_9ce4_8422_2325, step);
+        Some(format!("{digest:016x}").into())
     }
 
     fn derived_service(
@@ -206,7 +295,7 @@ impl Reader<'_> {
     }
 
     /// A value that was found, with its place; one that is too long is a problem and `Err`.
-    fn text(&mut self, key: &Key) -> Option<Result<(Arc<str>, Entry), ()>> {
+    pub(super) fn text(&mut self, key: &Key) -> Option<Result<(Arc<str>, Entry), ()>> {
         let entry = self.metadata.entries.get(key)?;
         match &entry.value {
             Value::Text(text) => Some(Ok((text.clone(), entry.clone()))),
@@ -235,7 +324,7 @@ impl Reader<'_> {
         }
     }
 
-    fn complain(&mut self, entry: &Entry, found: &str, expected: impl Into<String>) {
+    pub(super) fn complain(&mut self, entry: &Entry, found: &str, expected: impl Into<String>) {
         let problem = self.problem(entry, found, expected);
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
@@ -299,6 +388,17 @@ impl Reader<'_> {
         })
     }
 
+    fn when_none_ready(&mut self) -> Option<WhenNoneReady> {
+        let (text, entry) = self.text(&Key::WhenNoneReady)?.ok()?;
+        match WhenNoneReady::parse(&text) {
+            Ok(policy) => Some(policy),
+            Err(expected) => {
+                self.complain(&entry, &text, format!("{expected}; until then the operator's --when-none-ready"));
+                None
+            }
+        }
+    }
+
     /// All ports of the container: those that labels name first, then by number, at most [`MAX_PORTS`].
     fn ports(&mut self, exposed: &BTreeSet<(u16, Proto)>, main: Option<u16>) -> BTreeSet<(u16, Proto)> {
         let mut named: BTreeSet<u16> = main.into_iter().collect();
@@ -350,12 +450,7 @@ impl Reader<'_> {
         let metadata = self.metadata;
         for (key, entry) in &metadata.entries {
             let Key::Unknown(key) = key else { continue };
-            let fix = if key.starts_with("portolan.check.") {
-                "no portolan.check.*: this version runs no checks".to_owned()
-            } else {
-                did_you_mean(key)
-            };
-            self.complain(entry, key, fix);
+            self.complain(entry, key, did_you_mean(key));
         }
         if metadata.dropped > 0 {
             let found = format!("{} more labels and variables", metadata.dropped);
@@ -401,12 +496,13 @@ fn did_you_mean(key: &str) -> String {
             .map(|part| if port_number(part).is_some() { "<n>" } else { part })
             .collect::<Vec<_>>()
             .join(".");
-        let nearest = KNOWN_KEYS.iter().min_by_key(|known| strsim::osa_distance(known, &shape));
+        let known = KNOWN_KEYS.iter().map(|key| (*key).to_owned()).chain(Field::labels());
+        let nearest = known.min_by_key(|known| strsim::osa_distance(known, &shape));
         if let Some(nearest) = nearest.filter(|known| strsim::osa_distance(known, &shape) <= 3) {
             return format!("a known label; did you mean {nearest}?");
         }
     }
-    format!("one of {}", KNOWN_KEYS.join(", "))
+    format!("one of {}, portolan.check.…", KNOWN_KEYS.join(", "))
 }
 
 #[cfg(test)]

@@ -3,19 +3,28 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::claim::digest;
+
+use super::check::{Field, MAX_CHECKS};
+
 /// Longest value that is read, in octets. 32 tags of 120 octets fit; a name needs 63.
 pub const MAX_VALUE: usize = 4 << 10;
-/// Keys held for one container: three for each of 64 ports, and those that exist once or are mistyped.
-pub const MAX_KEYS: usize = 3 * super::labels::MAX_PORTS + 32;
+/// Keys held for one container: three for each of 64 ports, eight for each check, and those that exist once or are
+/// mistyped.
+pub const MAX_KEYS: usize = 3 * super::labels::MAX_PORTS + 8 * MAX_CHECKS + 32;
+
+/// Labels of one container that rules may ask for. An image and Compose give some dozen.
+const MAX_DIGESTS: usize = 512;
 
 pub(super) const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+pub(super) const COMPOSE_DIRECTORY: &str = "com.docker.compose.project.working_dir";
 pub(super) const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 pub(super) const COMPOSE_ONEOFF: &str = "com.docker.compose.oneoff";
 pub(super) const COMPOSE_HOOK: &str = "com.docker.compose.hook";
 pub(super) const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
 pub(super) const SWARM_STACK: &str = "com.docker.stack.namespace";
-pub(super) const ENGINE_KEYS: [&str; 6] =
-    [COMPOSE_PROJECT, COMPOSE_SERVICE, COMPOSE_ONEOFF, COMPOSE_HOOK, SWARM_SERVICE, SWARM_STACK];
+pub(super) const ENGINE_KEYS: [&str; 7] =
+    [COMPOSE_PROJECT, COMPOSE_DIRECTORY, COMPOSE_SERVICE, COMPOSE_ONEOFF, COMPOSE_HOOK, SWARM_SERVICE, SWARM_STACK];
 
 /// What a recognised key is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +35,9 @@ pub(super) enum Key {
     Tags,
     Weight,
     Ignore,
+    WhenNoneReady,
+    /// Of the check of one port, or of the general one.
+    Check(Option<u16>, Field),
     PortService(u16),
     PortName(u16),
     PortTags(u16),
@@ -61,6 +73,8 @@ pub struct Metadata {
     pub(super) entries: BTreeMap<Key, Entry>,
     /// Keys beyond [`MAX_KEYS`].
     pub(super) dropped: usize,
+    /// All labels as digests, for rules that ask for one: sorted, at most [`MAX_DIGESTS`].
+    labels: Box<[u64]>,
 }
 
 /// Shows keys only: values may come from an environment.
@@ -79,12 +93,14 @@ impl Metadata {
         let mut metadata = Self::default();
         // Sorted, because the engine's labels have no order and two spellings of one key must not take turns.
         let labels: BTreeMap<_, _> = labels.into_iter().collect();
-        for (key, value) in labels {
+        for (key, value) in &labels {
             if let Some(known) = label_key(key) {
                 let origin = if key.starts_with("SERVICE_") { Origin::ServiceLabel } else { Origin::Label };
                 metadata.keep(known, origin, key, value);
             }
         }
+        metadata.labels = labels.iter().take(MAX_DIGESTS).map(|(key, value)| digest(key, value)).collect();
+        metadata.labels.sort_unstable();
         for variable in environment {
             let Some((key, value)) = variable.split_once('=') else { continue };
             if let Some(known) = service_key(key) {
@@ -92,6 +108,11 @@ impl Metadata {
             }
         }
         metadata
+    }
+
+    /// Whether there is a label with this [`digest`].
+    pub(super) fn has_label(&self, digest: u64) -> bool {
+        self.labels.binary_search(&digest).is_ok()
     }
 
     fn keep(&mut self, known: Key, origin: Origin, key: &str, value: &str) {
@@ -127,12 +148,18 @@ pub(super) fn label_key(key: &str) -> Option<Key> {
         "tags" => Some(Key::Tags),
         "weight" => Some(Key::Weight),
         "ignore" => Some(Key::Ignore),
+        "when-none-ready" => Some(Key::WhenNoneReady),
+        other if other.starts_with("check.") => Field::of_label(&other[6..]).map(|field| Key::Check(None, field)),
         other => other.strip_prefix("port.").and_then(|rest| rest.split_once('.')).and_then(|(port, field)| {
             let port = port_number(port)?;
             match field {
                 "name" => Some(Key::PortName(port)),
                 "service" => Some(Key::PortService(port)),
-                _ => None,
+                _ => field
+                    .strip_prefix("check.")
+                    .and_then(Field::of_label)
+                    .filter(|field| *field != Field::Port)
+                    .map(|field| Key::Check(Some(port), field)),
             }
         }),
     };
@@ -148,12 +175,15 @@ pub(super) fn service_key(key: &str) -> Option<Key> {
         _ if is(rest, "IGNORE") => return Some(Key::Ignore),
         _ => {}
     }
+    if let Some(field) = Field::of_service(rest) {
+        return Some(Key::Check(None, field));
+    }
     let (port, field) = rest.split_once('_')?;
     let port = port_number(port)?;
     match field {
         _ if is(field, "NAME") => Some(Key::PortService(port)),
         _ if is(field, "TAGS") => Some(Key::PortTags(port)),
-        _ => None,
+        _ => Field::of_service(field).map(|field| Key::Check(Some(port), field)),
     }
 }
 

@@ -131,6 +131,7 @@ impl Subject {
             Self::Real { control, .. } => {
                 let action = match space {
                     Space::Exhausted => AlarmAction::Activate,
+                    Space::Ending => panic!("only a quota does that: see publisher.rs"),
                     Space::Enough => AlarmAction::Deactivate,
                 };
                 let status = control.status().await.expect("etcd tells its status");

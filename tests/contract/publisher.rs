@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use portolan::{
     model::{Desired, HostId, Session, ShortId},
     registry::{
-        call::{KeyValue, LeaseId, Reply, Request},
+        call::{CallError, KeyValue, LeaseId, Op, Reply, Request},
         memory::Space,
         publisher::{Effect, Identity, Input, Publisher, SessionFile, Status},
         record::{self, Interner, Keys},
@@ -13,7 +14,10 @@ use portolan::{
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
-use crate::{both::Subject, etcd::Cluster};
+use crate::{
+    both::{self, Subject},
+    etcd::{Cluster, Options},
+};
 
 const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";
@@ -144,4 +148,40 @@ async fn a_lease_of_another_length_takes_over_all_keys_in_place() {
         let alive = etcd.call(Request::KeepAlive { lease: new }).await;
         assert!(matches!(alive, Ok(Reply::Alive { ttl: 900, .. })), "{alive:?}");
     }
+}
+
+/// etcd looks at its quota before it proposes a put, and again when it applies it: of puts that are proposed at once
+/// those that passed the first look are carried out, and refused by the second. So that all pass the first look, none is
+/// applied before all are proposed: a leader alone cannot commit. etcd learns its size when its backend commits, by
+/// default every 100 ms, in which it may apply them all: so it commits after each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_uses_up_the_space_may_be_carried_out_and_refused() {
+    const FILLERS: usize = 64;
+    let arguments = ["--quota-backend-bytes=2000000", "--backend-batch-limit=1"].map(Into::into).to_vec();
+    let cluster = Cluster::start(&Options { members: 3, arguments, ..Options::default() });
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let etcd = both::client_with(&cluster, |options| options.endpoints = vec![cluster.endpoint(leader)]);
+    let key = |number: usize| format!("/portolan/filler{number:03}").into_bytes();
+    let puts = (0..FILLERS).map(|number| {
+        let put = Op::Put { key: key(number), value: vec![b'x'; 100_000], lease: LeaseId(0) };
+        etcd.call(Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })
+    });
+    let others = (0..3).filter(|index| *index != leader);
+    others.clone().for_each(|index| cluster.freeze(index));
+    let proposed = async {
+        let deadline = tokio::time::Instant::now() + both::PATIENCE;
+        while cluster.metric(leader, "etcd_server_proposals_pending") != FILLERS.to_string() {
+            assert!(tokio::time::Instant::now() < deadline, "not all puts were proposed");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        others.for_each(|index| cluster.thaw(index));
+    };
+    let (outcomes, ()) = tokio::join!(join_all(puts), proposed);
+    let range = Request::Range { start: key(0), end: b"/portolan/g".to_vec(), limit: 0, revision: None };
+    let mut real = Subject::real(&cluster).await;
+    let Ok(Reply::Range { kvs, .. }) = real.call(range).await else { panic!("a range") };
+    let there = |number: &usize| kvs.iter().any(|kv| kv.key == key(*number));
+    let refused: Vec<usize> = (0..FILLERS).filter(|number| outcomes[*number] == Err(CallError::NoSpace)).collect();
+    assert!(!refused.is_empty(), "none was refused: {outcomes:?}");
+    assert!(refused.iter().all(there), "{} are there, refused: {refused:?}", kvs.len());
 }

@@ -4,11 +4,13 @@
 //! Every test makes things with names of its own and takes them away again. None sleeps: each waits for a condition with
 //! a deadline, and says what it saw last when that passes. One test runs at a time (`.config/nextest.toml`).
 
+mod askers;
 mod badinput;
 mod bed;
 mod cross_host;
 mod deploy;
 mod dns;
+mod drain;
 mod faults;
 #[path = "../support/hostile.rs"]
 mod hostile;

@@ -8,6 +8,7 @@ use std::{
 
 mod api;
 mod client;
+mod explain;
 mod stage;
 
 /// One run of the binary in an empty environment, as it looks in a terminal.
@@ -36,7 +37,10 @@ fn every_command_explains_itself_with_examples() {
         ("help_agent", &["agent", "--help"]),
         ("help_services", &["services", "--help"]),
         ("help_resolve", &["resolve", "--help"]),
+        ("help_explain", &["explain", "--help"]),
         ("help_watch", &["watch", "--help"]),
+        ("help_drain", &["drain", "--help"]),
+        ("help_undrain", &["undrain", "--help"]),
         ("help_leave", &["leave", "--help"]),
         ("help_config", &["config", "--help"]),
         ("help_config_show", &["config", "show", "--help"]),
@@ -181,7 +185,7 @@ fn client_commands_ignore_settings_of_the_agent() {
 
 #[test]
 fn an_agent_that_is_not_there_is_exit_code_4_and_names_the_fix() {
-    for arguments in [&["services"][..], &["watch"], &["resolve", "web"]] {
+    for arguments in [&["services"][..], &["watch"], &["resolve", "web"], &["explain", "web"]] {
         let output = portolan(&[arguments, &["--api", "http://127.0.0.1:1"]].concat(), &[]);
         assert_eq!(
             transcript(&output),
@@ -199,9 +203,15 @@ fn an_agent_that_is_not_there_is_exit_code_4_and_names_the_fix() {
 
 #[test]
 fn usage_errors_are_exit_code_2() {
-    for arguments in
-        [&[][..], &["fly"], &["resolve"], &["config"], &["services", "-o", "yaml"], &["leave", "--api", "x"]]
-    {
+    for arguments in [
+        &[][..],
+        &["fly"],
+        &["resolve"],
+        &["explain"],
+        &["config"],
+        &["services", "-o", "yaml"],
+        &["leave", "--api", "x"],
+    ] {
         assert_eq!(portolan(arguments, &[]).status.code(), Some(2), "{arguments:?}");
     }
 }

@@ -179,7 +179,8 @@ impl World {
                 let _ = self.store.call(self.now, &request);
             }
             Fault::NoSpace => {
-                self.store.set_space(Space::Exhausted);
+                let space = if self.rng.random() { Space::Ending } else { Space::Exhausted };
+                self.store.set_space(space);
                 self.later(0.5..20.0, Event::SpaceReturns);
             }
             _ => {}

@@ -48,5 +48,12 @@ pub(crate) const HOSTILE: &[(&[&str], &str)] = &[
     (&["Portolan.service=web", "portolan=web", "portolanservice=web"], "REST"),
     (&["SERVICE_0_NAME=x", "SERVICE_99999_NAME=x", "SERVICE__NAME=x", "SERVICE_=x", "SERVICE_80_=x"], "REST"),
     (&["$=x", "$SERVICE_NAME", "$SERVICE_80_NAME", "$SERVICE_CHECK_HTTP=/", "$PASSWORD=x"], "REST"),
-    (&["portolan.check.http=/"], "REST; !portolan.check.http"),
+    (&["portolan.check.http=/"], "REST"),
+    (&["portolan.check.http=/a b"], "REST; !portolan.check.http"),
+    (&["portolan.check.http=/\r\nX: y"], "REST; !portolan.check.http"),
+    (&["portolan.check.http=health"], "REST; !portolan.check.http"),
+    (&["portolan.check.htp=/"], "REST; !portolan.check.htp"),
+    (&["portolan.check.tcp=true", "portolan.check.port=80", "portolan.check.interval=0s"], "REST; !portolan.check.interval"),
+    (&["portolan.check.cmd=../sh -c x"], "REST; !portolan.check.cmd"),
+    (&["portolan.when-none-ready=starting"], "REST; !portolan.when-none-ready"),
 ];

@@ -4,7 +4,10 @@ use hickory_proto::rr::DNSClass;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
-use crate::{dns::fixture::World, model::NetworkId};
+use crate::{
+    dns::{fixture::World, prefer::Prefer},
+    model::NetworkId,
+};
 
 /// One bridge, two namespaces, and names in `default` and `global`.
 const SHOP: &str = "
@@ -18,7 +21,7 @@ const SHOP: &str = "
       a4 @n1=172.18.0.5 web.global 80/tcp
       a5 @n1=172.18.0.6 mail.global 25/tcp
       a6 @n1=172.18.0.7 tools.default 80/tcp
-      a7 @n1=172.18.0.8 draining stopped.shop http:80/tcp
+      a7 @n1=172.18.0.8 paused stopped.shop http:80/tcp
       a8 @n1=172.18.0.11 stopped.global 80/tcp
       a9 @n1=172.18.0.12 my_app.my-space 80/tcp all.web 80/tcp dns.shop dns:53/udp dns:53/tcp
 ";
@@ -337,6 +340,116 @@ fn few_addresses_are_all_given_in_changing_order() {
         .map(|seed| answers(&world, "web.", RecordType::A, seed).0.iter().map(|r| r.data.to_string()).collect())
         .collect();
     assert_eq!(orders.len(), 6, "all orders of three");
+}
+
+/// Two instances here, two in the same place, one in the same region, one far away. `f1` and the host are of here.
+const SPREAD: &str = "
+    network n1 bridge 172.18.0.0/16
+    asker f1 shop n1=172.18.0.9
+    host own 192.0.2.1 at=eu/a
+      a1 @n1=172.18.0.2 web.shop 80/tcp>0.0.0.0:80 lone.shop 80/tcp
+      a2 @n1=172.18.0.3 web.shop 80/tcp>0.0.0.0:80 draining.shop 80/tcp six.shop 80/tcp
+      a3 @n1=172.18.0.4 draining late.shop 80/tcp
+    host b 192.0.2.2 2001:db8::2 at=eu/a
+      b1 web.shop 80/tcp>0.0.0.0:80
+      b2 web.shop 80/tcp>127.0.0.1:80
+      b3 six.shop 80/tcp>[::]:80
+    host c 192.0.2.3 at=eu/b
+      c1 web.shop 80/tcp>0.0.0.0:80 lone.shop 80/tcp>0.0.0.0:80
+      c2 draining late.shop 80/tcp>0.0.0.0:80
+    host d 192.0.2.4
+      d1 web.shop 80/tcp>0.0.0.0:80
+";
+
+#[test]
+fn who_is_near_is_given_alone_as_long_as_there_are_enough() {
+    let mut world = World::parse(SPREAD);
+    let here = "172.18.0.2 172.18.0.3";
+    let rows = |by, floor, a: &str| (by, floor, format!("f1 | A web. | {a}"));
+    for (by, floor, row) in [
+        rows(Prefer::None, 1, &format!("{here} 192.0.2.2 192.0.2.3 192.0.2.4")),
+        rows(Prefer::Host, 1, here),
+        rows(Prefer::Host, 2, here),
+        rows(Prefer::Host, 3, &format!("{here} 192.0.2.2 192.0.2.3 192.0.2.4")),
+        rows(Prefer::Locality, 1, &format!("{here} 192.0.2.2")),
+        // `b2` is near, but nobody reaches it.
+        rows(Prefer::Locality, 4, &format!("{here} 192.0.2.2 192.0.2.3")),
+        rows(Prefer::Locality, 5, &format!("{here} 192.0.2.2 192.0.2.3 192.0.2.4")),
+    ] {
+        world.settings.prefer = Preference { by, floor, locality: "eu/a".into() };
+        world.check(&row);
+    }
+    world.settings.prefer = Preference { by: Prefer::Host, ..world.settings.prefer };
+    world.settings.prefer.floor = 1;
+    world.check(
+        "f1 | A lone. | 172.18.0.2
+         f1 | A late. | 172.18.0.4 192.0.2.3
+         f1 | A six. | 172.18.0.3
+         f1 | AAAA six. | 2001:db8::2
+         f1 | A all.web.shop.svc.internal | 172.18.0.2 172.18.0.3 192.0.2.2 192.0.2.3 192.0.2.4
+         f1 | A c10000000000.web.shop.svc.internal | 192.0.2.3
+         host | A web.shop.svc.internal | 172.18.0.2 172.18.0.3
+         stranger | A web.shop.svc.internal | 192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4
+         f1 | SRV lone. | a1:80=172.18.0.2 c1:80=192.0.2.3!1
+         f1 | SRV late. | a3:80=172.18.0.4 c2:80=192.0.2.3
+         stranger | SRV lone.shop.svc.internal | c1:80=192.0.2.3
+         f1 | SRV c10000000000.web.shop.svc.internal | c1:80=192.0.2.3",
+    );
+    world.settings.prefer.by = Prefer::Locality;
+    world
+        .check("f1 | SRV web. | a1:80=172.18.0.2 a2:80=172.18.0.3 b1:80=192.0.2.2 c1:80=192.0.2.3!1 d1:80=192.0.2.4!2");
+}
+
+/// The one number holds whoever is near: else it would change with them, and clients know one number.
+#[test]
+fn nearness_never_chooses_the_number() {
+    let mut world = World::parse(
+        "network n1 bridge 172.18.0.0/16
+         network n2 bridge 172.19.0.0/16
+         asker f1 shop n1=172.18.0.9
+         proxied 8080/tcp
+         host own 192.0.2.1
+           a1 @n2=172.19.0.2 web.shop 80/tcp>0.0.0.0:8080
+         host b 192.0.2.2
+           b1 web.shop 80/tcp>0.0.0.0:80",
+    );
+    world.settings.prefer.by = Prefer::Host;
+    world.check(
+        "f1 | A web. | 192.0.2.2
+         f1 | SRV web. | a1:8080=192.0.2.1 b1:80=192.0.2.2!1",
+    );
+}
+
+#[test]
+fn of_too_many_targets_the_far_ones_are_left_out() {
+    let here: String = (0..200).map(|i| format!("{i:012x} @n1=172.18.1.{i} web.default 80/tcp\n")).collect();
+    let there: String = (200..400).map(|i| format!("{i:012x} web.default 80/tcp>0.0.0.0:{i}\n")).collect();
+    let network = "network n1 bridge 172.18.0.0/16";
+    let mut world = World::parse(&format!("{network}\nhost own\n{here}host b 192.0.2.2\n{there}"));
+    world.settings.prefer.by = Prefer::Host;
+    let (records, _) = answers(&world, "web.", RecordType::SRV, 1);
+    let near = |record: &&Record| matches!(&record.data, RData::SRV(srv) if srv.priority == 0);
+    assert_eq!((records.len(), records.iter().filter(near).count()), (MAX_TARGETS, 200));
+}
+
+#[test]
+fn addresses_come_in_the_order_of_their_weights() {
+    let world = World::parse(
+        "network n1 bridge 172.18.0.0/16
+         host own
+           a1 @n1=172.18.0.1 web.default weight=1
+           a2 @n1=172.18.0.2 web.default weight=3
+           a3 @n1=172.18.0.3 web.default weight=0",
+    );
+    let mut firsts = [0u32; 2];
+    for seed in 0..4000 {
+        let given: Vec<String> =
+            answers(&world, "web.", RecordType::A, seed).0.iter().map(|record| record.data.to_string()).collect();
+        assert_eq!((given.len(), &*given[2]), (3, "172.18.0.3"));
+        firsts[usize::from(given[0] == "172.18.0.2")] += 1;
+    }
+    // One to three; the standard deviation is 27.
+    assert!(firsts[1].abs_diff(3000) < 160, "{firsts:?}");
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn the_longest_instance_fits_below_the_longest_apex() {
         weight: 1,
         port: None,
         ports: Box::default(),
+        when_none_ready: None,
     };
     // `len` counts a dot per label; the wire has the root besides.
     assert_eq!(apex.instance(ShortId::parse("0123456789ab").unwrap(), &offer).len() + 1, 255);

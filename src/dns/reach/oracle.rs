@@ -9,10 +9,13 @@ use super::{tests::TWO_HOSTS, *};
 use crate::dns::{
     answer::{Answer, answer},
     fixture::World,
+    prefer::{Prefer, Preference},
 };
+use crate::model::{Health, Phase};
 
-const ASKERS: [&str; 7] = ["f1", "f2", "in", "sw", "mac", "host", "stranger"];
-const OWN: [&str; 8] = [
+pub(in crate::dns) const ASKERS: [&str; 8] = ["f1", "f2", "in", "sw", "mac", "ipv", "host", "stranger"];
+const OWN: [&str; 9] = [
+    "@vlan=192.168.2.I",
     "@front=172.18.0.I,fd00:18::I",
     "@front=172.18.0.I @back=172.19.0.I",
     "@back=172.19.0.I",
@@ -31,11 +34,15 @@ const THEIRS: [&str; 7] = [
     "@front=172.18.0.I",
     "@host",
 ];
+/// Ready half of the time.
+const STATES: [&str; 10] =
+    ["", "", "", "healthy", "", "draining", "unhealthy", "starting", "paused", "draining unhealthy"];
+const POLICIES: [&str; 4] = ["", "", "none-ready=unhealthy,draining", "none-ready=none"];
 const PORTS: [&str; 10] = [
     "",
     "80/tcp",
-    "80/tcp>0.0.0.0:8080>[::]:8080",
-    "80/tcp>0.0.0.0:80",
+    "http:80/tcp>0.0.0.0:8080>[::]:8080",
+    "http:80/tcp>0.0.0.0:80 weight=3",
     "80/tcp~0.0.0.0:32768~[::]:32769",
     "80/tcp>127.0.0.1:8080",
     "80/tcp>172.18.0.1:8080 443/tcp>0.0.0.0:8443",
@@ -44,20 +51,19 @@ const PORTS: [&str; 10] = [
     "8080/tcp",
 ];
 
-fn world() -> impl Strategy<Value = String> {
+pub(in crate::dns) fn world() -> impl Strategy<Value = String> {
     let instance = |places: &'static [&'static str]| {
-        (select(places), select(&PORTS), any::<bool>()).prop_map(|(place, ports, drains)| {
-            format!("{place} {} web.shop {ports}", if drains { "draining" } else { "" })
-        })
+        (select(places), select(&PORTS), select(&STATES), select(&POLICIES))
+            .prop_map(|(place, ports, state, policy)| format!("{place} {state} web.shop {policy} {ports}"))
     };
     let own = prop::collection::vec(instance(&OWN), 0..5);
     let b = prop::collection::vec(instance(&THEIRS), 0..4);
     let c = prop::collection::vec(instance(&THEIRS), 0..3);
-    let advertise = select(&["192.0.2.1", "192.0.2.1 2001:db8::1", ""]);
+    let advertise = select(&["192.0.2.1 at=eu/a", "192.0.2.1 2001:db8::1 at=eu/a", "at=eu/a"]);
     (own, b, c, advertise).prop_map(|(own, b, c, advertise)| {
         let mut text = format!("{TWO_HOSTS}host own {advertise}\n");
         let mut number = 16;
-        for (host, instances) in [("", own), ("host b 192.0.2.2 2001:db8::2", b), ("host c", c)] {
+        for (host, instances) in [("", own), ("host b 192.0.2.2 2001:db8::2 at=eu/a", b), ("host c at=eu/b", c)] {
             text.push_str(&format!("{host}\n"));
             for instance in instances {
                 number += 1;
@@ -66,6 +72,25 @@ fn world() -> impl Strategy<Value = String> {
         }
         text
     })
+}
+
+/// Those that count, by the words of the design: who serves and passes its check; while there is none, who drains, then
+/// whose check fails, or as the first instance that has a policy says.
+fn counting(all: &[Candidate]) -> Vec<&Candidate> {
+    let with = |test: &dyn Fn(Phase, Health) -> bool| -> Vec<&Candidate> {
+        all.iter().filter(|c| test(c.publication.phase, c.publication.health)).collect()
+    };
+    let fine = |health| matches!(health, Health::None | Health::Healthy);
+    let ready = with(&|phase, health| phase == Phase::Serving && fine(health));
+    let draining = with(&|phase, health| phase == Phase::Draining && fine(health));
+    let unhealthy = with(&|phase, health| phase != Phase::Paused && health == Health::Unhealthy);
+    let policy = all.iter().find_map(|c| c.offer().when_none_ready).map(|policy| policy.to_string());
+    let steps = match policy.as_deref() {
+        Some("none") => vec![],
+        Some("unhealthy,draining") => vec![unhealthy, draining],
+        _ => vec![draining, unhealthy],
+    };
+    std::iter::once(ready).chain(steps).find(|members| !members.is_empty()).unwrap_or_default()
 }
 
 /// Whether a connection of `source` to `address` and `number` ends at that instance, by the words of the design.
@@ -89,7 +114,7 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
         return false;
     }
     let here = own && (container || *source == Source::Host);
-    let on_bridge = networks.iter().any(|n| !n.internal && n.driver != Driver::Macvlan);
+    let on_bridge = networks.iter().any(|n| !n.internal && !matches!(n.driver, Driver::Macvlan | Driver::Ipvlan));
     let gateways: Vec<IpAddr> = networks.iter().flat_map(|network| network.gateways.iter().copied()).collect();
     let hosts = candidate.home.advertise.contains(&address)
         || own
@@ -121,12 +146,18 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn no_answer_holds_what_the_asker_cannot_connect_to(text in world(), who in select(&ASKERS), seed: u64) {
-        let world = World::parse(&text);
+    fn no_answer_holds_what_the_asker_cannot_connect_to(
+        text in world(),
+        who in select(&ASKERS),
+        by in select(&[Prefer::None, Prefer::Host, Prefer::Locality]),
+        seed: u64,
+    ) {
+        let mut world = World::parse(&text);
+        world.settings.prefer = Preference { by, floor: 1, locality: "eu/a".into() };
         let source = world.source(who);
         let mut rng = SmallRng::seed_from_u64(seed);
         let all = world.zone.service("shop", "web").unwrap_or_default();
-        let ready: Vec<&Candidate> = all.iter().filter(|candidate| candidate.publication.is_ready()).collect();
+        let ready = counting(all);
         let mut ask = |name: &Name, kind| match answer(&world.snapshot(), &source, name, kind, &mut rng) {
             Answer::Records { answers, additionals } => (answers, additionals),
             _ => Default::default(),
@@ -144,6 +175,23 @@ proptest! {
             ready.iter().any(|candidate| connects(&world, &source, candidate, *address, number))
         });
         prop_assert!(numbers.clone().any(connects_all), "{addresses:?} share no number for {who} in {text}");
+
+        // Nearness leaves out, adds nothing, and never empties.
+        let mut plain = World::parse(&text);
+        plain.settings.prefer = Preference::default();
+        for (kind, family) in [(RecordType::A, Family::V4), (RecordType::AAAA, Family::V6)] {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let everybody: Vec<IpAddr> = match answer(&plain.snapshot(), &source, &name, kind, &mut rng) {
+                Answer::Records { answers, .. } => answers.iter().filter_map(|record| record.data.ip_addr()).collect(),
+                _ => Vec::new(),
+            };
+            let near = || addresses.iter().filter(|address| family.holds(**address));
+            prop_assert!(near().all(|address| everybody.contains(address)), "{addresses:?} of {everybody:?} in {text}");
+            prop_assert_eq!(near().next().is_some(), !everybody.is_empty(), "{} for {} in {}", kind, who, text);
+            if by == Prefer::None || who == "stranger" {
+                prop_assert_eq!(near().count(), everybody.len());
+            }
+        }
 
         // SRV: each target at each of its addresses with its number, and nobody left out.
         let (answers, additionals) = ask(&name, RecordType::SRV);

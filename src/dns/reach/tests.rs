@@ -12,6 +12,7 @@ pub(super) const TWO_HOSTS: &str = "
     network mesh overlay 10.1.0.0/24
     network docker_gwbridge bridge 172.22.0.0/16
     network lan macvlan 192.168.1.0/24
+    network vlan ipvlan 192.168.2.0/24
     foreign theirs bridge
     foreign closed bridge internal
     foreign link ipvlan
@@ -22,6 +23,7 @@ pub(super) const TWO_HOSTS: &str = "
     asker d1 shop mute=172.21.0.10
     asker sw shop mesh=10.1.0.9 docker_gwbridge=172.22.0.9
     asker mac shop lan=192.168.1.9
+    asker ipv shop vlan=192.168.2.9
     address 192.0.2.1
     address 2001:db8::1
     address 172.18.0.1
@@ -149,7 +151,7 @@ fn routed_and_link_layer_addresses_are_reached_from_elsewhere() {
          host | A lan.shop.svc.internal | 192.168.1.3
          stranger | A lan.shop.svc.internal | 192.168.1.2 192.168.1.3
          in | A lan.svc.internal | NODATA
-         f1 | A routed.svc.internal | 172.19.0.2 172.30.0.2 172.30.0.4
+         f1 | A routed.svc.internal | 172.30.0.2 172.30.0.4
          stranger | A routed.shop.svc.internal | 172.19.0.2 172.30.0.2 172.30.0.4
          in | A routed.svc.internal | 172.20.0.2",
     );

@@ -52,6 +52,16 @@ fn a_new_advertise_address_touches_that_hosts_names_only() {
     assert_eq!(was, is);
 }
 
+#[test]
+fn a_new_locality_reaches_the_names_of_its_host() {
+    let mut world = World::parse("host a 192.0.2.1 at=eu\n a1 web.shop 80/tcp");
+    let old = world.catalog.clone();
+    let origin = Origin::Registry(HostId::parse("a").unwrap());
+    Arc::make_mut(world.catalog.hosts.get_mut(&origin).unwrap()).session.locality = "us".into();
+    let after = world.zone.update(&old, &world.catalog);
+    assert_eq!(&*after.service("shop", "web").unwrap()[0].home.locality, "us");
+}
+
 /// One step of a catalog's life.
 #[derive(Clone, Debug)]
 enum Step {
@@ -84,6 +94,7 @@ fn publication() -> impl Strategy<Value = Box<Publication>> {
             weight: 1,
             port: None,
             ports: Box::default(),
+            when_none_ready: None,
         });
         let networks = places.iter().map(|(name, scope)| Attachment {
             id: NetworkId((*name).into()),
@@ -101,6 +112,7 @@ fn publication() -> impl Strategy<Value = Box<Publication>> {
             health: Health::None,
             services: offers.collect(),
             networks: networks.collect(),
+            directory: None,
         })
     })
 }

@@ -16,7 +16,15 @@ struct Agent {
     commands: mpsc::Sender<Command>,
 }
 
+/// An agent that publishes.
 fn start() -> Agent {
+    let agent = start_silent();
+    agent.commands.try_send(Command::Advertise(vec!["192.0.2.1".parse().unwrap()])).unwrap();
+    agent
+}
+
+/// An agent that has not been told yet where it is reached.
+fn start_silent() -> Agent {
     let (desired, wanted) = watch::channel(Arc::default());
     let (view_out, view) = watch::channel(Arc::default());
     let (status_out, status) = watch::channel(Status::default());
@@ -30,7 +38,10 @@ fn start() -> Agent {
     let directory = tempfile::tempdir().unwrap();
     let state = Arc::new(StateDirectory::open(directory.path()).unwrap());
     let (backend, outputs) = (Backend::Memory(Store::embedded(1)), Outputs { view: view_out, status: status_out });
-    tokio::spawn(run(Options { identity, state }, backend, wanted, outputs, commanded));
+    // Nobody waits in the embedded registry.
+    let (_, asked) = watch::channel(0);
+    let inputs = Inputs { desired: wanted, asked, commands: commanded };
+    tokio::spawn(run(Options { identity, state }, backend, inputs, outputs));
     Agent { desired, view, status, commands }
 }
 
@@ -82,4 +93,27 @@ async fn leaving_withdraws_everything_and_answers_then() {
     agent.commands.send(Command::Leave(done)).await.unwrap();
     timeout(Duration::from_secs(1), left).await.unwrap().unwrap().unwrap();
     agent.until("gone", |view| view.hosts == OrdMap::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_follows_before_it_is_known_where_we_are_reached_and_publishes_only_then() {
+    let mut agent = start_silent();
+    agent.until("listed", |view| view.listed).await;
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa"]));
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert_eq!(agent.view.borrow().hosts, OrdMap::new(), "nothing without an address");
+    agent.commands.send(Command::Advertise(vec!["192.0.2.1".parse().unwrap()])).await.unwrap();
+    agent.until("published", |view| published(view) == 1).await;
+    let session = agent.view.borrow().hosts[&Origin::Registry(HostId::parse("a").unwrap())].session.clone();
+    assert_eq!((session.advertise, &*session.nonce), (vec!["192.0.2.1".parse().unwrap()], "n1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_never_published_can_leave() {
+    let mut agent = start_silent();
+    agent.until("listed", |view| view.listed).await;
+    let (done, left) = oneshot::channel();
+    agent.commands.send(Command::Leave(done)).await.unwrap();
+    timeout(Duration::from_secs(1), left).await.unwrap().unwrap().unwrap();
+    assert_eq!(agent.view.borrow().hosts, OrdMap::new());
 }

@@ -92,9 +92,17 @@ pub(super) struct Contents {
     pub(super) hosts: OrdMap<Origin, Arc<Host>>,
     pub(super) ledger: Ledger,
     pub(super) broken: BTreeMap<Vec<u8>, Problem>,
+    /// Hosts that wait to be acknowledged, with the revision of their session.
+    waiting: BTreeMap<HostId, Revision>,
 }
 
 impl Contents {
+    /// The revision that `own` has to acknowledge as soon as it answers from it; 0: nobody waits.
+    pub(super) fn asked_of(&self, own: &HostId) -> Revision {
+        let others = self.waiting.iter().filter(|(host, _)| *host != own);
+        others.map(|(_, revision)| *revision).max().unwrap_or_default()
+    }
+
     /// Takes in one change, if it fits.
     pub(super) fn apply(&mut self, keys: &Keys, change: Change, interner: &mut Interner) -> Result<(), Gap> {
         let revision = change.mod_revision();
@@ -149,7 +157,13 @@ impl Contents {
                 .map(|known| Ok(known.session.clone()))
                 .filter(|known| known.as_ref().is_ok_and(|session| !session.nonce.is_empty()))
                 .unwrap_or_else(|| record::decode_session(&kv.value, interner))
-                .map(|session| self.host_mut(host).session = session),
+                .map(|session| {
+                    match session.waits {
+                        Some(_) => drop(self.waiting.insert(host.clone(), seen.modified)),
+                        None => drop(self.waiting.remove(host)),
+                    }
+                    self.host_mut(host).session = session;
+                }),
             Key::Instance(host, container) => known
                 .and_then(|known| known.host(host)?.publications.get(container).cloned())
                 .map_or_else(|| record::decode(*container, &kv.value, interner).map(Arc::new), Ok)
@@ -183,6 +197,9 @@ impl Contents {
 
     fn withdraw(&mut self, key: &Key) {
         let (Key::Session(id) | Key::Instance(id, _)) = key else { return };
+        if matches!(key, Key::Session(_)) {
+            self.waiting.remove(id);
+        }
         let origin = Origin::Registry(id.clone());
         let Some(host) = self.hosts.get_mut(&origin) else { return };
         let host = Arc::make_mut(host);

@@ -1,10 +1,11 @@
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
+use crate::model::Session;
 use crate::registry::{
     call::{LeaseId, Op},
     memory::Store,
-    record::{encode, tests::publication},
+    record::{self, encode, tests::publication},
 };
 
 const A: &str = "aaaaaaaaaaaa";
@@ -379,4 +380,32 @@ fn changes_of_our_own_keys_are_pointed_out() {
     let revision = bench.put_value(b"/portolan/v1/hosts/own/session".to_vec(), br#"{"nonce":"n"}"#.to_vec());
     let changes = bench.pending();
     assert_eq!(bench.tell(changes), [Effect::Touched(revision)]);
+}
+
+#[test]
+fn it_is_known_which_revision_another_host_waits_for() {
+    let mut bench = Bench::following(&[A]);
+    let session = |host: &str| format!("/portolan/v1/hosts/{host}/session").into_bytes();
+    let value = |waits| record::encode_session(&Session { nonce: "n".into(), waits, ..Session::default() });
+    let mut asked = |host: &str, waits| {
+        let revision = bench.put_value(session(host), value(waits));
+        let changes = bench.pending();
+        bench.tell(changes);
+        (bench.mirror.view().asked, revision)
+    };
+    assert_eq!(asked("other", None).0, 0);
+    let (known, first) = asked("other", Some(1));
+    assert_eq!(known, first);
+    let (known, own) = asked("own", Some(4));
+    assert_eq!(known, first, "not what we wait for ourselves: {own}");
+    let (known, second) = asked("third", Some(1));
+    assert_eq!(known, second);
+    assert_eq!(asked("third", None).0, first);
+    // Known from a list as well.
+    bench.give(Input::Watched(WatchEvent::Compacted { revision: 1 }));
+    assert_eq!((bench.mirror.view().asked, bench.lists), (first, 2));
+    bench.write(Op::Delete { key: session("other") });
+    let changes = bench.pending();
+    bench.tell(changes);
+    assert_eq!(bench.mirror.view().asked, 0, "a host that is gone waits for nobody");
 }

@@ -116,6 +116,10 @@ impl Publisher {
 
     /// A lease is gone, and all keys that hung on it: they are put again under the one that is left, or a new one.
     pub(super) fn lose_lease(&mut self, id: LeaseId) {
+        if self.leases().all(|lease| lease.id != id) {
+            // Told twice, by a renewal and by a put.
+            return self.let_go();
+        }
         tracing::warn!(lease = id.0, "a lease has ended: what hung on it is published again");
         self.status.lease_losses += 1;
         let former = self.former.take().filter(|former| former.id != id);

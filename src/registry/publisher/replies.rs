@@ -59,9 +59,15 @@ impl Publisher {
             Err(CallError::LeaseNotFound) => match step {
                 Step::Adopt(_) => self.take_adopted(now, None),
                 Step::Revoke(lease) => self.take_revoked(lease, effects),
-                _ => self.lease.into_iter().for_each(|lease| self.lose_lease(lease.id)),
+                _ => self.put_under.into_iter().for_each(|lease| self.lose_lease(lease)),
             },
-            Err(error @ CallError::NoSpace) if step.needs_space() => self.fall_short(now, error.to_string(), rng),
+            Err(error @ CallError::NoSpace) if step.needs_space() => {
+                if matches!(step, Step::Write { .. }) {
+                    // The very put that uses up the space is carried out, and refused.
+                    self.stored = None;
+                }
+                self.fall_short(now, error.to_string(), rng);
+            }
             Err(error) => {
                 // It may have been carried out, and may yet be: only a new revision of the session key fences it off.
                 if matches!(error, CallError::Unknown(_)) && matches!(step, Step::Claim { .. } | Step::Write { .. }) {
@@ -102,6 +108,8 @@ impl Publisher {
                 self.file.nonces.insert(0, nonce);
                 self.status.conflict = None;
                 self.echo_at = now;
+                // It may have gone with a lease.
+                self.acknowledged = 0;
                 // What was read before the fence stood may have been overwritten since.
                 self.stored = None;
                 self.believed = None;
@@ -125,8 +133,11 @@ impl Publisher {
                 self.echo_at = now + ECHO_EVERY;
                 effects.push(Effect::Echoed(header.revision));
             }
+            (Step::Acknowledge(revision), Reply::Txn { succeeded: true, .. }) => self.acknowledged = revision,
             // A fence failed: somebody wrote our session key. Look who.
-            (Step::Claim { .. } | Step::Write { .. } | Step::Echo, Reply::Txn { .. }) => self.let_go(),
+            (Step::Claim { .. } | Step::Write { .. } | Step::Echo | Step::Acknowledge(_), Reply::Txn { .. }) => {
+                self.let_go();
+            }
             (Step::Revoke(lease), Reply::Revoked { .. }) => self.take_revoked(lease, effects),
             (step, reply) => {
                 tracing::error!(?step, ?reply, "etcd answered another question");

@@ -10,7 +10,9 @@ const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";
 const C: &str = "cccccccccccc";
 
+mod drain;
 mod lease;
+mod space;
 
 /// A publisher against a store that answers at once.
 struct Bench {
@@ -242,58 +244,6 @@ fn a_lease_that_ended_is_replaced_and_everything_put_again() {
 }
 
 #[test]
-fn without_space_the_lease_lives_withdrawals_work_and_puts_wait() {
-    let mut bench = Bench::publishing(&[A]);
-    let lease = bench.publisher.status().lease;
-    bench.store.set_space(Space::Exhausted);
-    bench.want(&[B]);
-    assert_eq!(bench.names(), all(&[]));
-    bench.pass(300);
-    assert_eq!(bench.publisher.status().lease, lease);
-    assert!(bench.publisher.status().last_error.unwrap().contains("space"));
-    bench.store.set_space(Space::Enough);
-    bench.pass(6);
-    assert_eq!(
-        (bench.names(), bench.publisher.status().lease, bench.publisher.status().lease_losses),
-        (all(&[B]), lease, 0)
-    );
-}
-
-#[test]
-fn a_restart_without_space_keeps_the_lease_although_it_cannot_claim() {
-    let mut bench = Bench::publishing(&[A]);
-    let lease = bench.publisher.status().lease;
-    bench.store.set_space(Space::Exhausted);
-    let mut bench = bench.restart("n2");
-    bench.want(&[A]);
-    bench.pass(300);
-    assert_eq!((bench.names(), bench.publisher.status().lease), (all(&[A]), lease));
-}
-
-#[test]
-fn a_restart_without_space_withdraws_what_is_gone_and_claims_once_there_is_space() {
-    let mut bench = Bench::publishing(&[A, B]);
-    let lease = bench.publisher.status().lease;
-    bench.store.set_space(Space::Exhausted);
-    let mut bench = bench.restart("n2");
-    bench.give(Input::Tick);
-    bench.pass(60);
-    assert_eq!(bench.names(), all(&[A, B]), "Docker has not been listed: silence means nothing");
-    bench.want(&[B, C]);
-    assert_eq!((bench.names(), bench.publisher.status().lease), (all(&[B]), lease), "at once, under the old claim");
-    bench.want(&[C]);
-    assert_eq!(bench.names(), all(&[]));
-    assert!(bench.publisher.status().last_error.unwrap().contains("space"), "deletes do not hide it");
-    bench.store.set_space(Space::Enough);
-    bench.pass(6);
-    assert_eq!(
-        (bench.names(), bench.publisher.status().lease, bench.publisher.status().last_error),
-        (all(&[C]), lease, None)
-    );
-    assert!(bench.publisher.status().synced);
-}
-
-#[test]
 fn what_is_withdrawn_without_a_claim_is_fenced_by_the_session_as_it_was_found() {
     let mut bench = Bench::publishing(&[A]);
     bench.store.set_space(Space::Exhausted);
@@ -331,18 +281,6 @@ fn nothing_is_withdrawn_on_the_strength_of_an_absent_session_key() {
 }
 
 #[test]
-fn the_loser_of_two_withdraws_nothing_without_space_either() {
-    let mut winner = Bench::publishing(&[A]);
-    winner.store.set_space(Space::Exhausted);
-    let file = SessionFile { nonces: vec!["n0".into()], lease: winner.file.lease, former: None };
-    let mut loser = Bench::new("n2", winner.store, file);
-    loser.want(&[B]);
-    loser.pass(20);
-    assert!(loser.publisher.status().conflict.is_some());
-    assert_eq!(loser.names(), all(&[A]));
-}
-
-#[test]
 fn a_withdrawal_does_not_wait_for_the_next_try_of_a_put() {
     let mut bench = Bench::publishing(&[A, B]);
     bench.store.set_space(Space::Exhausted);
@@ -351,28 +289,6 @@ fn a_withdrawal_does_not_wait_for_the_next_try_of_a_put() {
     let before = bench.now;
     bench.want(&[B, C]);
     assert_eq!((bench.names(), bench.now), (all(&[B]), before));
-}
-
-#[test]
-fn without_space_puts_are_tried_again_with_growing_pauses_and_nothing_else_is() {
-    let mut bench = Bench::publishing(&[A]);
-    bench.store.set_space(Space::Exhausted);
-    bench.asked.clear();
-    bench.want(&[A, B]);
-    bench.pass(50);
-    assert!((10..=24).contains(&bench.asked.len()), "one in 2.5 to 5 s after the first few: {}", bench.asked.len());
-    assert!(bench.asked.iter().all(|request| matches!(request, Request::Txn { then, .. } if then.len() == 1)));
-}
-
-#[test]
-fn a_host_that_started_without_space_can_leave() {
-    let bench = Bench::publishing(&[A]);
-    let mut bench = bench.restart("n2");
-    bench.store.set_space(Space::Exhausted);
-    bench.want(&[A]);
-    bench.give(Input::Leave);
-    assert!(bench.has_left);
-    assert_eq!((bench.names(), bench.file.lease), (vec![], None));
 }
 
 #[test]

@@ -145,6 +145,7 @@ fn large(sizes: &Sizes) -> Publication {
         weight: 1,
         port: Some(number(sizes.ports)),
         ports: (0..if at == 0 { sizes.ports } else { 1 }).map(port).collect(),
+        when_none_ready: None,
     };
     let network = |at: usize| Attachment {
         id: NetworkId(format!("{at:04}").into()),
@@ -158,6 +159,17 @@ fn large(sizes: &Sizes) -> Publication {
         services: (0..sizes.services).map(offer).collect(),
         networks: (0..sizes.networks).map(network).collect(),
         ..publication("0123456789ab")
+    }
+}
+
+#[test]
+fn a_projects_directory_is_optional_and_a_long_one_is_none() {
+    let plain = publication("0123456789ab");
+    assert!(!String::from_utf8(encode(&plain)).unwrap().contains("directory"));
+    for (text, expected) in [("9ae16a3b2f90404f", true), (&*"x".repeat(65), false)] {
+        let made = Publication { directory: Some(text.into()), ..plain.clone() };
+        let read = decode(made.container, &encode(&made), &mut Interner::default()).unwrap();
+        assert_eq!(read.directory, made.directory.filter(|_| expected));
     }
 }
 

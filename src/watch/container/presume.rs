@@ -38,7 +38,7 @@ impl Containers {
             return;
         }
         inspected.end();
-        config_of(entry, &inspected);
+        config_of(&self.options, entry, &inspected);
         entry.inspected = Some(inspected);
         self.changes.touch(id);
     }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    model::{Desired, Local, Proto, Scope},
-    watch::{asker, asker::HostFacts, desired, metadata::Metadata},
+    model::{Desired, Local, Proto, Residents, Scope},
+    watch::{asker, asker::HostFacts, desired, metadata::Metadata, resident},
 };
 
 pub(crate) const WEB: &str = "aaaaaaaaaaaa0001";
@@ -40,6 +40,7 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         checked: false,
         stop_signal: None,
         stop_timeout: None,
+        started: Some("run-1".into()),
         network_mode: NetworkMode::Own,
         endpoints: vec![endpoint(NET, &[ip])],
         exposed: [(80, Proto::Tcp)].into(),
@@ -62,6 +63,7 @@ pub(crate) fn endpoint(network: &str, ips: &[&str]) -> Endpoint {
 
 pub(crate) fn stopped(mut inspected: Inspected) -> Inspected {
     inspected.state = State::Stopped;
+    inspected.started = None;
     inspected.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
     inspected
 }
@@ -87,6 +89,7 @@ pub(crate) struct Bed {
     pub(crate) wishes: Vec<Wish>,
     pub(crate) desired: Desired,
     pub(crate) local: Local,
+    pub(crate) residents: Residents,
 }
 
 impl Bed {
@@ -107,6 +110,13 @@ impl Bed {
             self.desired = next;
         }
         assert_eq!(self.desired, desired::desired(&self.containers));
+        resident::update(&mut self.residents, &self.containers, &changes);
+        let (all, published): (Vec<_>, Vec<_>) = (
+            self.residents.keys().copied().collect(),
+            self.residents.iter().filter(|(_, held)| held.silence.is_none()).map(|(id, _)| *id).collect(),
+        );
+        assert_eq!(all, self.containers.entries.keys().copied().collect::<Vec<_>>(), "a container changed unseen");
+        assert_eq!(published, self.desired.publications.keys().copied().collect::<Vec<_>>());
         if changes.askers
             && let Some(next) = asker::local(&self.local, &self.containers, &HostFacts::default())
         {
@@ -129,7 +139,7 @@ impl Bed {
     pub(crate) fn ticket(&self) -> Ticket {
         let inspect = |wish: &Wish| match wish {
             Wish::Inspect { ticket, .. } => Some(*ticket),
-            Wish::InspectNetwork { .. } => None,
+            Wish::InspectNetwork { .. } | Wish::Wait { .. } => None,
         };
         self.wishes.iter().rev().find_map(inspect).expect("an inspect was asked for")
     }
@@ -168,7 +178,8 @@ impl Bed {
         for publication in self.desired.publications.values() {
             let phase = match publication.phase {
                 crate::model::Phase::Serving => "",
-                _ => " paused",
+                crate::model::Phase::Draining => " draining",
+                crate::model::Phase::Paused => " paused",
             };
             let ips = publication.networks.iter().flat_map(|network| &network.ips).map(|ip| format!("{ip}{phase}"));
             all.extend(ips);
@@ -200,6 +211,17 @@ impl Bed {
 
     pub(crate) fn disconnected(&mut self, container: &str, network: &str) -> &mut Self {
         self.apply(Event::Disconnected { id: id(container), network: net(network) })
+    }
+
+    /// Carries out a command, and checks that the incremental result is the full one.
+    pub(crate) fn command(&mut self, command: &Command) -> Result<Outcome, NotDone> {
+        let outcome = self.containers.command(command);
+        let changes = self.containers.take_changes();
+        if let Some(next) = desired::update(&self.desired, &self.containers, &changes) {
+            self.desired = next;
+        }
+        assert_eq!(self.desired, desired::desired(&self.containers));
+        outcome
     }
 
     fn inspects_asked(&self) -> usize {
@@ -488,7 +510,7 @@ fn nothing_is_listed_before_each_live_container_was_looked_at() {
         .iter()
         .filter_map(|wish| match wish {
             Wish::Inspect { ticket, .. } => Some(*ticket),
-            Wish::InspectNetwork { .. } => None,
+            Wish::InspectNetwork { .. } | Wish::Wait { .. } => None,
         })
         .collect();
     bed.answer_to(tickets[0], &web);

@@ -183,3 +183,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_checks_of_a_container_come_and_go_with_it_and_each_life_is_another() {
+    let mut bed = Bed::new();
+    let mut web = running(WEB, "10.0.0.2");
+    web.metadata = labels_of(&[("portolan.check.tcp", "true")]);
+    let short = id(WEB).short();
+    bed.start(&web);
+    let first = bed.desired.checks[&short].clone();
+    assert_eq!(first.all.len(), 1);
+    bed.apply(Event::Died(id(WEB)));
+    assert!(bed.desired.checks.is_empty());
+    bed.start(&web);
+    let second = &bed.desired.checks[&short];
+    assert_eq!(second.all, first.all);
+    assert_ne!(second.life, first.life);
+    web.metadata = labels_of(&[("portolan.check.tcp", "true"), ("portolan.ignore", "true")]);
+    bed.start(&web);
+    assert!(bed.desired.checks.is_empty() && bed.desired.publications.is_empty());
+}

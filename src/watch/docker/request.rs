@@ -19,9 +19,10 @@ const REPLAY: Duration = Duration::from_secs(2);
 /// bollard's own deadline for response headers, a backstop behind ours.
 const HEADERS_SECONDS: u64 = 60;
 /// All events that concern us. Naming them leaves out `exec_*`, three for each health probe.
-const ACTIONS: [&str; 11] = [
+const ACTIONS: [&str; 12] = [
     "create",
     "start",
+    "kill",
     "die",
     "destroy",
     "pause",

@@ -80,7 +80,7 @@ fn a_port_is_chosen_only_if_the_operator_wrote_its_number() {
 #[test]
 fn what_was_asked_for_is_read_with_its_address_and_number() {
     let shown = |inspected: Inspected| -> Vec<String> {
-        let show = |r: &crate::watch::container::Requested| format!("{} {:?} {:?}", r.port, r.ip, r.number);
+        let show = |r: &container::Requested| format!("{} {:?} {:?}", r.port, r.ip, r.number);
         inspected.requested.iter().map(show).collect()
     };
     assert_eq!(

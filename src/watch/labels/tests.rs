@@ -30,6 +30,9 @@ fn show(claim: &Claim, problems: &[Problem]) -> String {
         if offer.weight != 1 {
             text += &format!(" x{}", offer.weight);
         }
+        if let Some(policy) = offer.when_none_ready {
+            text += &format!(" or {policy}");
+        }
         text
     };
     let mut lines: Vec<String> = claim.offers.iter().map(offer).collect();
@@ -46,7 +49,7 @@ fn read_words(words: &[&str]) -> (Claim, Vec<Problem>) {
     let (environment, labels): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with('$'));
     let labels = labels.iter().map(|label| label.split_once('=').expect("key=value"));
     let metadata = Metadata::gather(labels, environment.iter().map(|variable| &variable[1..]));
-    read("here", &metadata, "box", &[(80, Proto::Tcp), (443, Proto::Tcp)].into())
+    read(&Options::default(), "here", &metadata, "box", "image", &[(80, Proto::Tcp), (443, Proto::Tcp)].into())
 }
 
 #[track_caller]
@@ -128,8 +131,42 @@ fn ignoring() {
 
 #[test]
 fn a_portless_container_offers_its_service() {
-    let (claim, problems) = read("here", &Metadata::default(), "box", &BTreeSet::new());
+    let (claim, problems) = read(&Options::default(), "here", &Metadata::default(), "box", "image", &BTreeSet::new());
     assert_eq!(show(&claim, &problems), "box.default");
+}
+
+#[test]
+fn without_namespaces_everything_is_global() {
+    let off = Options { namespaces: Namespaces::Off, ..Options::default() };
+    for (labels, service) in [
+        (&[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")][..], "web"),
+        (&[("com.docker.stack.namespace", "shop"), ("com.docker.swarm.service.name", "shop_web")], "web"),
+        (&[("portolan.namespace", "shop"), ("portolan.service", "api")], "api"),
+        // What namespaces would refuse.
+        (&[("com.docker.compose.project", "global"), ("portolan.namespace", "a b")], "box"),
+        (&[], "box"),
+    ] {
+        let metadata = Metadata::gather(labels.iter().copied(), []);
+        let (claim, problems) = read(&off, "here", &metadata, "box", "image", &BTreeSet::new());
+        let offers: Vec<_> = claim.offers.iter().map(|o| (o.service.as_str(), o.namespace.as_str())).collect();
+        assert_eq!((offers, claim.namespace, problems), (vec![(service, "global")], Label::global(), Vec::new()));
+        assert_eq!((namespace(&off, &metadata), claim.directory), (Label::global(), None));
+    }
+}
+
+#[test]
+fn a_project_has_a_digest_of_its_directory_where_it_is_the_namespace() {
+    let (project, place) = ("com.docker.compose.project", "com.docker.compose.project.working_dir");
+    let digest = |labels: &[(&str, &str)]| {
+        let metadata = Metadata::gather(labels.iter().copied(), []);
+        read(&Options::default(), "here", &metadata, "box", "image", &BTreeSet::new()).0.directory
+    };
+    let of = |path| digest(&[(project, "shop"), (place, path)]);
+    assert_eq!(of("/a"), of("/a/"), "one directory");
+    assert!(of("/srv/shop").is_some_and(|digest| digest.len() == 16 && !digest.contains("shop")));
+    assert_ne!(of("/srv/shop"), of("/srv/shop2"));
+    assert_eq!((of(""), digest(&[(place, "/a")])), (None, None));
+    assert_eq!(digest(&[(project, "shop"), (place, "/a"), ("portolan.namespace", "both")]), None);
 }
 
 #[test]
@@ -174,13 +211,13 @@ fn a_label_of_a_mebibyte_is_neither_held_nor_quoted() {
     let huge = "x".repeat(1 << 20);
     for key in ["portolan.service", "portolan.tags", "portolan.ignore", "SERVICE_NAME", "com.docker.compose.project"] {
         let metadata = Metadata::gather([(key, huge.as_str())], []);
-        let (claim, problems) = read("here", &metadata, "box", &BTreeSet::new());
+        let (claim, problems) = read(&Options::default(), "here", &metadata, "box", "image", &BTreeSet::new());
         assert_eq!(problems.len(), 1, "{key}");
         assert!(format!("{metadata:?}{claim:?}{problems:?}").len() < 1000, "{key}");
     }
     let unknown = format!("portolan.{huge}");
     let metadata = Metadata::gather([(unknown.as_str(), "")], []);
-    let (_, problems) = read("here", &metadata, "box", &BTreeSet::new());
+    let (_, problems) = read(&Options::default(), "here", &metadata, "box", "image", &BTreeSet::new());
     assert!(format!("{problems:?}").len() < 1000);
 }
 
@@ -188,7 +225,7 @@ fn a_label_of_a_mebibyte_is_neither_held_nor_quoted() {
 fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
     let ports: BTreeSet<_> = (1..=1000).map(|port| (port, Proto::Udp)).collect();
     let metadata = Metadata::gather([("portolan.port.777.name", "mine")], []);
-    let (claim, problems) = read("here", &metadata, "box", &ports);
+    let (claim, problems) = read(&Options::default(), "here", &metadata, "box", "image", &ports);
     assert_eq!((claim.offers[0].ports.len(), problems.len()), (MAX_PORTS, 1));
     assert!(claim.offers[0].ports.iter().any(|port| port.port == 777), "a named port is kept before others");
 
@@ -206,7 +243,7 @@ fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
 fn only_recognised_keys_are_held() {
     let metadata = Metadata::gather(
         [("password", SECRET), ("SERVICE_ID", SECRET), ("com.docker.compose.config-hash", SECRET)],
-        ["PASSWORD=s3cr3t", "SERVICE_PASSWORD=s3cr3t", "SERVICE_80_CHECK_HTTP=s3cr3t"],
+        ["PASSWORD=s3cr3t", "SERVICE_PASSWORD=s3cr3t", "SERVICE_80_CHECK_NOTES=s3cr3t"],
     );
     assert!(metadata.entries.is_empty());
 }
@@ -240,7 +277,7 @@ proptest! {
         let variables: Vec<String> = environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let metadata = Metadata::gather(labels, variables.iter().map(String::as_str));
-        let (claim, problems) = read("here", &metadata, &name, &ports);
+        let (claim, problems) = read(&Options::default(), "here", &metadata, &name, "image", &ports);
         prop_assert!(problems.len() <= MAX_PROBLEMS + 1);
         let services: BTreeSet<_> = claim.offers.iter().map(|offer| (&offer.service, &offer.namespace)).collect();
         prop_assert_eq!(services.len(), claim.offers.len());
@@ -270,9 +307,19 @@ proptest! {
         let variables: Vec<String> = keys.iter().map(|key| format!("{key}={value}")).collect();
         let labels = ignored.then_some(("portolan.ignore", "perhaps"));
         let metadata = Metadata::gather(labels, variables.iter().map(String::as_str));
-        let (_, problems) = read("here", &metadata, "box", &[(80, Proto::Tcp)].into());
+        let (_, problems) = read(&Options::default(), "here", &metadata, "box", "image", &[(80, Proto::Tcp)].into());
         for text in [format!("{problems:?}"), format!("{metadata:?}")] {
             prop_assert!(!text.contains("ZQ") && !text.contains('é') && !text.contains("'!'"), "{}", text);
         }
     }
+}
+
+#[test]
+fn whom_to_give_while_none_is_ready_is_the_services_own_choice() {
+    check(&["portolan.when-none-ready=unhealthy,draining"], "box.default 80/tcp 443/tcp or unhealthy,draining");
+    check(&["portolan.when-none-ready= none"], "box.default 80/tcp 443/tcp or none");
+    let both = ["portolan.port.443.service=api", "portolan.when-none-ready=draining"];
+    check(&both, "api.global 443/tcp or draining; box.default 80/tcp or draining");
+    check(&["portolan.when-none-ready=starting"], "box.default 80/tcp 443/tcp; !portolan.when-none-ready");
+    check(&["portolan.when-none-raedy=none"], "box.default 80/tcp 443/tcp; !portolan.when-none-raedy");
 }

@@ -70,6 +70,14 @@ impl Registry {
         }
     }
 
+    /// Ends the lease of a host, as time would.
+    pub(super) fn revoke_lease_of(&self, host: &str) {
+        let session = format!("/portolan/v1/hosts/{host}/session");
+        let found = self.keys().into_iter().find(|kv| kv.key == session.as_bytes());
+        let lease = found.and_then(|kv| kv.lease).expect("a session under a lease");
+        self.call(Request::Revoke { lease });
+    }
+
     pub(super) fn delete(&self, key: &[u8]) {
         let delete = Op::Delete { key: key.to_vec() };
         self.call(Request::Txn { compare: Vec::new(), then: vec![delete], otherwise: Vec::new() });

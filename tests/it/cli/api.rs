@@ -55,7 +55,7 @@ async fn services_are_grouped_with_the_field_names_of_the_records() {
     let expected = serde_json::json!({
         "revision": 7, "cluster": 1, "complete": true, "stale": false, "problems": 1,
         "services": [{
-            "service": "web", "namespace": "shop", "ready": 2,
+            "service": "web", "namespace": "shop", "ready": 2, "answers": "ready",
             "instances": [instance("a", 1, "serving"), instance("b", 2, "serving"), instance("b", 3, "draining")],
         }],
     });
@@ -134,6 +134,7 @@ async fn metrics_and_status_are_read_from_the_moment() {
         "portolan_catalog_services 1.0",
         "portolan_catalog_instances{ready=\"true\"} 2.0",
         "portolan_catalog_instances{ready=\"false\"} 1.0",
+        "portolan_catalog_services_without_ready{answers=\"draining\"} 0.0",
         "portolan_catalog_revision 7.0",
         "portolan_problems 1.0",
         "portolan_docker_connected 1.0",

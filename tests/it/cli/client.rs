@@ -21,12 +21,12 @@ fn command(arguments: &[&str], api: &str) -> Command {
     command
 }
 
-async fn portolan(arguments: &[&str], served: &Served) -> Output {
+pub(super) async fn portolan(arguments: &[&str], served: &Served) -> Output {
     let output = command(arguments, &format!("http://{}", served.address)).output();
     timeout(DEADLINE, output).await.expect("in time").expect("the binary starts")
 }
 
-async fn shown(arguments: &[&str], served: &Served) -> String {
+pub(super) async fn shown(arguments: &[&str], served: &Served) -> String {
     transcript(&portolan(arguments, served).await).replace(&served.address.to_string(), "AGENT")
 }
 
@@ -36,8 +36,8 @@ async fn services_are_a_table_with_the_problems_aside() {
     insta::assert_snapshot!(shown(&["services"], &served).await, @r"
     exit 0
     --- stdout
-    SERVICE  NAMESPACE  INSTANCES  READY  HOSTS  PORTS
-    web      shop       3          2      2      80/tcp
+    SERVICE  NAMESPACE  INSTANCES  READY  ANSWERS  HOSTS  PORTS
+    web      shop       3          2      ready    2      80/tcp
     --- stderr
     1 problem: see http://AGENT/v1/problems
     ");
@@ -203,6 +203,60 @@ async fn leave_tells_how_it_went() {
         }
         task.abort();
         let _ = task.await;
+    }
+}
+
+/// Runs a command over the control socket of a hand-made agent, in the test's own words.
+async fn controlled(arguments: &[&str]) -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("control.sock");
+    let socket = path.to_str().expect("text");
+    let (task, _told) = serve_leave(&path, Ok(()));
+    let output = timeout(DEADLINE, command(&[arguments, &["--control", socket]].concat(), "").output());
+    let output = output.await.expect("in time").expect("the binary starts");
+    task.abort();
+    let _ = task.await;
+    transcript(&output)
+}
+
+#[tokio::test]
+async fn drain_says_whom_it_is_about_and_waits_until_everybody_knows() {
+    insta::assert_snapshot!(controlled(&["drain", "shop-web-1"]).await, @r"
+    exit 0
+    --- stdout
+    CONTAINER     NAME
+    000000000001  shop-web-1
+    --- stderr
+    ");
+    insta::assert_snapshot!(controlled(&["drain", "--host", "--wait", "-o", "name"]).await, @r"
+    exit 0
+    --- stdout
+    shop-web-1
+    --- stderr
+    every live host answers without --host
+    ");
+    insta::assert_snapshot!(controlled(&["drain", "shop-web-1", "--wait", "--timeout", "0s", "-o", "json"]).await, @r#"
+    exit 1
+    --- stdout
+    {"host":"a","round":7,"containers":[{"container":"000000000001","name":"shop-web-1"}]}
+    --- stderr
+    error: not everybody knows after 0ns: waiting for host b; it stays drained, `portolan undrain shop-web-1` takes it back
+    "#);
+    insta::assert_snapshot!(controlled(&["drain", "mail"]).await, @r"
+    exit 3
+    --- stdout
+    --- stderr
+    error: nothing called mail
+    ");
+    insta::assert_snapshot!(controlled(&["undrain", "shop-web-1", "-o", "name"]).await, @r"
+    exit 0
+    --- stdout
+    shop-web-1
+    --- stderr
+    ");
+    for arguments in [&["drain"][..], &["drain", "web", "--host"], &["undrain"], &["drain", "web", "--timeout", "soon"]]
+    {
+        assert!(controlled(arguments).await.starts_with("exit 2\n"), "{arguments:?}");
     }
 }
 

@@ -3,20 +3,26 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use imbl::OrdMap;
 use portolan::{
     api::{
         ApiState, AskAs, DockerFacts, Facts, ResolveError, ResolveRecord, ResolveReply, ResolveRequest,
-        http::{ControlSocket, Leave, Limits, control, public, serve_control, serve_tcp},
+        drain::{Drained, DrainedContainer, Drains, Progress},
+        http::{Control, ControlSocket, Leave, Limits, control, public, serve_control, serve_tcp},
     },
     model::{
         Attachment, Catalog, Driver, Health, Host, HostId, Label, Local, NetworkId, Offer, Origin, Phase, Port,
         Problem, Proto, Publication, Published, Scope, ShortId,
     },
+    watch::container::{Command, NotDone, Target},
 };
 use tokio::{
     net::TcpListener,
@@ -48,8 +54,10 @@ pub(super) fn publication(number: usize, phase: Phase) -> Arc<Publication> {
             weight: 1,
             port: None,
             ports: [port].into(),
+            when_none_ready: None,
         }]
         .into(),
+        directory: None,
         networks: [Attachment {
             id: NetworkId("n1".into()),
             name: "shop_default".into(),
@@ -147,12 +155,34 @@ pub(super) async fn serve_within(catalog: Catalog, bind: &str, limits: Limits) -
         zone: "svc.internal".into(),
         catalog: catalog_receiver,
         local,
+        when_none_ready: portolan::model::WhenNoneReady::default(),
         facts: Arc::new(move || facts_receiver.borrow().clone()),
         resolve: Arc::new(|request| resolve(&request)),
+        explain: Arc::new(|request| super::explain::explain(&request)),
     };
     let router = public(state, address);
     let task = tokio::spawn(async move { match serve_tcp(listener, router, limits).await {} });
     Served { address, catalog, facts, task }
+}
+
+/// An agent that runs one container, `shop-web-1`, and needs two looks until everybody knows.
+fn drains() -> Drains {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let order = |command: Command| -> BoxFuture<'static, Result<Drained, NotDone>> {
+        let (Command::Drain(target) | Command::Undrain(target)) = command;
+        let container = DrainedContainer { container: container(1).to_string(), name: "shop-web-1".into() };
+        let outcome = match target {
+            Target::Named(name) if name != "shop-web-1" => Err(NotDone::NoSuch(format!("nothing called {name}"))),
+            _ => Ok(Drained { host: "a".into(), round: 7, containers: vec![container] }),
+        };
+        Box::pin(async move { outcome })
+    };
+    let progress = move |round| -> BoxFuture<'static, Progress> {
+        let known = looks.fetch_add(1, Relaxed) >= 2;
+        let waits_for = if known { vec![] } else { vec!["host b".into()] };
+        Box::pin(async move { Progress { round, known: known && round == 7, waits_for, ttl: 0 } })
+    };
+    Drains { order: Arc::new(order), progress: Arc::new(progress) }
 }
 
 /// The control socket with a hand-made agent behind it.
@@ -167,9 +197,7 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
             let _ = done.send(outcome.clone());
         }
     });
-    let task =
-        tokio::spawn(
-            async move { match serve_control(socket, control(host_id("a"), leave), Limits::default()).await {} },
-        );
+    let router = control(Control { host: host_id("a"), leave, drains: drains() });
+    let task = tokio::spawn(async move { match serve_control(socket, router, Limits::default()).await {} });
     (task, told)
 }

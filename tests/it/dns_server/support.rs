@@ -164,8 +164,10 @@ fn publication(id: &str, service: &str, ip: Ipv4Addr) -> Publication {
             weight: 1,
             port: None,
             ports: [port].into(),
+            when_none_ready: None,
         }]
         .into(),
+        directory: None,
         networks: [Attachment {
             id: NetworkId("n".into()),
             name: "n".into(),

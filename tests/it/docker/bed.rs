@@ -6,7 +6,10 @@ use portolan::{
     model::{Asker, Desired, Label, Local, Publication},
     watch::docker::{self, Options, Outputs, Status},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::engine::{DEADLINE, SOCKET};
 
@@ -32,7 +35,10 @@ impl Follower {
         let (status, status_end) = watch::channel(Status::default());
         options.endpoint = format!("unix://{}", socket.as_ref().display()).parse().expect("an endpoint");
         let mut task = JoinSet::new();
-        task.spawn(docker::follow(options, Outputs { desired, local, status }));
+        // Nobody commands it.
+        let (_, commands) = mpsc::channel(1);
+        let outputs = Outputs { desired, local, residents: watch::Sender::default(), status };
+        task.spawn(docker::follow(options, outputs, commands));
         Self { desired: desired_end, local: local_end, status: status_end, _task: task }
     }
 

@@ -148,3 +148,20 @@ fn leaving_half_way_ends_both_leases() {
     assert_eq!((bench.has_left, bench.lives(old), bench.lives(new)), (true, false, false));
     assert_eq!((bench.names(), bench.file.lease, bench.file.former), (vec![], None, None));
 }
+
+#[test]
+fn a_put_that_misses_its_lease_costs_no_other_lease() {
+    let (mut bench, old, new) = Bench::half_way();
+    let publications = [A, B].iter().map(|id| Arc::new(publication(id))).map(|p| (p.container, p)).collect();
+    let desired = Arc::new(Desired { listed: true, publications, ..Desired::default() });
+    let effects = bench.publisher.handle(bench.now, Input::Desired(desired), &mut bench.rng);
+    assert!(
+        matches!(effects.as_slice(), [Effect::Call(Request::Txn { .. })]),
+        "the put under the new lease: {effects:?}"
+    );
+    // A renewal is told first that the new lease is gone, so that the old one is ours again.
+    bench.publisher.lose_lease(new);
+    assert_eq!(bench.publisher.status().lease, Some(old));
+    bench.give(Input::Replied(Err(CallError::LeaseNotFound)));
+    assert_eq!((bench.publisher.status().lease_losses, bench.lives(old)), (1, true));
+}

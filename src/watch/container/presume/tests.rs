@@ -336,6 +336,7 @@ impl Engine {
     /// Makes the answer to a wish from what is true now.
     fn answer(&self, wish: Wish) -> Event {
         match wish {
+            Wish::Wait { id, ticket, .. } => Event::Waited { id, ticket },
             Wish::Inspect { id, ticket, .. } => {
                 let name = if id.as_str() == WEB { WEB } else { DB };
                 match self.inspected(name) {

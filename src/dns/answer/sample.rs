@@ -1,0 +1,125 @@
+//! Which addresses an answer holds, and in what order: by weight, and by chance.
+//!
+//! A client takes the first address, or one of the first, so the order shares the load. It is drawn without putting
+//! back: each place goes to one of those left, in proportion to their weights. One key per address does that: the time
+//! until something happens that happens `weight` times as often (Efraimidis and Spirakis, 2006). Weight 0 never
+//! happens: such addresses stand at the end, and are left out first when there are too many.
+
+use std::net::IpAddr;
+
+use rand::{Rng, RngExt, seq::SliceRandom};
+
+/// An address with the sum of the weights of those who have it.
+pub(super) type Weighted = (IpAddr, u32);
+
+/// At most `most` of the addresses in the order of the answer. Equal ones become one.
+pub(super) fn sample(mut addresses: Vec<Weighted>, most: usize, rng: &mut impl Rng) -> Vec<Weighted> {
+    addresses.sort_unstable_by_key(|(address, _)| *address);
+    addresses.dedup_by(|(address, weight), (kept, sum)| {
+        let same = address == kept;
+        *sum = if same { sum.saturating_add(*weight) } else { *sum };
+        same
+    });
+    // Nobody said a weight: no logarithm for anyone.
+    if addresses.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+        let (chosen, _) = addresses.partial_shuffle(rng, most);
+        return chosen.to_vec();
+    }
+    let mut timed: Vec<(bool, f64, Weighted)> = addresses
+        .into_iter()
+        .map(|(address, weight)| {
+            // In (0, 1], so that its logarithm is finite.
+            let chance = 1.0 - rng.random::<f64>();
+            (weight == 0, -chance.ln() / f64::from(weight.max(1)), (address, weight))
+        })
+        .collect();
+    timed.sort_unstable_by(|(never, time, _), (other_never, other, _)| {
+        never.cmp(other_never).then_with(|| time.total_cmp(other))
+    });
+    timed.into_iter().take(most).map(|(.., weighted)| weighted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    fn addresses(weights: &[u32]) -> Vec<Weighted> {
+        (1u32..).zip(weights).map(|(n, weight)| (IpAddr::from(n.to_be_bytes()), *weight)).collect()
+    }
+
+    /// The places (from 1) in `weights` of the addresses given.
+    fn places(given: &[Weighted]) -> Vec<u32> {
+        given
+            .iter()
+            .map(|(address, _)| u32::from_be_bytes(address.to_string().parse::<std::net::Ipv4Addr>().unwrap().octets()))
+            .collect()
+    }
+
+    /// How often each comes first in `rounds` samples.
+    fn firsts(weights: &[u32], most: usize, rounds: u64) -> Vec<u64> {
+        let mut counts = vec![0; weights.len()];
+        for seed in 0..rounds {
+            let given = sample(addresses(weights), most, &mut SmallRng::seed_from_u64(seed));
+            counts[places(&given)[0] as usize - 1] += 1;
+        }
+        counts
+    }
+
+    /// 10,000 rounds: the standard deviation of a share of one half is 50, of a tenth 30. Six of them are far.
+    #[test]
+    fn each_comes_first_in_proportion_to_its_weight() {
+        for (weights, expected) in [
+            (&[1, 1, 1, 1][..], [2500, 2500, 2500, 2500]),
+            (&[5, 5], [5000, 5000, 0, 0]),
+            (&[1, 2, 3, 4], [1000, 2000, 3000, 4000]),
+            (&[10, 90], [1000, 9000, 0, 0]),
+            (&[0, 1, 3], [0, 2500, 7500, 0]),
+            (&[65_535, 65_535, 0, 0], [5000, 5000, 0, 0]),
+        ] {
+            for (given, expected) in firsts(weights, 16, 10_000).iter().zip(expected) {
+                assert!(given.abs_diff(expected) < 300, "{weights:?}: {given} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_second_place_is_drawn_from_who_is_left() {
+        // After the 8, the 1 and the 3 share the second place one to three.
+        let mut seconds = [0u32; 2];
+        for seed in 0..20_000 {
+            let given = places(&sample(addresses(&[8, 1, 3]), 16, &mut SmallRng::seed_from_u64(seed)));
+            if given[0] == 1 {
+                seconds[usize::from(given[1] == 3)] += 1;
+            }
+        }
+        let share = f64::from(seconds[1]) / f64::from(seconds[0] + seconds[1]);
+        assert!((share - 0.75).abs() < 0.02, "{seconds:?}");
+    }
+
+    #[test]
+    fn weight_nought_stands_at_the_end_and_is_left_out_first() {
+        let weights: Vec<u32> = (0..20).map(|n| u32::from(n % 2 == 1)).collect();
+        for seed in 0..200 {
+            let rng = &mut SmallRng::seed_from_u64(seed);
+            let given: Vec<u32> = sample(addresses(&weights), 16, rng).iter().map(|(_, weight)| *weight).collect();
+            assert_eq!(given, [&[1; 10][..], &[0; 6]].concat());
+        }
+        // Nothing else is there: then they serve.
+        assert_eq!(sample(addresses(&[0, 0]), 16, &mut SmallRng::seed_from_u64(1)).len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_several_have_is_given_once_with_all_their_weight() {
+        let one = |weight| (IpAddr::from([192, 0, 2, 1]), weight);
+        let mut first = 0;
+        for seed in 0..10_000 {
+            let all = vec![one(2), (IpAddr::from([192, 0, 2, 2]), 5), one(3)];
+            let given = sample(all, 16, &mut SmallRng::seed_from_u64(seed));
+            assert_eq!(given.len(), 2);
+            first += u32::from(given[0].0 == one(0).0);
+        }
+        assert!(first.abs_diff(5000) < 300, "{first}");
+    }
+}

@@ -1,0 +1,270 @@
+//! Why an instance is, or is not, in the answer that an asker gets: the same stages as in `answer.rs`, kept apart.
+//!
+//! No rule is written down here. Each stage is the very function that answers use (`name::classify`, `answer::find`,
+//! `ready::choose`, `reach::one_port`, `answer::near`, …); this file only notes, for every instance of the service, at
+//! which stage it was left out. A property test holds explanations against answers. `words.rs` says it to people.
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::Name;
+
+use super::{
+    answer::{MAX_ADDRESSES, Members, Settings, Snapshot, find, instances, near, numbers, priorities},
+    name::{self, Named, Subject},
+    reach::{Basis, Family, Obstacle, OnePort, Viewpoint, Way, one_port},
+    ready::{self, Chosen},
+    source::Source,
+    zone::Candidate,
+};
+use crate::model::{Label, Port, Standing, WhenNoneReady};
+
+pub mod words;
+
+/// A name as one asker sees it.
+#[derive(Clone, Debug)]
+pub struct Explanation<'z> {
+    /// How the name was read, for people.
+    pub reading: String,
+    /// The namespaces that were looked into, in order, and whether the service is there. The first that has it wins.
+    pub searched: Vec<(Label, bool)>,
+    /// What there is to say of the service; `None`: there is none of that name.
+    pub service: Option<Service>,
+    /// Every instance of the service, in or out.
+    pub candidates: Vec<Judged<'z>>,
+}
+
+/// What holds for a service as a whole.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// What those are that are given; `None`: nobody is, or readiness does not count for this name.
+    pub standing: Option<Standing>,
+    /// Who is given while nobody is ready.
+    pub policy: WhenNoneReady,
+    /// The one number that addresses stand for, and whose it is; `None` for a name that needs none.
+    pub number: Option<(Option<u16>, Basis)>,
+    /// Different addresses that might be given, per family; beyond [`MAX_ADDRESSES`] each answer is a sample.
+    pub addresses: [usize; 2],
+}
+
+impl Service {
+    /// Whether answers hold a sample only.
+    pub fn is_sampled(&self) -> bool {
+        self.addresses.iter().any(|count| *count > MAX_ADDRESSES)
+    }
+}
+
+/// One instance and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Judged<'z> {
+    /// The instance.
+    pub candidate: &'z Candidate,
+    /// Per family: A, AAAA.
+    pub families: [Seen; 2],
+    /// The ports in SRV answers with their numbers, and the priority; empty: SRV does not hold it.
+    pub targets: Vec<(&'z Port, u16)>,
+    /// The priority there.
+    pub priority: u16,
+}
+
+impl Judged<'_> {
+    /// A or AAAA hold it.
+    pub fn is_in(&self) -> bool {
+        self.families.iter().any(|seen| seen.out.is_none())
+    }
+}
+
+/// One instance in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How the asker reaches it.
+    pub way: Option<Way>,
+    /// Why it is left out all the same; `None`: it is given.
+    pub out: Option<Out>,
+}
+
+/// Why an instance is left out of A or AAAA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// It is not what the question is about.
+    Other,
+    /// Addresses do not answer that kind of name: it is one for SRV.
+    SrvOnly,
+    /// It is of this standing, and others are better.
+    Unready(Standing),
+    /// The asker does not reach it.
+    Unreached(Obstacle),
+    /// The one number does not work there; these do.
+    Number(Vec<u16>),
+    /// Docker published it under other numbers in this family than in IPv4.
+    Differs,
+    /// Enough others are nearer.
+    Far,
+}
+
+/// Explains what `source` gets for a whole name.
+pub fn explain<'z>(snapshot: &Snapshot<'z>, source: &Source, name: &Name) -> Explanation<'z> {
+    let text = name::fold(name);
+    let subject = name::classify(&text, &snapshot.settings.apex);
+    let mut explanation = Explanation {
+        reading: words::reading(&subject, &snapshot.settings.apex),
+        searched: Vec::new(),
+        service: None,
+        candidates: Vec::new(),
+    };
+    let named = match subject {
+        Subject::Bare(service) => Named { service, namespace: None },
+        Subject::Service(named)
+        | Subject::All(named)
+        | Subject::Instance(_, named)
+        | Subject::Port(_, _, named)
+        | Subject::Transport(_, named) => named,
+        _ => return explanation,
+    };
+    explanation.searched = match named.namespace {
+        Some(namespace) => Label::parse(namespace).into_iter().collect(),
+        None => vec![source.namespace(), Label::global()],
+    }
+    .into_iter()
+    .map(|label| {
+        let there = snapshot.zone.service(label.as_str(), named.service).is_some();
+        (label, there)
+    })
+    .collect();
+    let Some((_, all)) = find(snapshot.zone, source, named) else { return explanation };
+    let view = Viewpoint::new(snapshot.local, &snapshot.settings.routed, source);
+    let stages = Stages { settings: snapshot.settings, view: &view, all };
+    let (service, candidates) = match subject {
+        Subject::All(_) => stages.service(Members::All),
+        Subject::Instance(label, _) => stages.instance(label),
+        Subject::Port(port, proto, _) => {
+            let meant = |offered: &Port| offered.is_called(port, proto);
+            stages.port(&meant)
+        }
+        Subject::Transport(proto, _) => stages.port(&|offered| offered.proto == proto && offered.name.is_some()),
+        _ => stages.service(Members::Ready),
+    };
+    explanation.service = Some(service);
+    explanation.candidates = candidates;
+    explanation
+}
+
+/// What is needed at every stage.
+struct Stages<'a, 'z> {
+    settings: &'a Settings,
+    view: &'a Viewpoint<'a>,
+    all: &'z [Candidate],
+}
+
+impl<'z> Stages<'_, 'z> {
+    fn service(&self, members: Members) -> (Service, Vec<Judged<'z>>) {
+        let chosen = members.choose(self.all, self.settings);
+        let one = one_port(self.view, &chosen.members);
+        let near: [Vec<usize>; 2] = Family::BOTH.map(|family| {
+            near(self.view, self.settings, &chosen, &one.given, family).map(|given| given.member).collect()
+        });
+        let targets = priorities(self.view, self.settings, &chosen, &|_| true);
+        let seen = |candidate: &Candidate, place: Option<usize>, family: Family| {
+            let reached = self.view.way(candidate, family);
+            let out = match (reached, place) {
+                (_, None) => Some(Out::Unready(candidate.publication.standing())),
+                (Err(obstacle), _) => Some(Out::Unreached(obstacle)),
+                (Ok(way), Some(place)) if !holds(&one, place, family) => {
+                    Some(Out::Number(self.view.main_numbers(candidate, way)))
+                }
+                (Ok(_), Some(place)) => (!near[family as usize].contains(&place)).then_some(Out::Far),
+            };
+            Seen { way: reached.ok(), out }
+        };
+        let candidates = self.judge(&chosen, &targets, &|_| true, &seen);
+        let number = Some((one.number, one.basis));
+        (self.about(&chosen, number, &candidates), candidates)
+    }
+
+    fn instance(&self, label: &str) -> (Service, Vec<Judged<'z>>) {
+        let chosen = Chosen { members: instances(self.all, label), standing: None };
+        let targets = priorities(self.view, self.settings, &chosen, &|_| true);
+        let seen = |candidate: &Candidate, place: Option<usize>, family: Family| {
+            let reached = self.view.way(candidate, family);
+            let given = self.view.ways(candidate).iter().any(|way| family.holds(way.address));
+            let out = match reached {
+                _ if place.is_none() => Some(Out::Other),
+                Err(obstacle) => Some(Out::Unreached(obstacle)),
+                Ok(_) => (!given).then_some(Out::Differs),
+            };
+            Seen { way: reached.ok(), out }
+        };
+        let candidates = self.judge(&chosen, &targets, &|_| true, &seen);
+        (self.about(&chosen, None, &candidates), candidates)
+    }
+
+    fn port(&self, is_meant: &dyn Fn(&Port) -> bool) -> (Service, Vec<Judged<'z>>) {
+        let chosen = Members::Ready.choose(self.all, self.settings);
+        let targets = priorities(self.view, self.settings, &chosen, is_meant);
+        let seen = |candidate: &Candidate, place: Option<usize>, family: Family| {
+            let reached = self.view.way(candidate, family);
+            let out = match reached {
+                _ if !candidate.offer().ports.iter().any(is_meant) => Out::Other,
+                _ if place.is_none() => Out::Unready(candidate.publication.standing()),
+                Err(obstacle) => Out::Unreached(obstacle),
+                Ok(_) => Out::SrvOnly,
+            };
+            Seen { way: reached.ok(), out: Some(out) }
+        };
+        let candidates = self.judge(&chosen, &targets, is_meant, &seen);
+        (self.about(&chosen, None, &candidates), candidates)
+    }
+
+    /// Every instance, with what was found out about the chosen ones. These are in the order of all.
+    fn judge(
+        &self,
+        chosen: &Chosen<'z>,
+        targets: &[(&'z Candidate, u16)],
+        is_meant: &dyn Fn(&Port) -> bool,
+        seen: &dyn Fn(&Candidate, Option<usize>, Family) -> Seen,
+    ) -> Vec<Judged<'z>> {
+        let mut members = chosen.members.iter().enumerate().peekable();
+        let mut targets = targets.iter().peekable();
+        let judge = |candidate: &'z Candidate| {
+            let place = members.next_if(|(_, member)| std::ptr::eq(**member, candidate)).map(|(place, _)| place);
+            let target = targets.next_if(|(target, _)| std::ptr::eq(*target, candidate));
+            let ways = self.view.ways(candidate);
+            Judged {
+                candidate,
+                families: Family::BOTH.map(|family| seen(candidate, place, family)),
+                targets: target.map_or_else(Vec::new, |_| {
+                    let given: Vec<(usize, u16)> = numbers(self.view, candidate, ways, is_meant)
+                        .filter_map(|(port, number)| Some((place_of(candidate, port)?, number)))
+                        .collect();
+                    given.into_iter().map(|(place, number)| (&candidate.offer().ports[place], number)).collect()
+                }),
+                priority: target.map_or(0, |(_, priority)| *priority),
+            }
+        };
+        self.all.iter().map(judge).collect()
+    }
+
+    fn about(&self, chosen: &Chosen<'_>, number: Option<(Option<u16>, Basis)>, candidates: &[Judged<'_>]) -> Service {
+        let given = |family: Family| {
+            let seen = candidates.iter().map(|judged| &judged.families[family as usize]);
+            let given = seen.filter(|seen| seen.out.is_none()).filter_map(|seen| seen.way);
+            given.map(|way| way.address).collect::<std::collections::BTreeSet<IpAddr>>().len()
+        };
+        Service {
+            standing: chosen.standing,
+            policy: ready::policy(self.all, self.settings.when_none_ready),
+            number,
+            addresses: Family::BOTH.map(given),
+        }
+    }
+}
+
+fn holds(one: &OnePort, place: usize, family: Family) -> bool {
+    one.given.iter().any(|given| given.member == place && family.holds(given.way.address))
+}
+
+fn place_of(candidate: &Candidate, port: &Port) -> Option<usize> {
+    candidate.offer().ports.iter().position(|own| std::ptr::eq(own, port))
+}
+
+#[cfg(test)]
+mod tests;

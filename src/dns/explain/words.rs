@@ -1,0 +1,203 @@
+//! What people are told: one sentence for each rule, each reason, and where there is one the fix.
+
+use crate::{
+    dns::{
+        explain::Out,
+        name::{Apex, Named, Subject},
+        reach::{Basis, Obstacle, Rule, Way},
+        source::Source,
+        zone::Candidate,
+    },
+    model::{Silence, Standing},
+};
+
+/// A short word for programs, a sentence for people, and what would change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// `not-published`
+    pub code: &'static str,
+    /// What is so.
+    pub sentence: String,
+    /// What to do, where something can be done.
+    pub fix: Option<String>,
+}
+
+fn reason(code: &'static str, sentence: impl Into<String>, fix: &str) -> Reason {
+    Reason { code, sentence: sentence.into(), fix: (!fix.is_empty()).then(|| fix.to_owned()) }
+}
+
+/// How a name was read.
+pub(super) fn reading(subject: &Subject<'_>, apex: &Apex) -> String {
+    let whose = |named: &Named<'_>| match named.namespace {
+        Some(namespace) => format!("service {} of namespace {namespace}", named.service),
+        None => format!("service {} of the asker's own namespace, else of global", named.service),
+    };
+    match subject {
+        Subject::Apex => "the zone itself".to_owned(),
+        Subject::Bare(service) => {
+            format!("a bare name: service {service} of the asker's own namespace, else of global")
+        }
+        Subject::Service(named) => whose(named),
+        Subject::Instance(instance, named) => {
+            format!("instance {instance} (a container's id or name) of {}, ready or not", whose(named))
+        }
+        Subject::All(named) => format!("all instances, ready or not, of {}", whose(named)),
+        Subject::Port(port, proto, named) => format!("port {port}/{} of {}, for SRV", proto.as_str(), whose(named)),
+        Subject::Transport(proto, named) => {
+            format!("the name above the {} ports of {}: it has no records", proto.as_str(), whose(named))
+        }
+        Subject::Nothing => format!("a name below {apex} that nothing can have: it has too many parts"),
+        Subject::Reverse(prefix) => format!("the reverse name of {prefix}"),
+        Subject::BelowReverse(prefix) => format!("a name below the reverse name of {prefix}, where nothing is"),
+        Subject::Outside => "a name of somebody else: it is forwarded, or refused".to_owned(),
+    }
+}
+
+/// Who asks.
+pub fn asker(source: &Source) -> String {
+    match source {
+        Source::Container(asker) => format!("container {} (namespace {})", asker.name, asker.namespace),
+        Source::Host => "host".to_owned(),
+        Source::Stranger => "stranger".to_owned(),
+        Source::Unknown => "unknown container".to_owned(),
+    }
+}
+
+/// Why there is a way.
+pub fn rule(way: Way, candidate: &Candidate) -> Reason {
+    let holds = |network: &&crate::model::Attachment| network.ips.contains(&way.address);
+    let network = candidate.publication.networks.iter().find(holds).map_or("", |network| &network.name);
+    match way.rule {
+        Rule::SharedNetwork => {
+            reason("shared-network", format!("rule 1: it shares network {network} with the asker"), "")
+        }
+        Rule::HostsBridge => {
+            reason("hosts-bridge", format!("rule 2: this host reaches its own bridge network {network}"), "")
+        }
+        Rule::HostNetwork => {
+            reason("host-network", "rule 2: it is on its host's network, so its ports are the host's own", "")
+        }
+        Rule::Routed => reason("routed", format!("rule 3: its address on {network} lies in a subnet of --routed"), ""),
+        Rule::LinkLayer => {
+            reason("link-layer", format!("rule 3: {network} gives it an address in the network around its host"), "")
+        }
+        Rule::Published => reason("published", "rule 4: its port is published on its host", ""),
+    }
+}
+
+/// Why there is no way.
+pub fn obstacle(obstacle: Obstacle) -> Reason {
+    match obstacle {
+        Obstacle::Confined => reason(
+            "confined",
+            "the asker has only internal networks (or none that is known), and is on none with it",
+            "connect both to one network",
+        ),
+        Obstacle::NotPublished => reason(
+            "not-published",
+            "rule 5: it shares no network with the asker, and publishes no port in this family off loopback",
+            "publish its port (-p 8080:80), or connect both to one network",
+        ),
+        Obstacle::NoHostAddress => {
+            reason("no-host-address", "its host advertises no address of this family", "set --advertise on its host")
+        }
+        Obstacle::NoProxy => reason(
+            "no-proxy",
+            "its published port is not held by docker-proxy, so Docker drops what comes from other bridges of its host",
+            "connect both to one network; or start dockerd with its userland proxy, and the agent with pid: host",
+        ),
+        Obstacle::NoBridge => reason(
+            "no-bridge",
+            "the asker is on no bridge, and containers on macvlan and ipvlan networks cannot reach their own host",
+            "connect the asker to a bridge network, too",
+        ),
+        Obstacle::OtherHostsOnly => reason(
+            "its-host-only",
+            "its port is published on an address that means something on its own host only",
+            "publish it on an address that other hosts reach",
+        ),
+    }
+}
+
+/// Why an instance is left out, given the one number that addresses stand for.
+pub fn out(out: &Out, number: Option<u16>) -> Reason {
+    match out {
+        Out::Other => reason("other", "it is not what this name is about", ""),
+        Out::SrvOnly => reason("srv-only", "addresses do not belong to this name", "ask for SRV"),
+        Out::Unready(standing) => {
+            let why = match standing {
+                Standing::Ready => "it is ready",
+                Standing::Draining => "it was asked to stop, and others are better",
+                Standing::Unhealthy => "its health check fails, and others are better",
+                Standing::Starting => "its health check has not decided yet",
+                Standing::Paused => "it is paused",
+            };
+            reason("not-ready", why, "the names `all.SERVICE.NAMESPACE` hold it")
+        }
+        Out::Unreached(held) => obstacle(*held),
+        Out::Number(numbers) => {
+            let others: Vec<String> = numbers.iter().map(u16::to_string).collect();
+            let here = match others.as_slice() {
+                [] => "it has no lasting number here (Docker chose it, or there is no port)".to_owned(),
+                others => format!("it answers on {} here", others.join(", ")),
+            };
+            match number {
+                Some(number) => reason(
+                    "other-number",
+                    format!("addresses of this service stand for port {number}, and {here}"),
+                    &format!("ask for SRV; or publish its port as {number}"),
+                ),
+                None => reason(
+                    "no-number",
+                    format!("addresses cannot carry a port, and {here}"),
+                    "ask for SRV; or publish its port under a number of your own (-p 8080:80)",
+                ),
+            }
+        }
+        Out::Differs => reason(
+            "numbers-differ",
+            "Docker published its ports under other numbers in IPv6 than in IPv4",
+            "publish them under numbers of your own",
+        ),
+        Out::Far => reason("far", "enough others are nearer (--prefer)", "SRV holds it, at a higher priority"),
+    }
+}
+
+/// Whose the one number is.
+pub fn number(number: Option<u16>, basis: Basis) -> String {
+    match (basis, number) {
+        (Basis::Service, Some(number)) => format!("{number}, the service's port"),
+        (Basis::Published, Some(number)) => {
+            format!("{number}, which most operators published it under: nobody offers its own number")
+        }
+        _ => "none: the service has no port, or none under a lasting number; SRV may have some".to_owned(),
+    }
+}
+
+/// Why a container is not published.
+pub fn silence(silence: &Silence) -> Reason {
+    match silence {
+        Silence::Unseen => reason("not-inspected", "Docker has not told yet what it is", "ask again in a moment"),
+        Silence::Failed(error) => {
+            reason("inspect-failed", format!("Docker does not answer questions about it: {error}"), "docker inspect it")
+        }
+        Silence::Stopped => reason("not-running", "it does not run", "docker start it"),
+        Silence::Restarting => reason("restarting", "it has ended, and Docker will start it again", "docker logs it"),
+        Silence::Ignored(key) => reason(
+            "ignored",
+            format!("{key} says that it is to be ignored"),
+            "remove that, or set the label portolan.ignore=false",
+        ),
+        Silence::OneOff => reason(
+            "one-off",
+            "`docker compose run` made it (com.docker.compose.oneoff): nobody is meant to find it",
+            "docker compose up starts the service itself",
+        ),
+        Silence::Hook => reason("hook", "it is a hook of Compose (com.docker.compose.hook)", ""),
+        Silence::Nameless => reason(
+            "no-name",
+            "its labels give it no name that it could have",
+            "mend the labels below, or set portolan.service",
+        ),
+    }
+}
