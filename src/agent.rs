@@ -307,6 +307,10 @@ impl Agent {
             labels: labels::Options {
                 namespaces: self.config.namespaces.value,
                 claims: self.config.claim.value.clone().into(),
+                compat: self.config.compat.value,
+                explicit: self.config.explicit.value,
+                tags: self.config.tags.value.iter().map(|tag| Arc::from(tag.as_str())).collect(),
+                precedence: self.config.precedence.value,
             },
             ..docker::Options::default()
         };

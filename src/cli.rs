@@ -11,6 +11,7 @@ mod explain;
 mod flags;
 mod leave;
 mod output;
+mod registrator;
 mod resolve;
 mod services;
 mod watch;
@@ -29,6 +30,8 @@ use crate::{
     api::client::{Client, ClientError},
     config::{ClientConfig, Env, Errors, LogFormat, MAX_FILE},
 };
+
+pub use registrator::translate;
 
 /// What the process tells its parent. A contract (design, "Command line").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,14 @@ pub struct Process {
     pub env: Env,
     /// Whether it runs as root.
     pub root: bool,
+}
+
+/// Tells what was said about the command line before it was read; with errors it is not read at all.
+pub fn tell_translation(told: &Result<(Vec<std::ffi::OsString>, Vec<String>), Errors>) {
+    match told {
+        Ok((_, notes)) => notes.iter().for_each(|line| note(format_args!("note: {line}"))),
+        Err(Errors(errors)) => errors.iter().for_each(|error| note(format_args!("error: {error}"))),
+    }
 }
 
 /// Runs the command that was typed. Nothing it meets escapes: errors are told on stderr.

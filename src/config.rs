@@ -43,7 +43,7 @@ pub use self::{
 use crate::{
     dns::{listen::Listen, prefer::Prefer},
     model::{HostId, WhenNoneReady},
-    watch::{claim::Rule, labels::Namespaces},
+    watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat},
 };
 
 /// Largest file that is read for configuration or a password: far beyond any real one, far below what hurts.
@@ -134,6 +134,10 @@ pub struct Config {
     pub namespaces: Setting<Namespaces>,
     /// Who may publish which global names.
     pub claim: Setting<Vec<Rule>>,
+    pub compat: Setting<Compat>,
+    pub explicit: Setting<bool>,
+    pub tags: Setting<Vec<String>>,
+    pub precedence: Setting<Precedence>,
     pub routed: Setting<Vec<IpNet>>,
     pub state_dir: Setting<PathBuf>,
     pub on_term: Setting<OnTerm>,
@@ -197,7 +201,7 @@ impl Config {
             )*};
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
-        show!(docker_host host_id advertise locality namespaces claim routed state_dir on_term check_commands);
+        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence routed state_dir on_term check_commands);
         show!(dns allow zone ttl when_none_ready upstream resolv_conf prefer prefer_floor);
         show!(http control api config log_format log);
         rows
@@ -355,6 +359,10 @@ impl<'a> Reader<'a> {
             locality: self.optional("locality", values::locality),
             namespaces: self.one("namespaces", values::namespaces),
             claim: self.many("claim", values::claim),
+            compat: self.one("compat", values::compat),
+            explicit: self.one("explicit", values::switch),
+            tags: self.many("tags", values::tag),
+            precedence: self.one("precedence", values::precedence),
             routed: self.many("routed", values::subnet),
             on_term: self.one("on-term", values::on_term),
             check_commands: self.optional("check-commands", values::directory),
@@ -380,6 +388,10 @@ impl<'a> Reader<'a> {
         self.settle_user(&mut config, read);
         self.settle_advertise(&config);
         self.settle_prefer(&config);
+        // Registrator's names have no namespace, so those who want them want flat ones.
+        if config.compat.value != Compat::None && config.namespaces.source == Source::Default {
+            config.namespaces = Setting { value: Namespaces::Off, source: config.compat.source.clone() };
+        }
         config
     }
 

@@ -4,7 +4,12 @@
 //! shared) and is passed on in immutable snapshots: [`Desired`] and [`Local`] come out of `watch/`, [`Catalog`]
 //! out of `registry/`, and `dns/` answers from what it makes of them.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use imbl::{HashMap, OrdMap};
 use ipnet::IpNet;
@@ -251,6 +256,17 @@ pub struct Port {
     pub proto: Proto,
     /// Where the host publishes it, possibly nowhere.
     pub published: Box<[Published]>,
+    /// What Registrator's users say of it, with `--compat registrator`.
+    pub extra: Option<Arc<Extra>>,
+}
+
+/// What a `SERVICE_*` key says of a port, and nobody here reads: it is published for those who do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extra {
+    /// `SERVICE_ID`
+    pub id: Option<Arc<str>>,
+    /// Every key that means nothing else, in lower case.
+    pub attributes: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Port {

@@ -19,7 +19,8 @@ Examples:
   portolan agent                                          one host alone
   portolan agent --etcd-endpoints http://10.0.0.1:2379    one of many hosts
   portolan agent --dns 10.0.0.5:53 --allow 10.0.0.0/8     answer for the network, too
-  portolan agent --config /etc/portolan/portolan.toml")]
+  portolan agent --config /etc/portolan/portolan.toml
+  portolan agent --compat registrator -ip 10.0.0.5 etcd://10.0.0.1:2379   in place of Registrator")]
 pub(super) struct Arguments {
     #[command(flatten)]
     flags: flags::Flags<flags::Agent>,

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::values::{LogFormat, OnTerm, Registry, Upstreams, User};
 use crate::dns::{listen::Listen, prefer::Prefer};
 use crate::model::{HostId, WhenNoneReady};
-use crate::watch::{claim::Rule, labels::Namespaces};
+use crate::watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat};
 
 /// A value as the operator would write it.
 pub(super) trait Show {
@@ -80,6 +80,33 @@ impl Show for Namespaces {
             Self::Off => "off",
         }
         .to_owned()
+    }
+}
+
+impl Show for Compat {
+    fn show(&self) -> String {
+        match self {
+            Self::None => "none",
+            Self::Registrator => "registrator",
+            Self::RegistratorInternal => "registrator-internal",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for Precedence {
+    fn show(&self) -> String {
+        match self {
+            Self::Label => "label",
+            Self::Environment => "environment",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for bool {
+    fn show(&self) -> String {
+        if *self { "on" } else { "off" }.to_owned()
     }
 }
 

@@ -14,7 +14,12 @@ use super::show::Show;
 use crate::{
     dns::{listen::Listen, prefer::Prefer},
     model::{HostId, WhenNoneReady},
-    watch::{claim::Rule, labels::Namespaces},
+    watch::{
+        claim::Rule,
+        labels::{MAX_TAG, Namespaces},
+        metadata::Precedence,
+        registrator::Compat,
+    },
 };
 
 /// Shortest lease. It is renewed every third (1.7 s); one call may be lost (2 s deadline) and its repeat may meet a
@@ -148,6 +153,35 @@ pub(super) fn namespaces(text: &str) -> Result<Namespaces, String> {
         "off" => Ok(Namespaces::Off),
         _ => fail("use on or off"),
     }
+}
+
+pub(super) fn compat(text: &str) -> Result<Compat, String> {
+    match text {
+        "none" => Ok(Compat::None),
+        "registrator" => Ok(Compat::Registrator),
+        "registrator-internal" => Ok(Compat::RegistratorInternal),
+        _ => fail("names are known of registrator and registrator-internal; or use none"),
+    }
+}
+
+pub(super) fn precedence(text: &str) -> Result<Precedence, String> {
+    match text {
+        "label" => Ok(Precedence::Label),
+        "environment" => Ok(Precedence::Environment),
+        _ => fail("use label or environment"),
+    }
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => fail("use on or off"),
+    }
+}
+
+pub(super) fn tag(text: &str) -> Result<String, String> {
+    if text.len() > MAX_TAG { fail(format!("longer than {MAX_TAG} octets")) } else { Ok(text.to_owned()) }
 }
 
 pub(super) fn prefer(text: &str) -> Result<Prefer, String> {

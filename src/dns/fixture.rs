@@ -343,5 +343,5 @@ fn port(word: &str) -> Port {
     }
     let (name, port) = port.split_once(':').map_or((None, port), |(name, port)| (Some(label(name)), port));
     let (port, proto) = port.split_once('/').unwrap();
-    Port { name, port: port.parse().unwrap(), proto: parse_proto(proto), published: published.into() }
+    Port { name, port: port.parse().unwrap(), proto: parse_proto(proto), published: published.into(), extra: None }
 }

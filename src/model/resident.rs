@@ -43,4 +43,8 @@ pub enum Silence {
     Hook,
     /// It has no name that could be given: its problems say why.
     Nameless,
+    /// It was given no name, and this host publishes only what was (`--explicit on`).
+    Unnamed,
+    /// It has no port that Registrator would have registered (`--compat registrator`).
+    Unpublished,
 }

@@ -12,18 +12,24 @@
 //!               "ips":["172.18.0.2"]}]}
 //! ```
 //!
+//! With `--compat registrator` a port may have an `"id"` and `"attributes":{"region":"us2"}`.
 //! A service whose main port was chosen by a label carries it as `"port":80`. A container whose namespace is its Compose
 //! project carries a digest of the directory that project was started from as `"directory":"9ae16a3b2f90404f"`.
 
-use std::{borrow::Cow, collections::HashSet, net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::fit;
 use super::call::{Revision, WatchRange, prefix_end};
 use crate::model::{
-    Attachment, Driver, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication, Published, Scope,
-    Session, ShortId, WhenNoneReady,
+    Attachment, Driver, Extra, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication, Published,
+    Scope, Session, ShortId, WhenNoneReady,
 };
 
 /// Largest value we read or write: a record of 64 services with 256 ports each never comes near.
@@ -40,6 +46,8 @@ pub const MAX_ADDRESSES: usize = 32;
 const MAX_DIRECTORY: usize = 64;
 /// Most tags of one service.
 pub const MAX_TAGS: usize = 128;
+/// Most attributes of one port: more than a container may have keys.
+pub const MAX_ATTRIBUTES: usize = 512;
 
 /// Why a value cannot be read; said to people, so it names what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -250,6 +258,10 @@ pub(crate) struct PortWire<'a> {
     pub(crate) proto: Proto,
     #[serde(default)]
     pub(crate) published: Vec<PublishedWire>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) attributes: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -302,6 +314,8 @@ impl<'a> PortWire<'a> {
                 .iter()
                 .map(|p| PublishedWire { ip: p.ip, port: p.port, chosen: p.chosen })
                 .collect(),
+            id: port.extra.as_ref().and_then(|extra| extra.id.as_deref()).map(Cow::Borrowed),
+            attributes: port.extra.iter().flat_map(|extra| &extra.attributes).map(borrowed).collect(),
         }
     }
 }
@@ -318,6 +332,10 @@ impl<'a> NetworkWire<'a> {
             ips: network.ips.to_vec(),
         }
     }
+}
+
+fn borrowed<'a>((name, value): (&'a Arc<str>, &'a Arc<str>)) -> (Cow<'a, str>, Cow<'a, str>) {
+    (Cow::Borrowed(name.as_ref()), Cow::Borrowed(value.as_ref()))
 }
 
 fn no_check() -> Health {
@@ -434,7 +452,11 @@ fn port(wire: PortWire<'_>, interner: &mut Interner) -> Result<Port, Undecodable
     let published =
         wire.published.into_iter().map(|p| Published { ip: p.ip, port: p.port, chosen: p.chosen }).collect();
     let name = wire.name.map(|name| interner.label(&name)).transpose()?;
-    Ok(Port { name, port: wire.port, proto: wire.proto, published })
+    within("attributes", wire.attributes.len(), MAX_ATTRIBUTES)?;
+    let attributes = wire.attributes.iter().map(|(name, value)| (interner.text(name), interner.text(value)));
+    let extra = Extra { id: wire.id.map(|id| id.as_ref().into()), attributes: attributes.collect() };
+    let extra = (extra != Extra::default()).then(|| Arc::new(extra));
+    Ok(Port { name, port: wire.port, proto: wire.proto, published, extra })
 }
 
 fn attachment(wire: NetworkWire<'_>, interner: &mut Interner) -> Result<Attachment, Undecodable> {

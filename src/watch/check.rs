@@ -24,7 +24,7 @@ use hyper::http::uri::PathAndQuery;
 
 use super::{
     labels::Reader,
-    metadata::{Entry, Key, Origin, port_number},
+    metadata::{Entry, Key, Origin, Word, port_number},
 };
 use crate::model::{Ask, Check, Initial, Proto, Security, Unshown};
 
@@ -136,15 +136,18 @@ impl Reader<'_> {
         let metadata = self.metadata;
         let keys = || metadata.entries.iter();
         for (key, entry) in keys() {
-            if let Key::Check(_, Field::Deregister) = key {
+            if let Key::Check(Field::Deregister) | Key::Of(_, Word::Check(Field::Deregister)) = key {
                 let fix = "nothing: a failing container leaves the answers, and its name with it when it is removed";
                 self.complain(entry, "a time", fix);
             }
         }
         let own: BTreeSet<u16> = keys()
-            .filter_map(|(key, _)| match key {
-                Key::Check(Some(port), field) if KINDS.contains(field) => Some(*port),
-                _ => None,
+            .flat_map(|(key, _)| match key {
+                Key::Of(of, Word::Check(field)) if KINDS.contains(field) => {
+                    let among = ports.iter().filter(|(port, proto)| of.hold(*port, *proto)).map(|(port, _)| *port);
+                    among.chain(of.single()).collect()
+                }
+                _ => Vec::new(),
             })
             .collect();
         let mut checks: Vec<Check> = own.iter().filter_map(|port| self.check(Some(*port), Some(*port))).collect();
@@ -153,8 +156,12 @@ impl Reader<'_> {
         if general.is_none_or(|port| !own.contains(&port)) {
             checks.extend(self.check(None, general));
         }
-        let lonely = keys().find(|(key, _)| matches!(key, Key::Check(_, field) if *field != Field::Deregister));
-        let asks = |key: &Key| matches!(key, Key::Check(_, field) if KINDS.contains(field));
+        let field = |key: &Key| match key {
+            Key::Check(field) | Key::Of(_, Word::Check(field)) => Some(*field),
+            _ => None,
+        };
+        let lonely = keys().find(|(key, _)| field(key).is_some_and(|field| field != Field::Deregister));
+        let asks = |key: &Key| field(key).is_some_and(|field| KINDS.contains(&field));
         if let Some((_, entry)) = lonely.filter(|_| !keys().any(|(key, _)| asks(key))) {
             self.complain(entry, "no check", "also what to ask, such as portolan.check.http=/health");
         }
@@ -169,8 +176,16 @@ impl Reader<'_> {
         checks
     }
 
+    /// The key of one port's check, which is asked over TCP, or of the general one.
+    fn key(&self, scope: Option<u16>, field: Field) -> Key {
+        match scope {
+            Some(port) => self.metadata.of(port, Proto::Tcp, Word::Check(field)),
+            None => Key::Check(field),
+        }
+    }
+
     fn check_port(&mut self) -> Option<u16> {
-        let (text, entry) = self.text(&Key::Check(None, Field::Port))?.ok()?;
+        let (text, entry) = self.text(&Key::Check(Field::Port))?.ok()?;
         let port = port_number(text.trim());
         if port.is_none() {
             self.complain(&entry, &text, "a container port, 1 to 65535");
@@ -182,12 +197,12 @@ impl Reader<'_> {
     fn check(&mut self, scope: Option<u16>, port: Option<u16>) -> Option<Check> {
         let mut kinds: Vec<(Origin, Field)> = KINDS
             .iter()
-            .filter_map(|field| Some((self.metadata.entries.get(&Key::Check(scope, *field))?.origin, *field)))
+            .filter_map(|field| Some((self.metadata.entries.get(&self.key(scope, *field))?.origin, *field)))
             .collect();
         // Registrator takes label and variable for one.
         kinds.sort_by_key(|(origin, field)| (*origin != Origin::Label, *field));
         let (ask, entry) = kinds.into_iter().find_map(|(_, field)| {
-            let (text, entry) = self.text(&Key::Check(scope, field))?.ok()?;
+            let (text, entry) = self.text(&self.key(scope, field))?.ok()?;
             Some((self.ask(scope, field, text.trim(), &entry)?, entry))
         })?;
         if port.is_none() && !matches!(ask, Ask::Command { .. }) {
@@ -264,8 +279,8 @@ impl Reader<'_> {
 
     /// A field of the port's check, else of the general one.
     fn field(&mut self, scope: Option<u16>, field: Field) -> Option<(Arc<str>, Entry)> {
-        let own = scope.and_then(|_| self.text(&Key::Check(scope, field)));
-        own.or_else(|| self.text(&Key::Check(None, field)))?.ok()
+        let own = scope.and_then(|_| self.text(&self.key(scope, field)));
+        own.or_else(|| self.text(&Key::Check(field)))?.ok()
     }
 
     fn method(&mut self, scope: Option<u16>) -> &'static str {

@@ -207,8 +207,10 @@ mod tests {
     ) -> (Vec<String>, Vec<String>) {
         let claims = rules.iter().map(|rule| Rule::parse(rule).unwrap()).collect();
         let metadata = Metadata::gather(labels.iter().copied(), []);
-        let options = Options { namespaces, claims };
-        let (claim, problems) = labels::read(&options, "here", &metadata, "box", image, &BTreeSet::new());
+        let options = Options { namespaces, claims, ..Options::default() };
+        let ports = BTreeSet::new();
+        let subject = labels::Subject { name: "box", image, ports: &ports, published: &ports, metadata: &metadata };
+        let (claim, problems) = labels::read(&options, "here", subject);
         let names = claim.offers.iter().map(|offer| format!("{}.{}", offer.service, offer.namespace));
         (names.collect(), problems.iter().map(|problem| format!("{}: {}", problem.place, problem.expected)).collect())
     }

@@ -183,16 +183,16 @@ pub struct Containers {
 
 /// Takes from an inspect what a container is, rather than what it is doing.
 fn config_of(options: &labels::Options, entry: &mut Entry, inspected: &Inspected) {
-    let ports: BTreeSet<_> = inspected
-        .exposed
-        .iter()
-        .copied()
-        .chain(inspected.requested.iter().map(|request| (request.port, request.proto)))
-        .chain(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)))
-        .collect();
-    let place = format!("container {} ({})", inspected.id.short(), inspected.name);
-    (entry.claim, entry.problems) =
-        labels::read(options, &place, &inspected.metadata, &inspected.name, &inspected.image, &ports);
+    let mut published: BTreeSet<_> = inspected.requested.iter().map(|request| (request.port, request.proto)).collect();
+    published.extend(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)));
+    let ports: BTreeSet<_> = published.union(&inspected.exposed).copied().collect();
+    // Where a network is not its own, a port needs nobody to publish it.
+    let borrowed = matches!(inspected.network_mode, NetworkMode::Host | NetworkMode::Container(_));
+    let published = if borrowed { &ports } else { &published };
+    let Inspected { name, image, metadata, .. } = inspected;
+    let subject = labels::Subject { name, image, metadata, ports: &ports, published };
+    let place = format!("container {} ({name})", inspected.id.short());
+    (entry.claim, entry.problems) = labels::read(options, &place, subject);
     entry.identity = Some(Identity { name: inspected.name.clone(), namespace: entry.claim.namespace.clone() });
 }
 

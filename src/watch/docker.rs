@@ -470,6 +470,7 @@ impl Follower {
             }
         }
         let Connection { docker, tasks, urgent, sweep, prepare, .. } = connection;
+        let wanted = self.options.labels.gather();
         for lane in [urgent, sweep, prepare] {
             while lane.running < lane.limit
                 && let Some(wish) = lane.waiting.pop_front()
@@ -479,7 +480,7 @@ impl Follower {
                     lane.running += 1;
                     let docker = docker.clone();
                     tasks.spawn(async move {
-                        let event = match timeout(deadline, request::inspect(&docker, &id)).await {
+                        let event = match timeout(deadline, request::inspect(&docker, wanted, &id)).await {
                             Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
                             Ok(Ok(None)) => Event::Absent { ticket, id },
                             Ok(Err(error)) => Event::Failed { ticket, id, error: request::describe(&error).into() },

@@ -15,12 +15,13 @@
 //! | `portolan.ignore` | `true` or `false`; decides alone, also against `SERVICE_IGNORE` |
 //! | `SERVICE_NAME`, `SERVICE_<n>_NAME` | as `portolan.service` and `portolan.port.<n>.service` |
 //! | `SERVICE_TAGS`, `SERVICE_<n>_TAGS` | as `portolan.tags`; those of a port beat the general ones |
-//! | `SERVICE_IGNORE` | any value that is not empty ignores, also `false` |
+//! | `SERVICE_IGNORE`, `SERVICE_<n>_IGNORE` | any value that is not empty ignores the container or the port, also `false` |
 //!
 //! Checks and their keys are in [`check`](super::check).
 //!
-//! A `portolan.*` label beats a `SERVICE_*` label, which beats a `SERVICE_*` variable. After the exact prefix
-//! `SERVICE_` letter case does not matter; other `SERVICE_*` keys are Registrator's attributes and are skipped.
+//! A `portolan.*` label beats a `SERVICE_*` label, which beats a `SERVICE_*` variable (`--precedence` turns the last two
+//! round). After the exact prefix `SERVICE_` letter case does not matter. In place of `<n>` may stand `<n>_UDP` or a range
+//! such as `8000-8099`; the key about fewest ports counts.
 //!
 //! Ports without a service of their own belong to the container's service. That one is left out if ports have
 //! services and none is left for it, as in Registrator. A port that only a label knows is taken as TCP.
@@ -30,7 +31,8 @@
 //! namespace by being called so: such a container offers nothing until it is given a `portolan.namespace`.
 //! Compose's one-off and hook containers offer nothing.
 //!
-//! With `--namespaces off` all of them land in `global`, and all containers ask from there.
+//! With `--namespaces off` all of them land in `global`, and all containers ask from there. What else is otherwise with
+//! `--compat registrator` is said in [`registrator`](super::registrator).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,11 +43,14 @@ use super::{
     check::Field,
     claim::{Claimant, Rule, refusal},
     metadata::{
-        COMPOSE_DIRECTORY, COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Entry, Key, MAX_KEYS,
-        MAX_VALUE, Metadata, Origin, SWARM_SERVICE, SWARM_STACK, Value, port_number,
+        COMPOSE_DIRECTORY, COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Gather, Key, MAX_KEYS,
+        Metadata, Precedence, SWARM_SERVICE, SWARM_STACK, Word, port_number,
     },
+    registrator::{self, Compat},
 };
-use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, WhenNoneReady};
+use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silence};
+
+mod values;
 
 /// Ports of one container that are published. 64 of them make a record of about 6 KiB, far below etcd's 1.5 MiB.
 pub const MAX_PORTS: usize = 64;
@@ -91,6 +96,36 @@ pub struct Options {
     pub namespaces: Namespaces,
     /// Who may have which global names.
     pub claims: Arc<[Rule]>,
+    /// Whose names containers have.
+    pub compat: Compat,
+    /// `--explicit`: what was given no name has none.
+    pub explicit: bool,
+    /// `--tags`: of every service of this host.
+    pub tags: Arc<[Arc<str>]>,
+    /// Which of a label and a variable counts.
+    pub precedence: Precedence,
+}
+
+impl Options {
+    /// What is taken out of labels and environment.
+    pub fn gather(&self) -> Gather {
+        Gather { attributes: self.compat != Compat::None, precedence: self.precedence }
+    }
+}
+
+/// A container, as far as its names hang on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The image it was started from.
+    pub image: &'a str,
+    /// Its ports.
+    pub ports: &'a BTreeSet<(u16, Proto)>,
+    /// Those that others reach on the host.
+    pub published: &'a BTreeSet<(u16, Proto)>,
+    /// What its labels and its environment say.
+    pub metadata: &'a Metadata,
 }
 
 /// `--namespaces`
@@ -105,20 +140,14 @@ pub enum Namespaces {
 
 /// The namespace a container asks from; needs no more than the labels of its create event.
 pub fn namespace(options: &Options, metadata: &Metadata) -> Label {
-    read(options, "", metadata, "", "", &BTreeSet::new()).0.namespace
+    let none = BTreeSet::new();
+    read(options, "", Subject { name: "", image: "", ports: &none, published: &none, metadata }).0.namespace
 }
 
-/// Reads the services of a container called `name`, made from `image`, with these `ports`. `place` begins the place of every problem.
-pub fn read(
-    options: &Options,
-    place: &str,
-    metadata: &Metadata,
-    name: &str,
-    image: &str,
-    ports: &BTreeSet<(u16, Proto)>,
-) -> (Claim, Vec<Problem>) {
-    let mut reader = Reader { options, place, metadata, problems: Vec::new() };
-    let claim = reader.claim(name, image, ports);
+/// Reads the services of a container. `place` begins the place of every problem.
+pub fn read(options: &Options, place: &str, subject: Subject<'_>) -> (Claim, Vec<Problem>) {
+    let mut reader = Reader { options, place, metadata: subject.metadata, problems: Vec::new() };
+    let claim = reader.claim(subject);
     let mut problems = reader.problems;
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
     if more > 0 {
@@ -130,7 +159,7 @@ pub fn read(
 
 /// Reads a container's metadata, and notes what is wrong with it.
 pub(super) struct Reader<'a> {
-    options: &'a Options,
+    pub(super) options: &'a Options,
     pub(super) place: &'a str,
     pub(super) metadata: &'a Metadata,
     pub(super) problems: Vec<Problem>,
@@ -138,13 +167,13 @@ pub(super) struct Reader<'a> {
 
 /// The service a port belongs to.
 #[derive(Clone)]
-struct Named {
-    service: Label,
-    namespace: Label,
+pub(super) struct Named {
+    pub(super) service: Label,
+    pub(super) namespace: Label,
 }
 
 impl Reader<'_> {
-    fn claim(&mut self, name: &str, image: &str, exposed: &BTreeSet<(u16, Proto)>) -> Claim {
+    fn claim(&mut self, Subject { name, image, ports: exposed, published, .. }: Subject<'_>) -> Claim {
         let project = self.derived_namespace();
         let own = project.as_ref().map_or_else(|_| Label::default_namespace(), Label::clone);
         let (derived, wanted) = match self.options.namespaces {
@@ -183,32 +212,55 @@ impl Reader<'_> {
         let main_port = self.main_port();
         let ports = self.ports(exposed, main_port);
         let checks = self.checks(&ports, main_port).into();
+        let ports: BTreeSet<_> = match self.options.compat {
+            Compat::Registrator => ports.intersection(published).copied().collect(),
+            Compat::None | Compat::RegistratorInternal => ports,
+        };
         let general = match self.label(&Key::Service) {
             Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
             Some(Err(())) => None,
-            None => self.derived_service(name, derived, wanted.is_some().then_some(&namespace)),
+            None if self.options.explicit => None,
+            None => self.derived_service((name, image), derived, wanted.is_some().then_some(&namespace)),
         };
+        let suffixed = self.is_suffixed(&ports);
+        let mut extras = registrator::Extras::default();
+        let mut ignored = None;
         let mut groups: BTreeMap<(Label, Label), Vec<Port>> = BTreeMap::new();
-        for (port, proto) in ports {
-            let own = match self.label(&Key::PortService(port)) {
+        for (port, proto) in &ports {
+            let (port, proto) = (*port, *proto);
+            if let Some(key) = self.ignores(port, proto) {
+                ignored = Some(key);
+                continue;
+            }
+            let own = match self.label(&self.metadata.of(port, proto, Word::Service)) {
                 Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
                 Some(Err(())) => continue,
+                None if suffixed => general.as_ref().and_then(|general| self.suffixed(general, port)),
                 None => general.clone(),
             };
             let Some(Named { service, namespace }) = own else { continue };
-            let name = self.label(&Key::PortName(port)).and_then(Result::ok);
-            groups.entry((service, namespace)).or_default().push(Port { name, port, proto, published: Box::default() });
+            let name = self.label(&self.metadata.of(port, proto, Word::Name)).and_then(Result::ok);
+            let extra = self.extra(port, proto, &mut extras);
+            let port = Port { name, port, proto, published: Box::default(), extra };
+            groups.entry((service, namespace)).or_default().push(port);
         }
-        if let Some(Named { service, namespace }) = general
+        if let Some(Named { service, namespace }) = &general
             && groups.is_empty()
-            && !self.metadata.entries.keys().any(|key| matches!(key, Key::PortService(_)))
+            && ignored.is_none()
+            && self.options.compat == Compat::None
+            && !self.metadata.entries.keys().any(|key| matches!(key, Key::Of(_, Word::Service)))
         {
-            groups.insert((service, namespace), Vec::new());
+            groups.insert((service.clone(), namespace.clone()), Vec::new());
         }
         groups.retain(|(service, namespace), _| self.may_have(service, namespace, &own, image));
         let (weight, when_none_ready) = (self.weight(), self.when_none_ready());
         if groups.is_empty() {
-            return silent(Silence::Nameless);
+            return silent(match ignored {
+                Some(key) => Silence::Ignored(key),
+                None if self.options.compat != Compat::None && ports.is_empty() => Silence::Unpublished,
+                None if self.options.explicit && self.problems.is_empty() => Silence::Unnamed,
+                None => Silence::Nameless,
+            });
         }
         let offers = groups.into_iter().map(|((service, namespace), ports)| Offer {
             tags: self.tags(&ports),
@@ -261,11 +313,12 @@ impl Reader<'_> {
 
     fn derived_service(
         &mut self,
-        name: &str,
+        (name, image): (&str, &str),
         derived: Result<Label, Problem>,
         wanted: Option<&Label>,
     ) -> Option<Named> {
         let (key, text) = match (self.metadata.engine(COMPOSE_SERVICE), self.metadata.engine(SWARM_SERVICE)) {
+            _ if self.options.compat != Compat::None => ("", registrator::name_of(image)),
             (Some(service), _) => (COMPOSE_SERVICE, service),
             (None, Some(service)) => {
                 let stack = self.metadata.engine(SWARM_STACK);
@@ -285,165 +338,17 @@ impl Reader<'_> {
         match Label::parse(text) {
             Ok(service) => Some(Named { service, namespace }),
             Err(error) => {
-                let source = if key.is_empty() { "the container's name".to_owned() } else { format!("label {key}") };
+                let source = match (key, self.options.compat) {
+                    ("", Compat::None) => "the container's name".to_owned(),
+                    ("", _) => "the image's name".to_owned(),
+                    _ => format!("label {key}"),
+                };
                 let place = format!("{}, {source}", self.place);
                 let fix = format!("{}, or portolan.service", expected(&error));
                 self.problems.push(Problem::new(place, text, fix));
                 None
             }
         }
-    }
-
-    /// A value that was found, with its place; one that is too long is a problem and `Err`.
-    pub(super) fn text(&mut self, key: &Key) -> Option<Result<(Arc<str>, Entry), ()>> {
-        let entry = self.metadata.entries.get(key)?;
-        match &entry.value {
-            Value::Text(text) => Some(Ok((text.clone(), entry.clone()))),
-            Value::TooLong(length) => {
-                let problem = self.problem(entry, &format!("{length} octets"), format!("at most {MAX_VALUE} octets"));
-                // Several ports ask for the same general key: say it once.
-                if !self.problems.contains(&problem) {
-                    self.problems.push(problem);
-                }
-                Some(Err(()))
-            }
-        }
-    }
-
-    /// A problem with an entry. `found` is only ever shown for labels, and so is anything made from it.
-    fn problem(&self, entry: &Entry, found: &str, expected: impl Into<String>) -> Problem {
-        let key: String = entry.key.chars().take(crate::model::MAX_QUOTED).flat_map(char::escape_debug).collect();
-        match entry.origin {
-            Origin::Environment => {
-                let place = format!("{}, environment {key}", self.place);
-                Problem::new(place, "a value that is not shown, as it is from an environment", expected)
-            }
-            Origin::Label | Origin::ServiceLabel => {
-                Problem::new(format!("{}, label {key}", self.place), found, expected)
-            }
-        }
-    }
-
-    pub(super) fn complain(&mut self, entry: &Entry, found: &str, expected: impl Into<String>) {
-        let problem = self.problem(entry, found, expected);
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
-    }
-
-    fn label(&mut self, key: &Key) -> Option<Result<Label, ()>> {
-        let (text, entry) = match self.text(key)? {
-            Ok(found) => found,
-            Err(()) => return Some(Err(())),
-        };
-        match Label::parse(&text) {
-            Ok(label) => Some(Ok(label)),
-            Err(error) => {
-                let fix = match (&error, key) {
-                    // The error names a character of the value.
-                    _ if entry.origin == Origin::Environment => NAME_EXPECTED.to_owned(),
-                    (LabelError::Character(','), Key::Service) => {
-                        "one name; several services are named by portolan.port.<n>.service".to_owned()
-                    }
-                    _ => expected(&error),
-                };
-                self.complain(&entry, &text, fix);
-                Some(Err(()))
-            }
-        }
-    }
-
-    fn is_ignored(&mut self) -> bool {
-        match self.text(&Key::Ignore) {
-            None => false,
-            Some(Err(())) => true,
-            Some(Ok((text, entry))) if entry.origin == Origin::Label => {
-                match text.trim().to_ascii_lowercase().as_str() {
-                    "true" | "1" | "yes" | "" => true,
-                    "false" | "0" | "no" => false,
-                    _ => {
-                        self.complain(&entry, &text, "'true' or 'false'; taken for 'true'");
-                        true
-                    }
-                }
-            }
-            Some(Ok((text, _))) => !text.is_empty(),
-        }
-    }
-
-    fn main_port(&mut self) -> Option<u16> {
-        let (text, entry) = self.text(&Key::MainPort)?.ok()?;
-        let port = port_number(text.trim());
-        if port.is_none() {
-            self.complain(&entry, &text, "a container port, 1 to 65535");
-        }
-        port
-    }
-
-    fn weight(&mut self) -> u16 {
-        let Some(Ok((text, entry))) = self.text(&Key::Weight) else { return 1 };
-        text.trim().parse().unwrap_or_else(|_| {
-            self.complain(&entry, &text, "a number from 0 to 65535; taken for 1");
-            1
-        })
-    }
-
-    fn when_none_ready(&mut self) -> Option<WhenNoneReady> {
-        let (text, entry) = self.text(&Key::WhenNoneReady)?.ok()?;
-        match WhenNoneReady::parse(&text) {
-            Ok(policy) => Some(policy),
-            Err(expected) => {
-                self.complain(&entry, &text, format!("{expected}; until then the operator's --when-none-ready"));
-                None
-            }
-        }
-    }
-
-    /// All ports of the container: those that labels name first, then by number, at most [`MAX_PORTS`].
-    fn ports(&mut self, exposed: &BTreeSet<(u16, Proto)>, main: Option<u16>) -> BTreeSet<(u16, Proto)> {
-        let mut named: BTreeSet<u16> = main.into_iter().collect();
-        named.extend(self.metadata.entries.keys().filter_map(|key| match key {
-            Key::PortService(port) | Key::PortName(port) => Some(*port),
-            _ => None,
-        }));
-        let (labelled, others): (Vec<_>, Vec<_>) = exposed.iter().partition(|(port, _)| named.contains(port));
-        let only_named = named.iter().filter(|port| !exposed.iter().any(|(exposed, _)| exposed == *port));
-        let all: Vec<(u16, Proto)> = only_named.map(|port| (*port, Proto::Tcp)).chain(labelled).chain(others).collect();
-        if all.len() > MAX_PORTS {
-            let found = format!("{} ports", all.len());
-            let fix = format!("at most {MAX_PORTS}; the rest is left out, those named by labels last");
-            self.problems.push(Problem::new(self.place, &found, fix));
-        }
-        all.into_iter().take(MAX_PORTS).collect()
-    }
-
-    /// The tags of a service: those of its ports, and the general ones unless every port has its own.
-    fn tags(&mut self, ports: &[Port]) -> Box<[Arc<str>]> {
-        let own: BTreeSet<u16> = ports
-            .iter()
-            .map(|port| port.port)
-            .filter(|port| self.metadata.entries.contains_key(&Key::PortTags(*port)))
-            .collect();
-        let mut keys: Vec<Key> = own.iter().map(|port| Key::PortTags(*port)).collect();
-        if ports.is_empty() || ports.iter().any(|port| !own.contains(&port.port)) {
-            keys.insert(0, Key::Tags);
-        }
-        let mut tags: Vec<Arc<str>> = Vec::new();
-        for key in keys {
-            let Some(Ok((text, entry))) = self.text(&key) else { continue };
-            for tag in split_list(&text) {
-                if tag.len() > MAX_TAG {
-                    self.complain(&entry, &tag, format!("tags of at most {MAX_TAG} octets"));
-                } else if tags.iter().any(|held| **held == *tag) {
-                } else if tags.len() == MAX_TAGS {
-                    self.complain(&entry, "more tags", format!("at most {MAX_TAGS} tags"));
-                    break;
-                } else {
-                    tags.push(tag.into());
-                }
-            }
-        }
-        tags.into()
     }
 
     fn report_unknown(&mut self) {
@@ -461,29 +366,6 @@ impl Reader<'_> {
 
 fn expected(error: &LabelError) -> String {
     format!("{NAME_EXPECTED}: {error}")
-}
-
-/// Splits at commas that no backslash precedes; empty items and spaces around them are dropped.
-fn split_list(text: &str) -> Vec<String> {
-    let mut items = vec![String::new()];
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' if characters.peek() == Some(&',') => {
-                characters.next();
-                if let Some(item) = items.last_mut() {
-                    item.push(',');
-                }
-            }
-            ',' => items.push(String::new()),
-            other => {
-                if let Some(item) = items.last_mut() {
-                    item.push(other);
-                }
-            }
-        }
-    }
-    items.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
 }
 
 /// The known label nearest to a mistyped one.

@@ -3,15 +3,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::claim::digest;
-
-use super::check::{Field, MAX_CHECKS};
+use super::{
+    check::{Field, MAX_CHECKS},
+    claim::digest,
+};
+use crate::model::Proto;
 
 /// Longest value that is read, in octets. 32 tags of 120 octets fit; a name needs 63.
 pub const MAX_VALUE: usize = 4 << 10;
-/// Keys held for one container: three for each of 64 ports, eight for each check, and those that exist once or are
-/// mistyped.
-pub const MAX_KEYS: usize = 3 * super::labels::MAX_PORTS + 8 * MAX_CHECKS + 32;
+/// Keys held for one container: three for each of 64 ports, eight for each check, and those that exist once, are
+/// attributes or are mistyped.
+pub const MAX_KEYS: usize = 3 * super::labels::MAX_PORTS + 8 * MAX_CHECKS + 64;
 
 /// Labels of one container that rules may ask for. An image and Compose give some dozen.
 const MAX_DIGESTS: usize = 512;
@@ -36,17 +38,66 @@ pub(super) enum Key {
     Weight,
     Ignore,
     WhenNoneReady,
-    /// Of the check of one port, or of the general one.
-    Check(Option<u16>, Field),
-    PortService(u16),
-    PortName(u16),
-    PortTags(u16),
+    /// Of the general check.
+    Check(Field),
+    /// Registrator's id of an instance, and its attributes.
+    Id,
+    Attribute(Arc<str>),
+    /// Of some ports only.
+    Of(Ports, Word),
     Engine(&'static str),
     /// Begins with `portolan.` and means nothing.
     Unknown(Arc<str>),
 }
 
-/// Where a value was found; the lower one beats the higher one.
+/// What a key says of its ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Word {
+    Service,
+    Name,
+    Tags,
+    Ignore,
+    Check(Field),
+    Id,
+    Attribute(Arc<str>),
+}
+
+/// The container ports that a key is about: one, or a range; of one transport, or of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ports {
+    first: u16,
+    last: u16,
+    proto: Option<Proto>,
+}
+
+impl Ports {
+    pub(super) fn one(port: u16) -> Self {
+        Self { first: port, last: port, proto: None }
+    }
+
+    /// `80`, `8000-8099`
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (port_number(first)?, port_number(last)?);
+        (first <= last).then_some(Self { first, last, proto: None })
+    }
+
+    pub(super) fn hold(self, port: u16, proto: Proto) -> bool {
+        (self.first..=self.last).contains(&port) && self.proto.is_none_or(|own| own == proto)
+    }
+
+    /// The port, if it is a single one.
+    pub(super) fn single(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+
+    /// The less, the more a key about them is meant.
+    fn breadth(self) -> (u16, bool) {
+        (self.last - self.first, self.proto.is_none())
+    }
+}
+
+/// Where a value was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     Label,
@@ -67,6 +118,36 @@ pub(super) struct Entry {
     pub(super) value: Value,
 }
 
+/// What is taken out of labels and environment besides our own keys, and which of two counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gather {
+    /// All `SERVICE_*` keys, as Registrator's ids and attributes.
+    pub attributes: bool,
+    /// `--precedence`
+    pub precedence: Precedence,
+}
+
+/// `--precedence`: which of a `SERVICE_*` label and a variable of the same key counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precedence {
+    /// The label, as in Registrator.
+    #[default]
+    Label,
+    /// The variable, as in dnsdock.
+    Environment,
+}
+
+impl Precedence {
+    /// The lower one beats the higher one.
+    fn rank(self, origin: Origin) -> u8 {
+        match (origin, self) {
+            (Origin::Label, _) => 0,
+            (Origin::ServiceLabel, Self::Label) | (Origin::Environment, Self::Environment) => 1,
+            (Origin::ServiceLabel, Self::Environment) | (Origin::Environment, Self::Label) => 2,
+        }
+    }
+}
+
 /// What is kept of a container's labels and environment: recognised keys, values within [`MAX_VALUE`].
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
@@ -85,8 +166,17 @@ impl std::fmt::Debug for Metadata {
 }
 
 impl Metadata {
-    /// Takes what concerns us out of labels and of `KEY=value` environment entries, and drops the rest.
+    /// As [`with`](Self::with), only our own keys.
     pub fn gather<'a>(
+        labels: impl IntoIterator<Item = (&'a str, &'a str)>,
+        environment: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        Self::with(Gather::default(), labels, environment)
+    }
+
+    /// Takes what concerns us out of labels and of `KEY=value` environment entries, and drops the rest.
+    pub fn with<'a>(
+        wanted: Gather,
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
         environment: impl IntoIterator<Item = &'a str>,
     ) -> Self {
@@ -94,17 +184,17 @@ impl Metadata {
         // Sorted, because the engine's labels have no order and two spellings of one key must not take turns.
         let labels: BTreeMap<_, _> = labels.into_iter().collect();
         for (key, value) in &labels {
-            if let Some(known) = label_key(key) {
+            if let Some(known) = label_key(wanted, key) {
                 let origin = if key.starts_with("SERVICE_") { Origin::ServiceLabel } else { Origin::Label };
-                metadata.keep(known, origin, key, value);
+                metadata.keep(wanted.precedence, known, origin, key, value);
             }
         }
         metadata.labels = labels.iter().take(MAX_DIGESTS).map(|(key, value)| digest(key, value)).collect();
         metadata.labels.sort_unstable();
         for variable in environment {
             let Some((key, value)) = variable.split_once('=') else { continue };
-            if let Some(known) = service_key(key) {
-                metadata.keep(known, Origin::Environment, key, value);
+            if let Some(known) = service_key(wanted, key) {
+                metadata.keep(wanted.precedence, known, Origin::Environment, key, value);
             }
         }
         metadata
@@ -115,8 +205,20 @@ impl Metadata {
         self.labels.binary_search(&digest).is_ok()
     }
 
-    fn keep(&mut self, known: Key, origin: Origin, key: &str, value: &str) {
-        if self.entries.get(&known).is_some_and(|held| held.origin < origin) {
+    /// The key that says this of a port: of several the one about fewest ports. The plain one if there is none.
+    pub(super) fn of(&self, port: u16, proto: Proto, word: Word) -> Key {
+        let about = |key: &&Key| matches!(key, Key::Of(ports, held) if *held == word && ports.hold(port, proto));
+        let breadth = |key: &&Key| match key {
+            Key::Of(ports, _) => ports.breadth(),
+            _ => (0, false),
+        };
+        let best = self.entries.keys().filter(about).min_by_key(breadth).cloned();
+        best.unwrap_or(Key::Of(Ports::one(port), word))
+    }
+
+    fn keep(&mut self, precedence: Precedence, known: Key, origin: Origin, key: &str, value: &str) {
+        let rank = |origin| precedence.rank(origin);
+        if self.entries.get(&known).is_some_and(|held| rank(held.origin) < rank(origin)) {
             return;
         }
         if self.entries.len() >= MAX_KEYS && !self.entries.contains_key(&known) {
@@ -136,11 +238,11 @@ impl Metadata {
     }
 }
 
-pub(super) fn label_key(key: &str) -> Option<Key> {
+fn label_key(wanted: Gather, key: &str) -> Option<Key> {
     if let Some(engine) = ENGINE_KEYS.iter().find(|known| **known == key) {
         return Some(Key::Engine(engine));
     }
-    let Some(ours) = key.strip_prefix("portolan.") else { return service_key(key) };
+    let Some(ours) = key.strip_prefix("portolan.") else { return service_key(wanted, key) };
     let known = match ours {
         "service" => Some(Key::Service),
         "namespace" => Some(Key::Namespace),
@@ -149,42 +251,48 @@ pub(super) fn label_key(key: &str) -> Option<Key> {
         "weight" => Some(Key::Weight),
         "ignore" => Some(Key::Ignore),
         "when-none-ready" => Some(Key::WhenNoneReady),
-        other if other.starts_with("check.") => Field::of_label(&other[6..]).map(|field| Key::Check(None, field)),
+        other if other.starts_with("check.") => Field::of_label(&other[6..]).map(Key::Check),
         other => other.strip_prefix("port.").and_then(|rest| rest.split_once('.')).and_then(|(port, field)| {
-            let port = port_number(port)?;
-            match field {
-                "name" => Some(Key::PortName(port)),
-                "service" => Some(Key::PortService(port)),
-                _ => field
-                    .strip_prefix("check.")
-                    .and_then(Field::of_label)
-                    .filter(|field| *field != Field::Port)
-                    .map(|field| Key::Check(Some(port), field)),
-            }
+            let port = Ports::one(port_number(port)?);
+            let word = match field {
+                "name" => Word::Name,
+                "service" => Word::Service,
+                _ => Word::Check(field.strip_prefix("check.").and_then(Field::of_label).filter(|f| *f != Field::Port)?),
+            };
+            Some(Key::Of(port, word))
         }),
     };
     Some(known.unwrap_or_else(|| Key::Unknown(key.chars().take(MAX_VALUE).collect::<String>().into())))
 }
 
-pub(super) fn service_key(key: &str) -> Option<Key> {
+/// `SERVICE_NAME`, `SERVICE_80_NAME`; and as fayrus/registrator has them `SERVICE_53_UDP_NAME`, `SERVICE_8000-8099_NAME`.
+fn service_key(wanted: Gather, key: &str) -> Option<Key> {
     let rest = key.strip_prefix("SERVICE_")?;
-    let is = |text: &str, word: &str| text.eq_ignore_ascii_case(word);
-    match rest {
-        _ if is(rest, "NAME") => return Some(Key::Service),
-        _ if is(rest, "TAGS") => return Some(Key::Tags),
-        _ if is(rest, "IGNORE") => return Some(Key::Ignore),
-        _ => {}
+    let attribute = |name: &str| (wanted.attributes && !name.is_empty()).then(|| name.to_ascii_lowercase().into());
+    let ports = |(text, rest): (&str, &'_ str)| Some((Ports::parse(text)?, rest.len()));
+    let Some((mut ports, length)) = rest.split_once('_').and_then(ports) else {
+        return match &*rest.to_ascii_uppercase() {
+            "NAME" => Some(Key::Service),
+            "TAGS" => Some(Key::Tags),
+            "IGNORE" => Some(Key::Ignore),
+            "ID" if wanted.attributes => Some(Key::Id),
+            _ => Field::of_service(rest).map(Key::Check).or_else(|| attribute(rest).map(Key::Attribute)),
+        };
+    };
+    let mut field = &rest[rest.len() - length..];
+    if let Some((proto, rest)) = field.split_once('_')
+        && let Some(proto) = Proto::parse(&proto.to_ascii_lowercase())
+    {
+        (ports.proto, field) = (Some(proto), rest);
     }
-    if let Some(field) = Field::of_service(rest) {
-        return Some(Key::Check(None, field));
-    }
-    let (port, field) = rest.split_once('_')?;
-    let port = port_number(port)?;
-    match field {
-        _ if is(field, "NAME") => Some(Key::PortService(port)),
-        _ if is(field, "TAGS") => Some(Key::PortTags(port)),
-        _ => Field::of_service(field).map(|field| Key::Check(Some(port), field)),
-    }
+    let word = match &*field.to_ascii_uppercase() {
+        "NAME" => Word::Service,
+        "TAGS" => Word::Tags,
+        "IGNORE" => Word::Ignore,
+        "ID" if wanted.attributes => Word::Id,
+        _ => Field::of_service(field).map(Word::Check).or_else(|| attribute(field).map(Word::Attribute))?,
+    };
+    Some(Key::Of(ports, word))
 }
 
 /// A port number as people write it: digits only, 1 to 65535.

@@ -41,5 +41,6 @@ pub mod host;
 pub mod labels;
 pub mod metadata;
 pub mod probe;
+pub mod registrator;
 pub mod replay;
 pub mod resident;

@@ -199,5 +199,15 @@ pub fn silence(silence: &Silence) -> Reason {
             "its labels give it no name that it could have",
             "mend the labels below, or set portolan.service",
         ),
+        Silence::Unnamed => reason(
+            "not-named",
+            "nothing gives it a name, and this host publishes only what was given one (--explicit on)",
+            "set the label portolan.service",
+        ),
+        Silence::Unpublished => reason(
+            "no-port",
+            "no port of it is published, so Registrator would not register it either (--compat registrator)",
+            "publish a port, or run the agent with --compat registrator-internal, which takes exposed ports",
+        ),
     }
 }

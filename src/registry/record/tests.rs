@@ -137,6 +137,7 @@ fn large(sizes: &Sizes) -> Publication {
         port: number(at + 1),
         proto: Proto::Tcp,
         published: (0..if at == 0 { sizes.published } else { 1 }).map(published).collect(),
+        extra: None,
     };
     let offer = |at: usize| Offer {
         service: Label::parse(&format!("s{at}")).unwrap(),

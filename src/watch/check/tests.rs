@@ -1,8 +1,17 @@
 use super::*;
 use crate::{
     model::Problem,
-    watch::{labels, metadata::Metadata},
+    watch::{
+        labels::{self, Subject},
+        metadata::Metadata,
+    },
 };
+
+/// A container called `box` with these ports.
+fn read_box(metadata: &Metadata, ports: &BTreeSet<(u16, Proto)>) -> (labels::Claim, Vec<Problem>) {
+    let subject = Subject { name: "box", image: "image", ports, published: ports, metadata };
+    labels::read(&labels::Options::default(), "here", subject)
+}
 
 /// Reads labels (and `$KEY=value` as environment) of a container with ports 80/tcp, 53/udp and 443/tcp.
 fn read(words: &[&str]) -> (Arc<[Check]>, Vec<Problem>) {
@@ -10,7 +19,7 @@ fn read(words: &[&str]) -> (Arc<[Check]>, Vec<Problem>) {
     let labels = labels.iter().map(|label| label.split_once('=').expect("key=value"));
     let metadata = Metadata::gather(labels, environment.iter().map(|variable| &variable[1..]));
     let ports = [(80, Proto::Tcp), (53, Proto::Udp), (443, Proto::Tcp)].into();
-    let (claim, problems) = labels::read(&labels::Options::default(), "here", &metadata, "box", "image", &ports);
+    let (claim, problems) = read_box(&metadata, &ports);
     (claim.checks, problems)
 }
 
@@ -112,8 +121,7 @@ fn what_cannot_be_done_is_a_problem_that_names_the_way_out() {
         assert!(problems[0].expected.contains(way_out), "{problems:?}");
     }
     let no_port = Metadata::gather([("portolan.check.tcp", "true")], []);
-    let (claim, problems) =
-        labels::read(&labels::Options::default(), "here", &no_port, "box", "image", &[(53, Proto::Udp)].into());
+    let (claim, problems) = read_box(&no_port, &[(53, Proto::Udp)].into());
     assert_eq!((claim.checks.len(), problems.len()), (0, 1));
 }
 

@@ -14,7 +14,7 @@ use super::{
         container::{
             Binding, ContainerId, Endpoint, Event, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary,
         },
-        metadata::Metadata,
+        metadata::{Gather, Metadata},
     },
     models::{
         ContainerInspectResponse, ContainerState, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
@@ -80,8 +80,8 @@ pub(super) fn summary(listed: ContainerSummary) -> Option<Summary> {
     })
 }
 
-/// The answer to an inspect.
-pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Inspected {
+/// The answer to an inspect, with what is wanted of its labels and its environment.
+pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: ContainerInspectResponse) -> Inspected {
     let config = answer.config.unwrap_or_default();
     let host = answer.host_config.unwrap_or_default();
     let network = answer.network_settings.unwrap_or_default();
@@ -99,7 +99,8 @@ pub(super) fn inspect(id: ContainerId, answer: ContainerInspectResponse) -> Insp
         name: answer.name.as_deref().unwrap_or_default().trim_start_matches('/').into(),
         image: config.image.unwrap_or_default().into(),
         hostname: config.hostname.unwrap_or_default().into(),
-        metadata: Metadata::gather(
+        metadata: Metadata::with(
+            wanted,
             labels.iter().map(|(key, value)| (key.as_str(), value.as_str())),
             variables.iter().map(String::as_str),
         ),

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     model::NetworkId,
-    watch::container::{ContainerId, Event, Inspected, Moment, NetworkFacts, Summary},
+    watch::{
+        container::{ContainerId, Event, Inspected, Moment, NetworkFacts, Summary},
+        metadata::Gather,
+    },
 };
 
 /// How far back events are asked for when we connect. It narrows the race with the list; the list closes it.
@@ -75,9 +78,13 @@ pub(super) async fn list(docker: &Docker) -> Result<(Vec<Summary>, Vec<NetworkFa
     ))
 }
 
-pub(super) async fn inspect(docker: &Docker, id: &ContainerId) -> Result<Option<Box<Inspected>>, DockerError> {
+pub(super) async fn inspect(
+    docker: &Docker,
+    wanted: Gather,
+    id: &ContainerId,
+) -> Result<Option<Box<Inspected>>, DockerError> {
     match docker.inspect_container(id.as_str(), None::<InspectContainerOptions>).await {
-        Ok(response) => Ok(Some(Box::new(decode::inspect(id.clone(), response)))),
+        Ok(response) => Ok(Some(Box::new(decode::inspect(wanted, id.clone(), response)))),
         Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -5,13 +5,16 @@ use serde_json::json;
 use super::{decode, request::describe, *};
 use crate::{
     model::{Health, Proto},
-    watch::container::{ContainerId, Inspected, NetworkMode, State},
+    watch::{
+        container::{ContainerId, Inspected, NetworkMode, State},
+        metadata::Gather,
+    },
 };
 
 const ID: &str = "1ad77bcbc6e842cb68c802fe0cdb1ef950c7641688b11e45f2e7416bee22fd24";
 
 fn inspected(answer: serde_json::Value) -> Inspected {
-    decode::inspect(ContainerId::parse(ID).unwrap(), serde_json::from_value(answer).unwrap())
+    decode::inspect(Gather::default(), ContainerId::parse(ID).unwrap(), serde_json::from_value(answer).unwrap())
 }
 
 /// As engine 20.10 answers, with the top-level addresses that newer engines dropped.

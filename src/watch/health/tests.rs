@@ -22,7 +22,7 @@ fn network(driver: Driver, ip: &str) -> Attachment {
 }
 
 fn publication(container: ShortId) -> Publication {
-    let port = Port { name: None, port: 80, proto: Proto::Tcp, published: Box::default() };
+    let port = Port { name: None, port: 80, proto: Proto::Tcp, published: Box::default(), extra: None };
     let offer = Offer {
         service: Label::parse("web").unwrap(),
         namespace: Label::default_namespace(),

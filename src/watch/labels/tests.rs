@@ -44,12 +44,17 @@ fn show(claim: &Claim, problems: &[Problem]) -> String {
     lines.join("; ")
 }
 
+/// A container called `box` with these ports, all of them published.
+fn read_box(options: &Options, metadata: &Metadata, ports: &BTreeSet<(u16, Proto)>) -> (Claim, Vec<Problem>) {
+    read(options, "here", Subject { name: "box", image: "image", ports, published: ports, metadata })
+}
+
 /// Reads labels (and `$KEY=value` as environment) of a container called `box` with ports 80/tcp and 443/tcp.
 fn read_words(words: &[&str]) -> (Claim, Vec<Problem>) {
     let (environment, labels): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with('$'));
     let labels = labels.iter().map(|label| label.split_once('=').expect("key=value"));
     let metadata = Metadata::gather(labels, environment.iter().map(|variable| &variable[1..]));
-    read(&Options::default(), "here", &metadata, "box", "image", &[(80, Proto::Tcp), (443, Proto::Tcp)].into())
+    read_box(&Options::default(), &metadata, &[(80, Proto::Tcp), (443, Proto::Tcp)].into())
 }
 
 #[track_caller]
@@ -99,6 +104,11 @@ fn a_port_may_have_a_service_of_its_own() {
     check(&["SERVICE_80_name=api", "SERVICE_443_NAME=tls"], "api.global 80/tcp; tls.global 443/tcp");
     check(&["SERVICE_80_NAME=api", "SERVICE_443_NAME=api"], "api.global 80/tcp 443/tcp");
     check(&["SERVICE_80_NAME=api", "SERVICE_NAME=api"], "api.global 80/tcp 443/tcp");
+    check(&["SERVICE_80-443_NAME=both"], "both.global 80/tcp 443/tcp");
+    check(&["SERVICE_1-90_NAME=low", "SERVICE_1-60000_NAME=wide"], "low.global 80/tcp; wide.global 443/tcp");
+    check(&["SERVICE_80_NAME=api", "SERVICE_1-60000_NAME=wide"], "api.global 80/tcp; wide.global 443/tcp");
+    check(&["SERVICE_80_TCP_NAME=api", "SERVICE_80_NAME=web", "SERVICE_443_udp_NAME=no"], "api.global 80/tcp");
+    check(&["SERVICE_90-80_NAME=no", "SERVICE_0-80_NAME=no"], "box.default 80/tcp 443/tcp");
     check(&["SERVICE_9000_NAME=extra"], "box.default 80/tcp 443/tcp; extra.global 9000/tcp");
     check(&["SERVICE_80_NAME=api", "portolan.port=443"], "api.global 80/tcp; box.default:443 443/tcp");
 }
@@ -117,6 +127,11 @@ fn tags_and_weight() {
         "api.global 80/tcp {p}; box.default 443/tcp {g}",
     );
     check(&["SERVICE_TAGS=g", "SERVICE_80_TAGS=p"], "box.default 80/tcp 443/tcp {g|p}");
+    check(&["SERVICE_TAGS=g", "SERVICE_80-443_TAGS=p"], "box.default 80/tcp 443/tcp {p}");
+    let options = Options { tags: ["host".into(), "p".into()].into(), ..Options::default() };
+    let metadata = Metadata::gather([("SERVICE_TAGS", "p")], []);
+    let (claim, _) = read_box(&options, &metadata, &BTreeSet::new());
+    assert_eq!(show(&claim, &[]), "box.default {p|host}");
 }
 
 #[test]
@@ -127,11 +142,41 @@ fn ignoring() {
     check(&["$SERVICE_IGNORE=false"], "");
     check(&["$SERVICE_IGNORE="], "box.default 80/tcp 443/tcp");
     check(&["$SERVICE_IGNORE=1", "portolan.ignore=no"], "box.default 80/tcp 443/tcp");
+    check(&["SERVICE_80_IGNORE=true"], "box.default 443/tcp");
+    check(&["$SERVICE_80_IGNORE=false", "SERVICE_443_IGNORE="], "box.default 443/tcp");
+    check(&["SERVICE_80_IGNORE=1", "SERVICE_443_IGNORE=1"], "");
+    let (claim, _) = read_words(&["SERVICE_1-9999_IGNORE=1"]);
+    assert_eq!(claim.silence, Some(Silence::Ignored("SERVICE_1-9999_IGNORE".into())));
+}
+
+#[test]
+fn a_variable_may_beat_a_label_but_not_our_own() {
+    let wanted = Gather { precedence: Precedence::Environment, ..Gather::default() };
+    for (label, service) in [("SERVICE_NAME", "variable"), ("portolan.service", "label")] {
+        let metadata = Metadata::with(wanted, [(label, "label")], ["SERVICE_NAME=variable"]);
+        let (claim, _) = read_box(&Options::default(), &metadata, &BTreeSet::new());
+        assert_eq!(claim.offers[0].service.as_str(), service);
+    }
+}
+
+#[test]
+fn only_what_was_given_a_name_is_offered_if_the_operator_wants_it_explicit() {
+    let options = Options { explicit: true, ..Options::default() };
+    let of = |labels: &[(&str, &str)]| {
+        let metadata = Metadata::gather(labels.iter().copied(), []);
+        let (claim, problems) = read_box(&options, &metadata, &[(80, Proto::Tcp), (443, Proto::Tcp)].into());
+        (show(&claim, &problems), claim.silence)
+    };
+    assert_eq!(of(&[]), (String::new(), Some(Silence::Unnamed)));
+    assert_eq!(of(&[("com.docker.compose.service", "web")]).1, Some(Silence::Unnamed));
+    assert_eq!(of(&[("portolan.service", "web")]), ("web.global 80/tcp 443/tcp".into(), None));
+    assert_eq!(of(&[("SERVICE_80_NAME", "web")]), ("web.global 80/tcp".into(), None));
+    assert_eq!(of(&[("portolan.service", "a b")]).1, Some(Silence::Nameless));
 }
 
 #[test]
 fn a_portless_container_offers_its_service() {
-    let (claim, problems) = read(&Options::default(), "here", &Metadata::default(), "box", "image", &BTreeSet::new());
+    let (claim, problems) = read_box(&Options::default(), &Metadata::default(), &BTreeSet::new());
     assert_eq!(show(&claim, &problems), "box.default");
 }
 
@@ -147,7 +192,7 @@ fn without_namespaces_everything_is_global() {
         (&[], "box"),
     ] {
         let metadata = Metadata::gather(labels.iter().copied(), []);
-        let (claim, problems) = read(&off, "here", &metadata, "box", "image", &BTreeSet::new());
+        let (claim, problems) = read_box(&off, &metadata, &BTreeSet::new());
         let offers: Vec<_> = claim.offers.iter().map(|o| (o.service.as_str(), o.namespace.as_str())).collect();
         assert_eq!((offers, claim.namespace, problems), (vec![(service, "global")], Label::global(), Vec::new()));
         assert_eq!((namespace(&off, &metadata), claim.directory), (Label::global(), None));
@@ -159,7 +204,7 @@ fn a_project_has_a_digest_of_its_directory_where_it_is_the_namespace() {
     let (project, place) = ("com.docker.compose.project", "com.docker.compose.project.working_dir");
     let digest = |labels: &[(&str, &str)]| {
         let metadata = Metadata::gather(labels.iter().copied(), []);
-        read(&Options::default(), "here", &metadata, "box", "image", &BTreeSet::new()).0.directory
+        read_box(&Options::default(), &metadata, &BTreeSet::new()).0.directory
     };
     let of = |path| digest(&[(project, "shop"), (place, path)]);
     assert_eq!(of("/a"), of("/a/"), "one directory");
@@ -211,13 +256,13 @@ fn a_label_of_a_mebibyte_is_neither_held_nor_quoted() {
     let huge = "x".repeat(1 << 20);
     for key in ["portolan.service", "portolan.tags", "portolan.ignore", "SERVICE_NAME", "com.docker.compose.project"] {
         let metadata = Metadata::gather([(key, huge.as_str())], []);
-        let (claim, problems) = read(&Options::default(), "here", &metadata, "box", "image", &BTreeSet::new());
+        let (claim, problems) = read_box(&Options::default(), &metadata, &BTreeSet::new());
         assert_eq!(problems.len(), 1, "{key}");
         assert!(format!("{metadata:?}{claim:?}{problems:?}").len() < 1000, "{key}");
     }
     let unknown = format!("portolan.{huge}");
     let metadata = Metadata::gather([(unknown.as_str(), "")], []);
-    let (_, problems) = read(&Options::default(), "here", &metadata, "box", "image", &BTreeSet::new());
+    let (_, problems) = read_box(&Options::default(), &metadata, &BTreeSet::new());
     assert!(format!("{problems:?}").len() < 1000);
 }
 
@@ -225,7 +270,7 @@ fn a_label_of_a_mebibyte_is_neither_held_nor_quoted() {
 fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
     let ports: BTreeSet<_> = (1..=1000).map(|port| (port, Proto::Udp)).collect();
     let metadata = Metadata::gather([("portolan.port.777.name", "mine")], []);
-    let (claim, problems) = read(&Options::default(), "here", &metadata, "box", "image", &ports);
+    let (claim, problems) = read_box(&Options::default(), &metadata, &ports);
     assert_eq!((claim.offers[0].ports.len(), problems.len()), (MAX_PORTS, 1));
     assert!(claim.offers[0].ports.iter().any(|port| port.port == 777), "a named port is kept before others");
 
@@ -255,7 +300,7 @@ fn key() -> impl Strategy<Value = String> {
         prop::sample::select(ENGINE_KEYS.as_slice()).prop_map(str::to_owned),
         prop::sample::select(KNOWN_KEYS.as_slice()).prop_map(str::to_owned),
         (port.clone(), "name|service|nam|").prop_map(|(port, field)| format!("portolan.port.{port}.{field}")),
-        (port, "NAME|TAGS|name|ID").prop_map(|(port, field)| format!("SERVICE_{port}_{field}")),
+        (port, "NAME|TAGS|IGNORE|UDP_NAME|name|ID").prop_map(|(port, field)| format!("SERVICE_{port}_{field}")),
         "SERVICE_(NAME|TAGS|IGNORE|name|ID)",
         "portolan\\.\\PC{0,20}",
         any::<String>(),
@@ -277,7 +322,11 @@ proptest! {
         let variables: Vec<String> = environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let metadata = Metadata::gather(labels, variables.iter().map(String::as_str));
-        let (claim, problems) = read(&Options::default(), "here", &metadata, &name, "image", &ports);
+        let (claim, problems) = read(
+            &Options::default(),
+            "here",
+            Subject { name: &name, image: "image", ports: &ports, published: &ports, metadata: &metadata },
+        );
         prop_assert!(problems.len() <= MAX_PROBLEMS + 1);
         let services: BTreeSet<_> = claim.offers.iter().map(|offer| (&offer.service, &offer.namespace)).collect();
         prop_assert_eq!(services.len(), claim.offers.len());
@@ -307,7 +356,7 @@ proptest! {
         let variables: Vec<String> = keys.iter().map(|key| format!("{key}={value}")).collect();
         let labels = ignored.then_some(("portolan.ignore", "perhaps"));
         let metadata = Metadata::gather(labels, variables.iter().map(String::as_str));
-        let (_, problems) = read(&Options::default(), "here", &metadata, "box", "image", &[(80, Proto::Tcp)].into());
+        let (_, problems) = read_box(&Options::default(), &metadata, &[(80, Proto::Tcp)].into());
         for text in [format!("{problems:?}"), format!("{metadata:?}")] {
             prop_assert!(!text.contains("ZQ") && !text.contains('é') && !text.contains("'!'"), "{}", text);
         }

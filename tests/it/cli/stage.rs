@@ -40,7 +40,13 @@ pub(super) fn container(number: usize) -> ShortId {
 /// `web` of namespace `shop`, as container `number`.
 pub(super) fn publication(number: usize, phase: Phase) -> Arc<Publication> {
     let published = Published { ip: Ipv4Addr::UNSPECIFIED.into(), port: 8080, chosen: true };
-    let port = Port { name: Label::parse("http").ok(), port: 80, proto: Proto::Tcp, published: [published].into() };
+    let port = Port {
+        name: Label::parse("http").ok(),
+        port: 80,
+        proto: Proto::Tcp,
+        published: [published].into(),
+        extra: None,
+    };
     Arc::new(Publication {
         container: container(number),
         name: format!("shop-web-{number}").into(),

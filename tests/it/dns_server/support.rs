@@ -150,7 +150,7 @@ fn catalog() -> Catalog {
 }
 
 fn publication(id: &str, service: &str, ip: Ipv4Addr) -> Publication {
-    let port = Port { name: None, port: 80, proto: Proto::Tcp, published: [].into() };
+    let port = Port { name: None, port: 80, proto: Proto::Tcp, published: [].into(), extra: None };
     Publication {
         container: ShortId::parse(id).unwrap(),
         name: id.into(),
