@@ -31,7 +31,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{ApiState, ResolveError, ResolveReply, ResolveRequest, drain::Drains, http},
+    api::{ApiState, ResolveError, ResolveReply, ResolveRequest, control, drain::Drains, external, http},
     config::{Config, OnTerm, Registry, Upstreams},
     dns::{
         answer::{Settings, Snapshot},
@@ -41,7 +41,7 @@ use crate::{
         prefer::Preference,
         server::{self, BindState, Limits, Shared},
     },
-    model::{Catalog, Desired, Local, Problem, Residents, Session},
+    model::{Catalog, Desired, Externals, Local, Problem, Residents, Session},
     registry::{
         call::Revision,
         driver::{self, Backend, Command},
@@ -58,6 +58,7 @@ use crate::{
 mod advertise;
 mod drain;
 mod explain;
+mod externals;
 mod facts;
 mod resolve;
 mod route;
@@ -65,6 +66,7 @@ mod snapshots;
 mod surroundings;
 
 use drain::Drainer;
+use externals::{Keeper, Order, Sources};
 use route::{Advertised, Advertiser, Route};
 use snapshots::{Snapshots, on_one_thread};
 use surroundings::Surroundings;
@@ -148,6 +150,11 @@ struct Agent {
     docker_desired: Channel<Desired>,
     /// With what our own checks found.
     desired: Channel<Desired>,
+    /// External services, as they are registered; and with what our own checks found.
+    registered: Channel<Desired>,
+    externals: Channel<Desired>,
+    /// What the embedded registry keeps of them.
+    kept: Channel<Externals>,
     /// As `desired`, once the own host answers from it.
     served: Channel<Desired>,
     /// The revision to acknowledge that the own host answers from.
@@ -229,6 +236,9 @@ impl Agent {
             commands,
             docker_desired: Channel::default(),
             desired: Channel::default(),
+            registered: Channel::default(),
+            externals: Channel::default(),
+            kept: Channel::default(),
             served: Channel::default(),
             asked: watch::channel(0),
             local,
@@ -254,41 +264,26 @@ impl Agent {
     }
 
     fn backend(&self) -> Result<Backend> {
-        let config = &self.config;
-        if config.registry.value == Registry::Memory {
+        if self.config.registry.value == Registry::Memory {
             return Ok(Backend::Memory(Store::embedded(rand::random())));
         }
-        let user = config.etcd_user.value.as_ref().map(|user| {
-            let password = user.password.as_ref().map_or("", |password| password.reveal());
-            (user.name.clone(), password.to_owned())
-        });
-        let (ca, cert, key) = (&config.etcd_ca.value, &config.etcd_cert.value, &config.etcd_key.value);
-        let has_tls = ca.is_some() || cert.is_some() || key.is_some();
         let Identity { keys, host, .. } = &self.identity;
-        let etcd = Etcd::new(etcd::Options {
-            endpoints: config.etcd_endpoints.value.clone(),
-            user,
-            tls: has_tls.then(|| etcd::Tls { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
-            own_prefixes: vec![keys.host_prefix(host), keys.echo(host), keys.ack(host)],
-            ..etcd::Options::default()
-        })?;
-        Ok(Backend::Etcd(etcd))
+        Ok(Backend::Etcd(etcd_of(&self.config, vec![keys.host_prefix(host), keys.echo(host), keys.ack(host)])?))
     }
-
     /// Starts every loop.
     async fn spawn(
         &self,
         tasks: &mut Tasks,
         state: Arc<StateDirectory>,
-        leaves_out: mpsc::Sender<http::Leave>,
-        leaves: mpsc::Receiver<http::Leave>,
+        leaves_out: mpsc::Sender<control::Leave>,
+        leaves: mpsc::Receiver<control::Leave>,
     ) -> Result<()> {
         let http_address = self.config.http.value;
         let listener = http::listen(http_address).await.with_context(|| {
             format!("--http {http_address} cannot be listened on: free it, or choose another address")
         })?;
         let control_path = &self.config.control.value;
-        let control = http::ControlSocket::bind(control_path)
+        let socket = control::ControlSocket::bind(control_path)
             .with_context(|| format!("--control {} cannot be made: choose another path", control_path.display()))?;
 
         spawn(tasks, "dns", {
@@ -329,6 +324,19 @@ impl Agent {
         };
         let checks = probe::follow(checks, self.docker_desired.1.clone(), self.desired.0.clone());
         let snapshots = Snapshots::of(self);
+        let keeper = Arc::new(Keeper::new(&self.config, Arc::clone(&state), self.kept.0.clone()));
+        let sources = Sources {
+            configured: externals::configured(&self.config.external.value),
+            kept: self.kept.1.clone(),
+            view: self.view.1.clone(),
+            apex: self.config.zone.value.clone(),
+            desired: self.registered.0.clone(),
+        };
+        spawn(tasks, "externals", sources.follow());
+        let asked_elsewhere =
+            probe::Options { commands: None, runtime: Handle::current(), counts: Arc::clone(&self.checked) };
+        let checked = probe::follow(asked_elsewhere, self.registered.1.clone(), self.externals.0.clone());
+        spawn(tasks, "checks of externals", async move { checked.await.context("checks") });
         spawn(
             tasks,
             "docker",
@@ -385,12 +393,16 @@ impl Agent {
             order: Arc::new(move |order| Box::pin(drainer.clone().order(order))),
             progress: Arc::new(move |round| Box::pin(observer.clone().progress(round))),
         };
-        let router = http::control(http::Control { host: self.identity.host.clone(), leave: leaves_out, drains });
-        spawn(
-            tasks,
-            "control",
-            async move { match http::serve_control(control, router, http::Limits::default()).await {} },
-        );
+        let forgetter = Arc::clone(&keeper);
+        let externals = external::Externals {
+            register: Arc::new(move |text| Box::pin(Arc::clone(&keeper).change(Order::Register(text)))),
+            unregister: Arc::new(move |text| Box::pin(Arc::clone(&forgetter).change(Order::Unregister(text)))),
+        };
+        let control_of = control::Control { host: self.identity.host.clone(), leave: leaves_out, drains, externals };
+        let router = control::control(control_of);
+        spawn(tasks, "control", async move {
+            match control::serve_control(socket, router, http::Limits::default()).await {}
+        });
         Ok(())
     }
 
@@ -405,6 +417,7 @@ impl Agent {
             facts: facts::collector(facts::Sources {
                 kind: if self.config.registry.value == Registry::Memory { "memory" } else { "etcd" },
                 desired: self.desired.1.clone(),
+                externals: self.externals.1.clone(),
                 docker: self.docker.1.clone(),
                 registry: self.registry.1.clone(),
                 view: self.view.1.clone(),
@@ -476,6 +489,23 @@ fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = Resul
     tasks.spawn(async move { (name, task.await) });
 }
 
+/// The etcd of the configuration, in which we write only below `own_prefixes`.
+pub(crate) fn etcd_of(config: &Config, own_prefixes: Vec<Vec<u8>>) -> Result<Etcd> {
+    let user = config.etcd_user.value.as_ref().map(|user| {
+        let password = user.password.as_ref().map_or("", |password| password.reveal());
+        (user.name.clone(), password.to_owned())
+    });
+    let (ca, cert, key) = (&config.etcd_ca.value, &config.etcd_cert.value, &config.etcd_key.value);
+    let has_tls = ca.is_some() || cert.is_some() || key.is_some();
+    Ok(Etcd::new(etcd::Options {
+        endpoints: config.etcd_endpoints.value.clone(),
+        user,
+        tls: has_tls.then(|| etcd::Tls { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
+        own_prefixes,
+        ..etcd::Options::default()
+    })?)
+}
+
 fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
     let (zone, local) = (shared.zone(), shared.local());
     let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
@@ -483,7 +513,7 @@ fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, Res
 }
 
 /// The control socket's withdrawals, one after the other.
-async fn withdraw(mut leaves: mpsc::Receiver<http::Leave>, commands: mpsc::Sender<Command>) -> Result<()> {
+async fn withdraw(mut leaves: mpsc::Receiver<control::Leave>, commands: mpsc::Sender<Command>) -> Result<()> {
     while let Some(leave) = leaves.recv().await {
         commands.send(Command::Leave(leave)).await?;
     }

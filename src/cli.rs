@@ -11,6 +11,7 @@ mod explain;
 mod flags;
 mod leave;
 mod output;
+mod register;
 mod registrator;
 mod resolve;
 mod services;
@@ -79,6 +80,8 @@ enum Command {
     Watch(watch::Arguments),
     Drain(drain::Arguments),
     Undrain(drain::UndrainArguments),
+    Register(register::Arguments),
+    Unregister(register::UnregisterArguments),
     Leave(leave::Arguments),
     Config(config::Arguments),
 }
@@ -110,6 +113,8 @@ pub async fn run(cli: Cli, process: Process) -> Exit {
         Command::Watch(arguments) => watch::run(&arguments, &process).await,
         Command::Drain(arguments) => drain::drain(&arguments, &process).await,
         Command::Undrain(arguments) => drain::undrain(&arguments, &process).await,
+        Command::Register(arguments) => register::register(&arguments, &process).await,
+        Command::Unregister(arguments) => register::unregister(&arguments, &process).await,
         Command::Leave(arguments) => leave::run(&arguments, &process).await,
         Command::Config(arguments) => config::run(&arguments, &process),
     };

@@ -10,11 +10,13 @@
 //!
 //! - `keys.rs`: the table of all settings: names, defaults, help;
 //! - `values.rs`: one parser per kind of value, and the limits; `show.rs`: the way back;
+//! - `settle.rs`: what several settings decide together;
 //! - `file.rs`: the TOML file with its line numbers; `env.rs`: variables that only look like ours.
 
 mod env;
 mod file;
 mod keys;
+mod settle;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -42,7 +44,7 @@ pub use self::{
 };
 use crate::{
     dns::{listen::Listen, prefer::Prefer},
-    model::{HostId, WhenNoneReady},
+    model::{External, ExternalName, HostId, WhenNoneReady},
     watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat},
 };
 
@@ -134,6 +136,7 @@ pub struct Config {
     pub namespaces: Setting<Namespaces>,
     /// Who may publish which global names.
     pub claim: Setting<Vec<Rule>>,
+    pub external: Setting<Vec<(ExternalName, External)>>,
     pub compat: Setting<Compat>,
     pub explicit: Setting<bool>,
     pub tags: Setting<Vec<String>>,
@@ -201,7 +204,7 @@ impl Config {
             )*};
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
-        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence routed state_dir on_term check_commands);
+        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence external routed state_dir on_term check_commands);
         show!(dns allow zone ttl when_none_ready upstream resolv_conf prefer prefer_floor);
         show!(http control api config log_format log);
         rows
@@ -359,6 +362,7 @@ impl<'a> Reader<'a> {
             locality: self.optional("locality", values::locality),
             namespaces: self.one("namespaces", values::namespaces),
             claim: self.many("claim", values::claim),
+            external: self.many("external", values::external),
             compat: self.one("compat", values::compat),
             explicit: self.one("explicit", values::switch),
             tags: self.many("tags", values::tag),
@@ -388,6 +392,7 @@ impl<'a> Reader<'a> {
         self.settle_user(&mut config, read);
         self.settle_advertise(&config);
         self.settle_prefer(&config);
+        self.settle_external(&config);
         // Registrator's names have no namespace, so those who want them want flat ones.
         if config.compat.value != Compat::None && config.namespaces.source == Source::Default {
             config.namespaces = Setting { value: Namespaces::Off, source: config.compat.source.clone() };
@@ -435,100 +440,6 @@ impl<'a> Reader<'a> {
         let Setting { value, source } = self.many("upstream", values::name_server);
         let value = if source == Source::Default { Upstreams::System } else { Upstreams::Addresses(value) };
         Setting { value, source }
-    }
-
-    fn settle_registry(&mut self, config: &mut Config) {
-        let Config { registry, etcd_endpoints: endpoints, .. } = config;
-        match (registry.value, &registry.source, endpoints.value.as_slice()) {
-            // Endpoints that could not be read have been told already.
-            (Registry::Etcd, _, []) if endpoints.source == Source::Default => self.wrong(
-                "registry",
-                "etcd",
-                &registry.source,
-                "no endpoint is known; add --etcd-endpoints http://HOST:2379",
-            ),
-            (Registry::Memory, Source::Default, [_, ..]) => {
-                *registry = Setting { value: Registry::Etcd, source: endpoints.source.clone() };
-            }
-            (Registry::Memory, source, [_, ..]) => {
-                let message = format!("contradicts --etcd-endpoints ({}); leave one of the two out", endpoints.source);
-                self.wrong("registry", "memory", &source.clone(), &message);
-            }
-            _ => {}
-        }
-    }
-
-    /// Adds the scheme to bare endpoints, and refuses to send what should be secret in the clear.
-    fn settle_tls(&mut self, config: &mut Config, read: &dyn Fn(&Path) -> io::Result<String>) {
-        let files = [("etcd-ca", &config.etcd_ca), ("etcd-cert", &config.etcd_cert), ("etcd-key", &config.etcd_key)];
-        for (name, setting) in files {
-            if let Some(path) = &setting.value
-                && let Err(error) = read(path)
-            {
-                self.wrong(name, &path.show(), &setting.source, &unreadable(&error));
-            }
-        }
-        match (&config.etcd_cert, &config.etcd_key) {
-            (Setting { value: Some(path), source }, Setting { value: None, .. }) => {
-                self.wrong("etcd-cert", &path.show(), source, "a certificate needs its key; add --etcd-key");
-            }
-            (Setting { value: None, .. }, Setting { value: Some(path), source }) => {
-                self.wrong("etcd-key", &path.show(), source, "a key needs its certificate; add --etcd-cert");
-            }
-            _ => {}
-        }
-        let secured = files.into_iter().find(|(_, setting)| setting.value.is_some());
-        let endpoints_source = config.etcd_endpoints.source.clone();
-        for endpoint in &mut config.etcd_endpoints.value {
-            if !endpoint.contains("://") {
-                *endpoint = format!("{}://{endpoint}", if secured.is_some() { "https" } else { "http" });
-            }
-            if let Some((name, setting)) = &secured
-                && endpoint.starts_with("http://")
-            {
-                let message = format!("not encrypted although --{name} ({}) is given; write https://", setting.source);
-                self.wrong("etcd-endpoints", endpoint, &endpoints_source, &message);
-            }
-        }
-    }
-
-    fn settle_user(&mut self, config: &mut Config, read: &dyn Fn(&Path) -> io::Result<String>) {
-        let Config { etcd_user: user, etcd_password_file: file, .. } = config;
-        if let Some(User { name, password: Some(_) }) = &user.value
-            && !matches!(user.source, Source::Env(_))
-        {
-            let message = "a password here is seen by other users of this host; use --etcd-password-file";
-            self.wrong("etcd-user", name, &user.source, message);
-        }
-        let Some(path) = &file.value else { return };
-        let Some(user) = &mut user.value else {
-            return self.wrong("etcd-password-file", &path.show(), &file.source, "whose password? add --etcd-user");
-        };
-        match read(path) {
-            Ok(text) => match text.lines().next().map(str::trim_end).filter(|line| !line.is_empty()) {
-                Some(password) => user.password = Some(Secret::new(password)),
-                None => self.wrong("etcd-password-file", &path.show(), &file.source, "its first line is empty"),
-            },
-            Err(error) => self.wrong("etcd-password-file", &path.show(), &file.source, &unreadable(&error)),
-        }
-    }
-
-    fn settle_prefer(&mut self, config: &Config) {
-        let Config { prefer, locality, .. } = config;
-        if prefer.value == Prefer::Locality && locality.value.is_none() {
-            let message = "where does this host stand? add --locality, such as eu/a";
-            self.wrong("prefer", "locality", &prefer.source, message);
-        }
-    }
-
-    fn settle_advertise(&mut self, config: &Config) {
-        let Setting { value, source } = &config.advertise;
-        for is_v4 in [true, false] {
-            let family: Vec<IpAddr> = value.iter().copied().filter(|address| address.is_ipv4() == is_v4).collect();
-            if family.len() > 1 {
-                self.wrong("advertise", &family.show(), source, "two of one family; name one per family");
-            }
-        }
     }
 }
 

@@ -19,11 +19,13 @@ use crate::{
         answer::Snapshot,
         explain::{Explanation, Judged, Out, Seen, explain, words},
         name,
+        reach::Obstacle,
         server::Shared,
         source::Source,
     },
     model::{
         Asker, Driver, GWBRIDGE, HostId, Label, Network, NetworkId, Origin, Resident, Residents, ShortId, Standing,
+        external_host,
     },
 };
 
@@ -133,7 +135,9 @@ impl Explainer<'_> {
     fn candidate(&self, judged: &Judged<'_>, number: Option<u16>) -> ExplainedCandidate {
         let (publication, offer) = (&judged.candidate.publication, judged.candidate.offer());
         let family = |seen: &Seen| {
-            let rule = seen.way.map(|way| words::rule(way, judged.candidate));
+            // What is given without an address leads to one by its name.
+            let named = || seen.out.is_none().then(|| words::obstacle(Obstacle::Named));
+            let rule = seen.way.map(|way| words::rule(way, judged.candidate)).or_else(named);
             let out = seen.out.as_ref().map(|out| words::out(out, number));
             // Whoever is not ready is not given, whatever the rules say: first things first.
             let reasons =
@@ -152,6 +156,7 @@ impl Explainer<'_> {
         let host = match &judged.candidate.home.origin {
             Origin::Own => self.host,
             Origin::Registry(host) => host,
+            Origin::External => external_host(),
         };
         ExplainedCandidate {
             host: host.to_string(),

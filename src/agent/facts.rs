@@ -20,6 +20,7 @@ use crate::{
 pub(super) struct Sources {
     pub(super) kind: &'static str,
     pub(super) desired: watch::Receiver<Arc<Desired>>,
+    pub(super) externals: watch::Receiver<Arc<Desired>>,
     pub(super) docker: watch::Receiver<docker::Status>,
     pub(super) registry: watch::Receiver<driver::Status>,
     pub(super) view: watch::Receiver<Arc<View>>,
@@ -107,6 +108,7 @@ impl Sources {
         });
         let mut problems: Vec<Problem> = failed.collect();
         problems.extend_from_slice(&self.desired.borrow().problems);
+        problems.extend_from_slice(&self.externals.borrow().problems);
         problems.extend(self.registry.borrow().problems());
         problems.extend_from_slice(&self.forwarder.problems());
         problems.extend_from_slice(&self.advertised.borrow().problems);

@@ -73,6 +73,8 @@ pub(super) fn ask(
             }
         }
         Outcome::Forward(_) => without_records(FORWARD),
+        // Where it leads is asked of the upstreams whenever somebody asks us.
+        Outcome::Follow(follow) => Asked { answers: records(&[follow.record().clone()]), ..without_records("NOERROR") },
         // An address inside a Docker network that no container is known to have: what DNS says after its short wait.
         Outcome::Wait => without_records("SERVFAIL"),
         Outcome::Drop => return Err(invalid(&"it makes no valid question")),

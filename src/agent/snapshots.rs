@@ -29,6 +29,7 @@ pub(super) struct Snapshots {
     listens: Vec<Listen>,
     own: Own,
     desired: watch::Receiver<Arc<Desired>>,
+    externals: watch::Receiver<Arc<Desired>>,
     local: watch::Receiver<Arc<Local>>,
     view: watch::Receiver<Arc<View>>,
     session: watch::Receiver<Arc<Session>>,
@@ -48,6 +49,7 @@ impl Snapshots {
             listens: agent.listens.clone(),
             own: Own { host: agent.identity.host.clone(), session },
             desired: agent.desired.1.clone(),
+            externals: agent.externals.1.clone(),
             local: agent.local.1.clone(),
             view: agent.view.1.clone(),
             session: agent.session.1.clone(),
@@ -70,6 +72,7 @@ impl Snapshots {
                 changed = self.desired.changed() => changed?,
                 changed = self.local.changed() => changed?,
                 changed = self.view.changed() => changed?,
+                changed = self.externals.changed() => changed?,
                 changed = self.session.changed() => changed?,
             }
             let local = Arc::clone(&self.local.borrow_and_update());
@@ -77,7 +80,8 @@ impl Snapshots {
             self.own.session = Session::clone(&self.session.borrow_and_update());
             let view = Arc::clone(&self.view.borrow_and_update());
             let desired = Arc::clone(&self.desired.borrow_and_update());
-            let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &view));
+            let externals = Arc::clone(&self.externals.borrow_and_update());
+            let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &externals, &view));
             let access_changed = local_changed || AccessList::is_affected(&catalog, &merged);
             // In this order: who may ask before that Docker was listed, which says that the list is complete; and an
             // asker before names that only it may see.

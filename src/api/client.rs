@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::http::{LEAVE_DEADLINE, WATCH_BEAT};
+use super::{control::LEAVE_DEADLINE, http::WATCH_BEAT};
 
 /// From the first packet to the open connection; an agent is on this host or on the same network.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

@@ -10,8 +10,6 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +24,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
     serve::{Listener, ListenerExt},
 };
 use futures_util::{Stream, stream};
@@ -37,23 +35,19 @@ use hyper_util::{
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{
-    net::{TcpListener, UnixListener, UnixStream, unix},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     ApiState, AskAs, ExplainRequest, ResolveError, ResolveRequest,
     changes::{Change, changes},
-    drain::Drains,
-    json::{self, Left},
+    json::{self},
     metrics, projects,
 };
-use crate::{
-    model::{Catalog, HostId, Problem},
-    watch::container::{Command, NotDone, Target},
-};
+use crate::model::{Catalog, Problem};
 
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -87,13 +81,6 @@ pub const WATCH_BEAT: Duration = Duration::from_secs(15);
 
 /// Most bytes of a watch stream that are made ahead of its reader.
 const WATCH_PIECE: usize = 64 << 10;
-
-/// How long `leave` may take: a revoke on one endpoint after the other, 2 s each, and some air.
-pub const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long a drain's order and a look at its progress may take: one read of etcd on one endpoint after the other, 2 s
-/// each, and some air.
-pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 
 struct Public {
     state: ApiState,
@@ -152,81 +139,15 @@ pub fn public(state: ApiState, bound: SocketAddr) -> Router {
         .with_state(public)
 }
 
-/// A request to withdraw this host. The answer says that it is done, or why not.
-pub type Leave = oneshot::Sender<Result<(), String>>;
-
-/// What the control socket can do.
-#[derive(Clone)]
-pub struct Control {
-    /// This host.
-    pub host: HostId,
-    /// Where withdrawals go.
-    pub leave: mpsc::Sender<Leave>,
-    /// What drains.
-    pub drains: Drains,
-}
-
-/// The routes that change state of this host; only ever served on the control socket.
-pub fn control(control: Control) -> Router {
-    Router::new()
-        .route("/v1/leave", post(withdraw))
-        .route("/v1/drain", post(drain).get(drain_progress))
-        .route("/v1/undrain", post(undrain))
-        .fallback(no_such_route)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(control)
-}
-
-#[derive(Deserialize)]
-struct DrainQuery {
-    target: Option<String>,
-    #[serde(default)]
-    host: bool,
-}
-
-async fn drain(State(control): State<Control>, Query(query): Query<DrainQuery>) -> Response {
-    order(control, query, Command::Drain).await
-}
-
-async fn undrain(State(control): State<Control>, Query(query): Query<DrainQuery>) -> Response {
-    order(control, query, Command::Undrain).await
-}
-
-async fn order(control: Control, query: DrainQuery, order: fn(Target) -> Command) -> Response {
-    let target = match (query.target, query.host) {
-        (Some(name), false) if !name.is_empty() => Target::Named(name),
-        (None, true) => Target::Host,
-        _ => return refusal(StatusCode::BAD_REQUEST, "either target=CONTAINER|SERVICE or host=true"),
-    };
-    match timeout(DRAIN_DEADLINE, (control.drains.order)(order(target))).await {
-        Ok(Ok(drained)) => Json(drained).into_response(),
-        Ok(Err(NotDone::NoSuch(message))) => refusal(StatusCode::NOT_FOUND, message),
-        Ok(Err(NotDone::Impossible(message))) => refusal(StatusCode::INTERNAL_SERVER_ERROR, message),
-        Err(_) => refusal(StatusCode::GATEWAY_TIMEOUT, format!("not done within {} s", DRAIN_DEADLINE.as_secs())),
-    }
-}
-
-#[derive(Deserialize)]
-struct RoundQuery {
-    round: u64,
-}
-
-async fn drain_progress(State(control): State<Control>, Query(query): Query<RoundQuery>) -> Response {
-    match timeout(DRAIN_DEADLINE, (control.drains.progress)(query.round)).await {
-        Ok(progress) => Json(progress).into_response(),
-        Err(_) => refusal(StatusCode::GATEWAY_TIMEOUT, format!("not known within {} s", DRAIN_DEADLINE.as_secs())),
-    }
-}
-
-fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
+pub(super) fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(json!({ "error": message.into() }))).into_response()
 }
 
-async fn no_such_route(request: Request) -> Response {
+pub(super) async fn no_such_route(request: Request) -> Response {
     refusal(StatusCode::NOT_FOUND, format!("no such path: {}", request.uri().path()))
 }
 
-async fn wrong_method(request: Request) -> Response {
+pub(super) async fn wrong_method(request: Request) -> Response {
     let message = format!("{} is not possible here; what changes state goes over the control socket", request.method());
     refusal(StatusCode::METHOD_NOT_ALLOWED, message)
 }
@@ -475,24 +396,6 @@ impl Watcher {
     }
 }
 
-async fn withdraw(State(Control { host, leave, .. }): State<Control>) -> Response {
-    let (done, outcome) = oneshot::channel();
-    let stopping = || refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    let asked = timeout(LEAVE_DEADLINE, async {
-        leave.send(done).await.ok()?;
-        outcome.await.ok()
-    });
-    match asked.await {
-        Ok(Some(Ok(()))) => Json(Left { host: host.to_string(), left: true }).into_response(),
-        Ok(Some(Err(message))) => refusal(StatusCode::INTERNAL_SERVER_ERROR, message),
-        Ok(None) => stopping(),
-        Err(_) => refusal(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("not done within {} s; the names leave when the lease ends", LEAVE_DEADLINE.as_secs()),
-        ),
-    }
-}
-
 /// Binds the address of the public routes.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
@@ -510,12 +413,7 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits) ->
     serve(listener, router, limits).await
 }
 
-/// Serves a router on the control socket. Ends only by being dropped, and takes its connections along.
-pub async fn serve_control(socket: ControlSocket, router: Router, limits: Limits) -> Infallible {
-    serve(socket, router, limits).await
-}
-
-async fn serve<L: Listener>(mut listener: L, router: Router, limits: Limits) -> Infallible {
+pub(super) async fn serve<L: Listener>(mut listener: L, router: Router, limits: Limits) -> Infallible {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
     let mut connections = JoinSet::new();
@@ -532,61 +430,5 @@ async fn serve<L: Listener>(mut listener: L, router: Router, limits: Limits) -> 
                 }
             }
         }
-    }
-}
-
-/// The control socket: only its owner may open it (0600), and its name goes when it goes.
-#[derive(Debug)]
-pub struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
-}
-
-impl ControlSocket {
-    /// Binds it. It is made under another name and renamed when it is ready: nobody sees it with other permissions,
-    /// one left behind by a crash is replaced, and a newer agent takes the name over without a gap.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        }
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(format!(".{}", std::process::id()));
-        let unfinished = PathBuf::from(unfinished);
-        match std::fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-        socket.bind(&socket2::SockAddr::unix(&unfinished)?)?;
-        std::fs::set_permissions(&unfinished, PermissionsExt::from_mode(0o600))?;
-        socket.listen(16)?; // One person at a time, and a few scripts.
-        socket.set_nonblocking(true)?;
-        let inode = std::fs::symlink_metadata(&unfinished)?.ino();
-        std::fs::rename(&unfinished, path)?;
-        let listener = UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
-        Ok(Self { listener, path: path.to_owned(), inode })
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // A newer agent may have the name by now.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-impl Listener for ControlSocket {
-    type Io = UnixStream;
-    type Addr = unix::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        Listener::accept(&mut self.listener).await
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
     }
 }

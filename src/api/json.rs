@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         Catalog, Health, HostId, Label, Offer, Origin, Phase, Proto, Publication, ShortId, Standing, WhenNoneReady,
+        external_host,
     },
     registry::record::{NetworkWire, ServiceWire},
 };
@@ -186,6 +187,7 @@ pub(super) fn host_of<'a>(origin: &'a Origin, own: &'a HostId) -> &'a HostId {
     match origin {
         Origin::Own => own,
         Origin::Registry(host) => host,
+        Origin::External => external_host(),
     }
 }
 

@@ -25,8 +25,10 @@ use crate::model::{Catalog, HostId, Local, WhenNoneReady};
 
 pub mod changes;
 pub mod client;
+pub mod control;
 pub mod drain;
 pub mod explain;
+pub mod external;
 pub mod facts;
 pub mod http;
 pub mod json;

@@ -49,6 +49,16 @@ impl Group for Client {
     }
 }
 
+/// `register` and `unregister`: etcd with the operator's credentials, else the control socket.
+#[derive(Debug)]
+pub(super) struct Operator;
+
+impl Group for Operator {
+    fn takes(name: &str) -> bool {
+        name.starts_with("etcd-") || matches!(name, "registry" | "zone" | "control" | "config" | "log-format" | "log")
+    }
+}
+
 /// Commands that use the control socket.
 #[derive(Debug)]
 pub(super) struct Control;

@@ -25,11 +25,12 @@ pub(super) fn parse(path: &Path, text: &str) -> (BTreeMap<&'static str, Raw>, Ve
             continue;
         };
         let values = match (value.get_ref(), key.arity) {
-            // `[[claim]]`: a rule with a line for each part.
+            // `[[claim]]`, `[[external]]`: what the flag takes in one text, with a line for each part.
             (DeValue::Array(items), Arity::Many) if items.iter().any(|item| item.get_ref().is_table()) => {
-                match items.iter().map(|item| rule(item.get_ref())).collect::<Result<_, _>>() {
-                    Ok(rules) if key.name == "claim" => Some(rules),
-                    Ok(_) => None,
+                let parts = TABLES.iter().find(|(name, _)| *name == key.name).map(|(_, parts)| parts);
+                let text = |parts| items.iter().map(|item| words(item.get_ref(), key.name, parts)).collect();
+                match parts.map_or(Ok(None), |parts| Result::map(text(parts), Some)) {
+                    Ok(texts) => texts,
                     Err(error) => {
                         errors.push((line, format!("{}: {error}", key.name)));
                         continue;
@@ -61,30 +62,51 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// A table of `[[claim]]` as the text that the flag takes.
-fn rule(value: &DeValue<'_>) -> Result<String, String> {
-    let expected = "a table with name and some of namespaces, images and labels: [[claim]]";
-    let DeValue::Table(table) = value else { return Err(expected.to_owned()) };
+/// Parts of a table, and how each of their values begins in the text that the flag takes. Parts in the plural take lists.
+type Parts = [(&'static str, &'static str)];
+
+/// The keys that may be tables. Each has a `name`, which comes first.
+const TABLES: [(&str, &Parts); 2] = [
+    ("claim", &[("name", ""), ("namespaces", "namespace="), ("images", "image="), ("labels", "label=")]),
+    (
+        "external",
+        &[
+            ("name", ""),
+            ("cname", "cname="),
+            ("addresses", "address="),
+            ("tags", "tag="),
+            ("weight", "weight="),
+            ("check", "check="),
+            ("interval", "interval="),
+            ("timeout", "timeout="),
+            ("rise", "rise="),
+            ("fall", "fall="),
+        ],
+    ),
+];
+
+/// A table as the text that the flag takes.
+fn words(value: &DeValue<'_>, key: &str, parts: &Parts) -> Result<String, String> {
+    let known: Vec<&str> = parts.iter().map(|(part, _)| *part).collect();
+    let expected = format!("a table [[{key}]] of {}", known.join(", "));
+    let DeValue::Table(table) = value else { return Err(expected) };
     let mut words = Vec::new();
     for (part, value) in table {
-        let condition = match part.get_ref().as_ref() {
-            "name" => "",
-            "namespaces" => "namespace=",
-            "images" => "image=",
-            "labels" => "label=",
-            other => return Err(format!("unknown part {other:?}; {expected}")),
+        let part = part.get_ref().as_ref();
+        let Some((_, begin)) = parts.iter().find(|(known, _)| *known == part) else {
+            return Err(format!("unknown part {part:?}; {expected}"));
         };
         let texts: Option<Vec<String>> = match value.get_ref() {
-            DeValue::Array(items) if !condition.is_empty() => items.iter().map(|item| scalar(item.get_ref())).collect(),
+            DeValue::Array(items) if part.ends_with('s') => items.iter().map(|item| scalar(item.get_ref())).collect(),
             value => scalar(value).map(|text| vec![text]),
         };
-        let texts = texts.ok_or_else(|| format!("{} takes texts; {expected}", part.get_ref()))?;
+        let texts = texts.ok_or_else(|| format!("{part} takes texts; {expected}"))?;
         if let Some(text) = texts.iter().find(|text| text.contains([' ', ',']) || text.is_empty()) {
             return Err(format!("{text:?}: without spaces and commas, please"));
         }
         // The name comes first.
-        let words_of = texts.into_iter().map(|text| format!("{condition}{text}"));
-        let at = if condition.is_empty() { 0 } else { words.len() };
+        let words_of = texts.into_iter().map(|text| format!("{begin}{text}"));
+        let at = if begin.is_empty() { 0 } else { words.len() };
         drop(words.splice(at..at, words_of));
     }
     Ok(words.join(" "))

@@ -143,6 +143,14 @@ pub const KEYS: &[Key] = &[
         HOST,
         "label or environment: which of the two counts if both hold the same SERVICE_* key",
     ),
+    row(
+        "external",
+        "SERVICE",
+        Arity::Many,
+        "",
+        HOST,
+        "a service outside of Docker, for this host alone: NAME cname=HOST[:PORT] or NAME address=IP[:PORT], see register",
+    ),
     row("routed", "SUBNET", Arity::Many, "", HOST, "container subnets that every host can route to"),
     row(
         "state-dir",

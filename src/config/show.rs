@@ -10,7 +10,8 @@ use ipnet::IpNet;
 
 use super::values::{LogFormat, OnTerm, Registry, Upstreams, User};
 use crate::dns::{listen::Listen, prefer::Prefer};
-use crate::model::{HostId, WhenNoneReady};
+use crate::model::{External, ExternalName, HostId, WhenNoneReady};
+use crate::registry::external::words;
 use crate::watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat};
 
 /// A value as the operator would write it.
@@ -80,6 +81,12 @@ impl Show for Namespaces {
             Self::Off => "off",
         }
         .to_owned()
+    }
+}
+
+impl Show for (ExternalName, External) {
+    fn show(&self) -> String {
+        words(&self.0, &self.1)
     }
 }
 

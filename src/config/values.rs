@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use super::show::Show;
 use crate::{
     dns::{listen::Listen, prefer::Prefer},
-    model::{HostId, WhenNoneReady},
+    model::{EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
+    registry::external,
     watch::{
         claim::Rule,
         labels::{MAX_TAG, Namespaces},
@@ -153,6 +154,10 @@ pub(super) fn namespaces(text: &str) -> Result<Namespaces, String> {
         "off" => Ok(Namespaces::Off),
         _ => fail("use on or off"),
     }
+}
+
+pub(super) fn external(text: &str) -> Result<(ExternalName, External), String> {
+    external::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn compat(text: &str) -> Result<Compat, String> {
@@ -332,6 +337,9 @@ pub(super) fn docker_host(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn host_id(text: &str) -> Result<HostId, String> {
+    if text == EXTERNAL {
+        return fail("external services stand under it; choose another id");
+    }
     HostId::parse(text).map_err(|error| error.to_string())
 }
 

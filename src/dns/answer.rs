@@ -26,7 +26,7 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, AAAA, HINFO, NS, SOA, SRV, TXT},
+    rdata::{A, AAAA, CNAME, HINFO, NS, SOA, SRV, TXT},
 };
 use ipnet::IpNet;
 use rand::{Rng, seq::SliceRandom};
@@ -41,7 +41,7 @@ use super::{
     ready::{self, Chosen},
     zone::{Candidate, Zone},
 };
-use crate::model::{Label, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
+use crate::model::{Elsewhere, Label, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
 
 /// Addresses in one answer, sampled from all. 16 AAAA of 28 octets are 448, which leaves 64 of the 512 that every
 /// resolver takes for header (12), EDNS (11) and a question of 41.
@@ -124,6 +124,16 @@ pub enum Answer {
     NoName(Box<Record>),
     /// Ours, but not enough is known yet: SERVFAIL.
     NotYet,
+    /// The name has another name, which is somebody else's. `follow`: its records are wanted, and may be asked for on
+    /// behalf of this asker.
+    Alias {
+        /// The CNAME record.
+        record: Box<Record>,
+        /// The other name.
+        target: Name,
+        /// Resolvers of containers do not follow it by themselves.
+        follow: bool,
+    },
     /// Somebody else's name, to be asked for on behalf of this asker.
     Forward,
     /// Somebody else's name, and not for this asker: REFUSED.
@@ -212,6 +222,9 @@ impl<'a> Question<'a> {
             return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
         };
         let chosen = members.choose(candidates, self.snapshot.settings);
+        if let Some(alias) = self.alias(&chosen) {
+            return alias;
+        }
         match self.kind {
             RecordType::A | RecordType::AAAA => {
                 let one = one_port(&self.view, &chosen.members);
@@ -224,6 +237,20 @@ impl<'a> Question<'a> {
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
         }
+    }
+
+    /// The other name of what was chosen, if it has one and this question is about it.
+    fn alias(&self, chosen: &Chosen<'_>) -> Option<Answer> {
+        let [only] = chosen.members.as_slice() else { return None };
+        let target = named(only)?;
+        // SRV and TXT are ours to say: of the port, and of the tags. Whoever may not leave gets no way out.
+        let is_ours = matches!(self.kind, RecordType::SRV | RecordType::TXT | RecordType::ANY);
+        if is_ours || self.view.is_confined() {
+            return None;
+        }
+        let record = Box::new(self.record(RData::CNAME(CNAME(target.clone()))));
+        let follow = self.kind != RecordType::CNAME && may_forward(self.snapshot, self.source);
+        Some(Answer::Alias { record, target, follow })
     }
 
     /// Whether a name that is no service has names below it: a namespace its services, the last label of the apex us.
@@ -241,6 +268,9 @@ impl<'a> Question<'a> {
         let chosen: Vec<&Candidate> = self.find(named).map(|all| instances(all, instance)).unwrap_or_default();
         if chosen.is_empty() {
             return self.nothing(soa);
+        }
+        if let Some(alias) = self.alias(&Chosen { members: chosen.clone(), standing: None }) {
+            return alias;
         }
         match self.kind {
             RecordType::A | RecordType::AAAA => {
@@ -318,7 +348,10 @@ impl<'a> Question<'a> {
         order.sort_by_key(|(_, priority)| *priority);
         for (candidate, priority) in order {
             let (offer, ways) = (candidate.offer(), self.view.ways(candidate));
-            let target = apex.instance(candidate.publication.container, offer);
+            let target = match named(candidate) {
+                Some(host) => host,
+                None => apex.instance(candidate.publication.container, offer),
+            };
             let records: Vec<Record> = numbers(&self.view, candidate, ways, is_meant)
                 .map(|(_, number)| self.record(RData::SRV(SRV::new(priority, offer.weight, number, target.clone()))))
                 // 53/tcp and 53/udp under one number are one record (RFC 2181 section 5).
@@ -477,9 +510,21 @@ pub(super) fn numbers<'c>(
     ways: Ways,
     is_meant: &'c dyn Fn(&Port) -> bool,
 ) -> impl Iterator<Item = (&'c Port, u16)> {
-    let number = move |port| ways.iter().find_map(|way| view.number(candidate, way, port));
+    let is_named = matches!(candidate.publication.elsewhere, Some(Elsewhere::Name(_))) && !view.is_confined();
+    let number = move |port: &Port| match is_named {
+        true => Some(port.port),
+        false => ways.iter().find_map(|way| view.number(candidate, way, port)),
+    };
     let meant = candidate.offer().ports.iter().filter(|port| is_meant(port));
     meant.filter_map(move |port| Some((port, number(port)?)))
+}
+
+/// The other name of an external service that has one.
+fn named(candidate: &Candidate) -> Option<Name> {
+    match &candidate.publication.elsewhere {
+        Some(Elsewhere::Name(host)) => Name::from_ascii(format!("{host}.")).ok(),
+        _ => None,
+    }
 }
 
 fn weighted(candidate: &Candidate, address: IpAddr) -> Weighted {

@@ -67,7 +67,7 @@ pub struct Judged<'z> {
 }
 
 impl Judged<'_> {
-    /// A or AAAA hold it.
+    /// A or AAAA hold it, or lead to it by its name.
     pub fn is_in(&self) -> bool {
         self.families.iter().any(|seen| seen.out.is_none())
     }
@@ -99,6 +99,8 @@ pub enum Out {
     Differs,
     /// Enough others are nearer.
     Far,
+    /// An external service stands in its place.
+    Replaced,
 }
 
 /// Explains what `source` gets for a whole name.
@@ -130,7 +132,7 @@ pub fn explain<'z>(snapshot: &Snapshot<'z>, source: &Source, name: &Name) -> Exp
         (label, there)
     })
     .collect();
-    let Some((_, all)) = find(snapshot.zone, source, named) else { return explanation };
+    let Some((namespace, all)) = find(snapshot.zone, source, named) else { return explanation };
     let view = Viewpoint::new(snapshot.local, &snapshot.settings.routed, source);
     let stages = Stages { settings: snapshot.settings, view: &view, all };
     let (service, candidates) = match subject {
@@ -145,6 +147,13 @@ pub fn explain<'z>(snapshot: &Snapshot<'z>, source: &Source, name: &Name) -> Exp
     };
     explanation.service = Some(service);
     explanation.candidates = candidates;
+    let replaced = snapshot.zone.replaced(namespace.as_str(), named.service);
+    explanation.candidates.extend(replaced.iter().map(|candidate| Judged {
+        candidate,
+        families: [(); 2].map(|()| Seen { way: None, out: Some(Out::Replaced) }),
+        targets: Vec::new(),
+        priority: 0,
+    }));
     explanation
 }
 
@@ -167,6 +176,8 @@ impl<'z> Stages<'_, 'z> {
             let reached = self.view.way(candidate, family);
             let out = match (reached, place) {
                 (_, None) => Some(Out::Unready(candidate.publication.standing())),
+                // The other name is given in place of an address.
+                (Err(Obstacle::Named), _) => None,
                 (Err(obstacle), _) => Some(Out::Unreached(obstacle)),
                 (Ok(way), Some(place)) if !holds(&one, place, family) => {
                     Some(Out::Number(self.view.main_numbers(candidate, way)))

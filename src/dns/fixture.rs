@@ -9,6 +9,7 @@
 //! host own 192.0.2.1 at=eu/a                           a host (`own` is this one), what it advertises, where it is
 //!   a1 @n1=172.18.0.2 name=shop-web-1 draining web.shop main=80 http:80/tcp>0.0.0.0:8080~[::]:32768 weight=5 tag=x
 //! ```
+//! `host external` holds what an operator registered: `=10.0.0.9` at an address, `=redis.example.com` under a name.
 //! Container ids are filled up with zeros. `@host` is the host's network. `>` is a published port that the operator
 //! chose, `~` one that Docker chose. `paused`, `starting`, `unhealthy` and `healthy` stand like `draining`;
 //! `none-ready=unhealthy` is a service's own policy, `dir=d1` the digest of its project's directory.
@@ -102,6 +103,7 @@ impl World {
                 "host" => {
                     origin = match words[1] {
                         "own" => Origin::Own,
+                        "external" => Origin::External,
                         id => Origin::Registry(HostId::parse(id).unwrap()),
                     };
                     let (at, advertise): (Vec<&str>, Vec<&str>) =
@@ -164,6 +166,7 @@ impl World {
         match respond(&self.snapshot(), &source, &packet, Transport::Tcp, &mut rng) {
             Outcome::Reply(reply) => self.show(&Message::from_vec(&reply).unwrap()),
             Outcome::Forward(_) => "FORWARD".into(),
+            Outcome::Follow(follow) => format!("FOLLOW {}", follow.shown()),
             Outcome::Wait => "WAIT".into(),
             Outcome::Drop => "DROP".into(),
         }
@@ -205,6 +208,10 @@ fn show(record: &Record, additionals: &[Record]) -> String {
     match &record.data {
         RData::A(address) => address.to_string(),
         RData::AAAA(address) => address.to_string(),
+        RData::CNAME(name) => name.0.to_ascii(),
+        RData::SRV(srv) if !srv.target.to_string().ends_with(".svc.internal.") => {
+            format!("{} {} {} {}", srv.priority, srv.weight, srv.port, srv.target)
+        }
         RData::SRV(srv) => {
             let label = String::from_utf8(srv.target.iter().next().unwrap().to_vec()).unwrap();
             let mut addresses: Vec<IpAddr> = additionals
@@ -275,6 +282,7 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
         services: Box::default(),
         networks: Box::default(),
         directory: None,
+        elsewhere: None,
     };
     let (mut services, mut places): (Vec<Offer>, Vec<Attachment>) = (Vec::new(), Vec::new());
     for word in &words[1..] {
@@ -296,6 +304,11 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             let mut place = networks.get(network).unwrap_or_else(|| panic!("no network {network:?}")).clone();
             place.ips = addresses.split(',').map(|address| address.parse().unwrap()).collect();
             places.push(place);
+        } else if let Some(place) = word.strip_prefix("=") {
+            made.elsewhere = Some(match place.parse() {
+                Ok(address) => Elsewhere::Address(address),
+                Err(_) => Elsewhere::Name(place.into()),
+            });
         } else if let Some(name) = word.strip_prefix("name=") {
             made.name = name.into();
         } else if let Some(directory) = word.strip_prefix("dir=") {

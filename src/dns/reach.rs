@@ -29,7 +29,9 @@ use super::{
     source::{Source, is_ours},
     zone::{Candidate, Home},
 };
-use crate::model::{Attachment, Driver, GWBRIDGE, Local, Network, Origin, Port, Proto, Publication, Published, Scope};
+use crate::model::{
+    Attachment, Driver, Elsewhere, GWBRIDGE, Local, Network, Origin, Port, Proto, Publication, Published, Scope,
+};
 
 /// A family of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub enum Rule {
     LinkLayer,
     /// 4: its port is published.
     Published,
+    /// An operator registered the address: whoever may leave its networks reaches it.
+    External,
 }
 
 /// Why an asker gets no address of a family: rule 5, with its reason.
@@ -82,6 +86,10 @@ pub enum Obstacle {
     NoBridge,
     /// The port is published on an address that only the instance's own host has: one inside a Docker subnet.
     OtherHostsOnly,
+    /// An external service without an address of this family.
+    OtherFamily,
+    /// An external service that has no address of its own, but another name.
+    Named,
 }
 
 /// The address an asker uses for an instance, and the rule that gave it.
@@ -158,6 +166,15 @@ impl<'a> Viewpoint<'a> {
             networks.flat_map(|network| network.ips.iter().copied()).find(|address| family.holds(*address))
         };
 
+        match &publication.elsewhere {
+            Some(_) if self.confined => return Err(Obstacle::Confined),
+            Some(Elsewhere::Address(address)) if family.holds(*address) => {
+                return Ok(Way { address: *address, rule: Rule::External });
+            }
+            Some(Elsewhere::Address(_)) => return Err(Obstacle::OtherFamily),
+            Some(Elsewhere::Name(_)) => return Err(Obstacle::Named),
+            None => {}
+        }
         if let Some(address) = address_on(&|network| self.shares(network, publication, own)) {
             return Ok(Way { address, rule: Rule::SharedNetwork });
         }

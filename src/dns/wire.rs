@@ -11,8 +11,8 @@
 //! addresses of a name come all together or not at all, and their absence sets no TC.
 
 use hickory_proto::{
-    op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, Query},
-    rr::{DNSClass, Name, Record, RecordType},
+    op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query},
+    rr::{DNSClass, Name, RData, Record, RecordType},
     serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, DecodeError},
 };
 use rand::Rng;
@@ -49,8 +49,77 @@ pub enum Outcome {
     Drop,
     /// Ask an upstream for that on behalf of the asker, with the packet's own flags and options.
     Forward(Query),
+    /// Ask an upstream for where the name leads, then reply with [`followed`].
+    Follow(Box<Follow>),
     /// Well formed, but the asker is not known yet: try again within 100 ms, then give up with [`failure`].
     Wait,
+}
+
+/// A name of ours that has another name, somebody else's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Follow {
+    /// The CNAME record.
+    record: Record,
+    /// What to ask for.
+    question: Query,
+}
+
+impl Follow {
+    /// Owner, other name and what is asked for, for tests and people.
+    pub fn shown(&self) -> String {
+        format!("{} {}", self.question.query_type, self.question.name)
+    }
+
+    /// The CNAME record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The query to send to an upstream, which is given an id when it is sent. It carries EDNS, so that most answers fit
+    /// into one datagram.
+    pub fn query(&self) -> Vec<u8> {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        message.add_query(self.question.clone());
+        let mut edns = Edns::new();
+        edns.set_max_payload(MAX_UDP);
+        message.set_edns(edns);
+        message.to_vec().unwrap_or_default()
+    }
+}
+
+/// Records of an upstream that are handed on behind a CNAME of ours: some names on the way, and their addresses.
+const MAX_FOLLOWED: usize = 32;
+
+/// The reply to a query whose name led elsewhere, given what the upstream said of that. The response code is that of the
+/// last name (RFC 6604 section 3). Only what belongs to the chain is handed on.
+pub fn followed(packet: &[u8], transport: Transport, follow: &Follow, reply: &[u8]) -> Option<Vec<u8>> {
+    let request = Request::read(packet)?;
+    let failed = || Some(request.reply(ResponseCode::ServFail).encode(transport));
+    let Ok(told) = Message::from_vec(reply) else { return failed() };
+    let code = told.metadata.response_code;
+    if !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain) {
+        return failed();
+    }
+    let mut answers = vec![follow.record.clone()];
+    let mut name = follow.question.name.clone();
+    let kind = follow.question.query_type;
+    for record in told.answers.iter().take(MAX_FOLLOWED) {
+        if record.dns_class != DNSClass::IN || record.name != name {
+            continue;
+        }
+        match &record.data {
+            RData::CNAME(next) => name = next.0.clone(),
+            _ if record.record_type() == kind => {}
+            _ => continue,
+        }
+        answers.push(record.clone());
+    }
+    let mut made = request.reply(code);
+    made.answers = answers;
+    made.metadata.authoritative = true;
+    made.metadata.recursion_available = true;
+    Some(made.encode(transport))
 }
 
 /// Decides on one packet of `source`.
@@ -81,6 +150,11 @@ pub fn respond(
             reply.metadata.response_code = ResponseCode::NXDomain;
             reply.authority = Some(*soa);
         }
+        Answer::Alias { record, target, follow: true } => {
+            let question = Query::query(target, query.query_type);
+            return Outcome::Follow(Box::new(Follow { record: *record, question }));
+        }
+        Answer::Alias { record, .. } => reply.answers = vec![*record],
         Answer::NotYet => return refuse(ResponseCode::ServFail),
         Answer::Refused => return refuse(ResponseCode::Refused),
         Answer::Forward => return Outcome::Forward(query.clone()),

@@ -54,15 +54,22 @@ impl Candidate {
         &self.publication.services[usize::from(self.offer)]
     }
 
-    fn order(&self) -> (ShortId, &Origin, u16) {
-        (self.publication.container, &self.home.origin, self.offer)
+    /// Whether an operator registered it, rather than a host.
+    pub fn is_external(&self) -> bool {
+        self.home.origin == Origin::External
+    }
+
+    /// External ones first, so that those that count stand together.
+    fn order(&self) -> (bool, ShortId, &Origin, u16) {
+        (!self.is_external(), self.publication.container, &self.home.origin, self.offer)
     }
 }
 
 /// The immutable index DNS answers from. [`Zone::default`] knows nothing and is not complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
-    /// By `namespace.service`, so that a namespace is a range. Sorted by container; never empty.
+    /// By `namespace.service`, so that a namespace is a range. External instances first, then sorted by container; never
+    /// empty.
     services: OrdMap<Arc<str>, Arc<[Candidate]>>,
     /// Containers by address: this host's own, and others' on networks that span hosts.
     addresses: OrdMap<(IpAddr, Origin, ShortId), Arc<Publication>>,
@@ -192,9 +199,23 @@ impl Zone {
         self.services.insert(key, candidates.into());
     }
 
-    /// The instances of a service, ready or not, ordered by container; `None` where there is no such service.
+    /// The instances of a service, ready or not, ordered by container; `None` where there is no such service. Where an
+    /// operator has registered it as an external one, that is all of it: the operator's word counts for the whole name, so
+    /// that a service moves at one stroke and is never in two places.
     pub fn service(&self, namespace: &str, service: &str) -> Option<&[Candidate]> {
-        self.services.get(key(namespace, service).as_str()).map(|candidates| &**candidates)
+        let all = self.services.get(key(namespace, service).as_str())?;
+        match all.partition_point(Candidate::is_external) {
+            0 => Some(all),
+            externals => Some(&all[..externals]),
+        }
+    }
+
+    /// The containers in whose place an external service stands.
+    pub fn replaced(&self, namespace: &str, service: &str) -> &[Candidate] {
+        match self.services.get(key(namespace, service).as_str()) {
+            Some(all) if all[0].is_external() => &all[all.partition_point(Candidate::is_external)..],
+            _ => &[],
+        }
     }
 
     /// Whether the namespace has a service.

@@ -21,8 +21,9 @@ pub struct Own {
     pub session: Session,
 }
 
-/// The catalog of what is known now. `previous` lends what has not changed.
-pub fn merge(previous: &Catalog, own: &Own, desired: &Desired, view: &View) -> Catalog {
+/// The catalog of what is known now. `previous` lends what has not changed; `externals` are what operators registered,
+/// with what our own checks of them found.
+pub fn merge(previous: &Catalog, own: &Own, desired: &Desired, externals: &Desired, view: &View) -> Catalog {
     let mut hosts = view.hosts.clone();
     let registered = Origin::Registry(own.host.clone());
     let is_copy = hosts.get(&registered).is_some_and(|host| host.session.nonce == own.session.nonce);
@@ -30,7 +31,10 @@ pub fn merge(previous: &Catalog, own: &Own, desired: &Desired, view: &View) -> C
         hosts.remove(&registered);
     }
     if desired.listed {
-        hosts.insert(Origin::Own, own_host(previous, own, desired));
+        hosts.insert(Origin::Own, host(previous, &Origin::Own, &own.session, desired));
+    }
+    if !externals.publications.is_empty() {
+        hosts.insert(Origin::External, host(previous, &Origin::External, &Session::default(), externals));
     }
     Catalog {
         hosts,
@@ -43,12 +47,12 @@ pub fn merge(previous: &Catalog, own: &Own, desired: &Desired, view: &View) -> C
     }
 }
 
-fn own_host(previous: &Catalog, own: &Own, desired: &Desired) -> Arc<Host> {
-    match previous.hosts.get(&Origin::Own) {
-        Some(known) if known.session == own.session && known.publications.ptr_eq(&desired.publications) => {
+fn host(previous: &Catalog, origin: &Origin, session: &Session, desired: &Desired) -> Arc<Host> {
+    match previous.hosts.get(origin) {
+        Some(known) if known.session == *session && known.publications.ptr_eq(&desired.publications) => {
             Arc::clone(known)
         }
-        _ => Arc::new(Host { session: own.session.clone(), publications: desired.publications.clone() }),
+        _ => Arc::new(Host { session: session.clone(), publications: desired.publications.clone() }),
     }
 }
 
@@ -92,13 +96,14 @@ mod tests {
         for (listed, nonce, expected) in
             [(true, "n1", vec!["own", "b"]), (false, "n1", vec!["a", "b"]), (true, "stranger", vec!["own", "a", "b"])]
         {
-            let catalog = merge(&Catalog::default(), &own(), &desired(listed), &view(nonce));
+            let catalog = merge(&Catalog::default(), &own(), &desired(listed), &Desired::default(), &view(nonce));
             let origins: Vec<_> = catalog
                 .hosts
                 .keys()
                 .map(|origin| match origin {
                     Origin::Own => "own",
                     Origin::Registry(id) => id.as_str(),
+                    Origin::External => "external",
                 })
                 .collect();
             assert_eq!(origins, expected, "listed {listed}, nonce {nonce}");
@@ -108,10 +113,12 @@ mod tests {
     #[test]
     fn what_has_not_changed_is_shared_with_the_catalog_before() {
         let (desired, view) = (desired(true), view("n1"));
-        let first = merge(&Catalog::default(), &own(), &desired, &view);
+        let externals = Desired { publications: publications("eeeeeeeeeeee"), ..Desired::default() };
+        let first = merge(&Catalog::default(), &own(), &desired, &externals, &view);
+        assert!(first.hosts.contains_key(&Origin::External));
         let mut later = view.clone();
         later.revision += 1;
-        let second = merge(&first, &own(), &desired, &later);
+        let second = merge(&first, &own(), &desired, &externals, &later);
         for (origin, host) in &first.hosts {
             assert!(Arc::ptr_eq(host, &second.hosts[origin]), "{origin:?}");
         }

@@ -37,7 +37,7 @@ use super::{
     call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
     record::{Interner, Key, Keys},
 };
-use crate::model::{Host, HostId, Origin, Problem};
+use crate::model::{Externals, Host, HostId, Origin, Problem};
 
 mod compare;
 mod contents;
@@ -82,6 +82,8 @@ pub struct View {
     pub stale_since: Option<Duration>,
     /// All hosts, keyed as in the catalog so that merging copies nothing; [`Origin::Own`] is never among them.
     pub hosts: OrdMap<Origin, Arc<Host>>,
+    /// What operators registered.
+    pub externals: Externals,
     /// What could not be read, by key.
     pub problems: Arc<[Problem]>,
     /// How many keys that is.
@@ -167,7 +169,7 @@ struct Proof {
 pub struct Mirror {
     keys: Keys,
     own: HostId,
-    hosts: WatchRange,
+    listed: WatchRange,
     contents: Contents,
     interner: Interner,
     view: Arc<View>,
@@ -196,7 +198,7 @@ impl Mirror {
     /// A mirror that knows nothing yet, for the agent of host `own`.
     pub fn new(keys: Keys, own: HostId) -> Self {
         Self {
-            hosts: keys.hosts_range(),
+            listed: keys.catalog_range(),
             keys,
             own,
             contents: Contents::default(),
@@ -220,9 +222,9 @@ impl Mirror {
         }
     }
 
-    /// What [`Effect::Watch`] watches: all hosts, and our own echo.
+    /// What [`Effect::Watch`] watches: external services and all hosts, and our own echo.
     pub fn ranges(&self) -> Vec<WatchRange> {
-        vec![self.hosts.clone(), self.keys.echo_range(&self.own)]
+        vec![self.listed.clone(), self.keys.echo_range(&self.own)]
     }
 
     /// What is known. The same `Arc` until something changes.
@@ -281,11 +283,11 @@ impl Mirror {
         }
         if self.must_list {
             if now >= self.not_before {
-                self.ask(Call::List(Draft { next: self.hosts.start.clone(), ..Draft::default() }), effects);
+                self.ask(Call::List(Draft { next: self.listed.start.clone(), ..Draft::default() }), effects);
             }
         } else if self.can_compare() && now >= self.compare_at {
             self.gone.clear();
-            self.ask(Call::Compare(Compare { next: self.hosts.start.clone(), ..Compare::default() }), effects);
+            self.ask(Call::Compare(Compare { next: self.listed.start.clone(), ..Compare::default() }), effects);
         }
     }
 
@@ -300,7 +302,7 @@ impl Mirror {
             Call::Abandoned => return,
         };
         let revision = at.map(|header| header.revision);
-        effects.push(Effect::Call(Request::Range { start, end: self.hosts.end.clone(), limit: PAGE, revision }));
+        effects.push(Effect::Call(Request::Range { start, end: self.listed.end.clone(), limit: PAGE, revision }));
         self.call = Some(call);
     }
 
@@ -363,7 +365,7 @@ impl Mirror {
         if is_behind || self.backwards > 0 || self.view.listed && at.cluster != self.view.cluster {
             effects.push(Effect::Touched(0));
         }
-        draft.contents.share_with(&self.view.hosts);
+        draft.contents.share_with(&self.view);
         self.contents = draft.contents;
         self.must_list = false;
         self.backwards = 0;
@@ -427,9 +429,9 @@ impl Mirror {
                     self.echo.see(revision);
                     continue;
                 }
-                Some(key @ (Key::Session(_) | Key::Instance(..))) => {
-                    let (Key::Session(host) | Key::Instance(host, _) | Key::Echo(host)) = &key;
-                    if *host == self.own && effects.last() != Some(&Effect::Touched(revision)) {
+                Some(key) => {
+                    let is_own = matches!(&key, Key::Session(host) | Key::Instance(host, _) if *host == self.own);
+                    if is_own && effects.last() != Some(&Effect::Touched(revision)) {
                         effects.push(Effect::Touched(revision));
                     }
                     let compares = matches!(self.call, Some(Call::Compare(_))) || self.suspects.is_some();
@@ -509,6 +511,7 @@ impl Mirror {
             asked: self.contents.asked_of(&self.own),
             stale_since: self.view.stale_since,
             hosts: self.contents.hosts.clone(),
+            externals: self.contents.externals.clone(),
             undecodable: problems.len(),
             problems,
         });

@@ -33,6 +33,7 @@ pub mod call;
 pub mod catalog;
 pub mod driver;
 pub mod etcd;
+pub mod external;
 pub mod memory;
 pub mod mirror;
 pub mod plan;

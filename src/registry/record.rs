@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 pub use self::limits::fit;
 use super::call::{Revision, WatchRange, prefix_end};
 use crate::model::{
-    Attachment, Driver, Extra, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication, Published,
-    Scope, Session, ShortId, WhenNoneReady,
+    Attachment, Driver, ExternalName, Extra, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication,
+    Published, Scope, Session, ShortId, WhenNoneReady,
 };
 
 /// Largest value we read or write: a record of 64 services with 256 ports each never comes near.
@@ -55,7 +55,7 @@ pub const MAX_ATTRIBUTES: usize = 512;
 pub struct Undecodable(String);
 
 impl Undecodable {
-    fn new(reason: impl Into<String>) -> Self {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
         Self(reason.into())
     }
 }
@@ -66,6 +66,7 @@ pub struct Keys {
     hosts: Vec<u8>,
     echo: Vec<u8>,
     acks: Vec<u8>,
+    external: Vec<u8>,
 }
 
 /// What a key means.
@@ -77,6 +78,8 @@ pub enum Key {
     Instance(HostId, ShortId),
     /// The proof that a host's watch lives.
     Echo(HostId),
+    /// An external service.
+    External(ExternalName),
 }
 
 impl Keys {
@@ -84,7 +87,7 @@ impl Keys {
     pub fn new(prefix: &str) -> Self {
         let root = prefix.trim_end_matches('/');
         let below = |name: &str| format!("{root}/v1/{name}/").into_bytes();
-        Self { hosts: below("hosts"), echo: below("echo"), acks: below("acks") }
+        Self { hosts: below("hosts"), echo: below("echo"), acks: below("acks"), external: below("external") }
     }
 
     /// `<prefix>/v1/hosts/<host>/`: all that an agent may write, but for its echo.
@@ -122,6 +125,22 @@ impl Keys {
         HostId::parse(str::from_utf8(key.strip_prefix(self.acks.as_slice())?).ok()?).ok()
     }
 
+    /// `<prefix>/v1/external/`: what operators may write.
+    pub fn external_prefix(&self) -> &[u8] {
+        &self.external
+    }
+
+    /// An external service's key.
+    pub fn external(&self, name: &ExternalName) -> Vec<u8> {
+        let ExternalName { namespace, service } = name;
+        [&self.external, namespace.as_str().as_bytes(), b"/", service.as_str().as_bytes()].concat()
+    }
+
+    /// All that answers are made from: external services and everything of every host, which are neighbours.
+    pub fn catalog_range(&self) -> WatchRange {
+        WatchRange { start: self.external.clone(), end: prefix_end(&self.hosts) }
+    }
+
     /// Everything of every host.
     pub fn hosts_range(&self) -> WatchRange {
         WatchRange { start: self.hosts.clone(), end: prefix_end(&self.hosts) }
@@ -143,6 +162,12 @@ impl Keys {
     pub fn parse(&self, key: &[u8]) -> Option<Key> {
         if let Some(host) = key.strip_prefix(self.echo.as_slice()) {
             return HostId::parse(str::from_utf8(host).ok()?).ok().map(Key::Echo);
+        }
+        if let Some(name) = key.strip_prefix(self.external.as_slice()) {
+            let (namespace, service) = str::from_utf8(name).ok()?.split_once('/')?;
+            // What is written otherwise would be a second key of the same name.
+            let label = |text: &str| Label::parse(text).ok().filter(|label| label.as_str() == text);
+            return Some(Key::External(ExternalName { namespace: label(namespace)?, service: label(service)? }));
         }
         let (host, rest) = str::from_utf8(key.strip_prefix(self.hosts.as_slice())?).ok()?.split_once('/')?;
         let host = HostId::parse(host).ok()?;
@@ -429,6 +454,7 @@ pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Resu
         networks,
         // Compared with others and shown to nobody; a longer one is of no version we know.
         directory: wire.directory.filter(|text| text.len() <= MAX_DIRECTORY).map(|text| interner.text(&text)),
+        elsewhere: None,
     })
 }
 
@@ -471,12 +497,12 @@ fn attachment(wire: NetworkWire<'_>, interner: &mut Interner) -> Result<Attachme
     })
 }
 
-fn read<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Undecodable> {
+pub(super) fn read<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Undecodable> {
     within("octets", value.len(), MAX_VALUE)?;
     serde_json::from_slice(value).map_err(|error| Undecodable::new(error.to_string()))
 }
 
-fn within(what: &str, found: usize, most: usize) -> Result<(), Undecodable> {
+pub(super) fn within(what: &str, found: usize, most: usize) -> Result<(), Undecodable> {
     if found > most { Err(Undecodable::new(format!("at most {most} {what}, not {found}"))) } else { Ok(()) }
 }
 

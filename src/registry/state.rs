@@ -1,6 +1,6 @@
 //! The state directory: what must survive a restart of the agent. \[IO\]
 //!
-//! It is ours alone (0700), locked while an agent runs, and holds three small files. Each is replaced whole: written
+//! It is ours alone (0700), locked while an agent runs, and holds four small files. Each is replaced whole: written
 //! beside, synced, renamed, and the directory synced, so that a crash leaves the old one or the new one.
 //!
 //! | file | what | made |
@@ -8,6 +8,7 @@
 //! | `host-id` | who this host is | at the first start |
 //! | `session.json` | nonces that are ours, and our lease | at every claim |
 //! | `drains.json` | what the operator has drained | at every `drain` and `undrain` |
+//! | `externals.json` | what the operator registered, with the embedded registry | at every `register` and `unregister` |
 //! | `lock` | held while an agent runs | at every start |
 
 use std::{
@@ -27,8 +28,9 @@ use crate::{model::HostId, watch::container::Drains};
 const HOST_ID: &str = "host-id";
 const SESSION: &str = "session.json";
 const DRAINS: &str = "drains.json";
+const EXTERNALS: &str = "externals.json";
 const LOCK: &str = "lock";
-/// Largest file of ours that is read: a session file is a few hundred octets, a thousand drained containers 110,000.
+/// Largest file of ours that is read: a session file is a few hundred octets, a thousand drained containers 110,000, a thousand registered services as much.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Why the state directory cannot be used.
@@ -135,6 +137,17 @@ impl StateDirectory {
     pub fn save_drains(&self, drains: &Drains) -> Result<(), StateError> {
         let text = serde_json::to_vec(drains).expect("texts and numbers are always JSON");
         self.replace(DRAINS, &text)
+    }
+
+    /// What the operator had registered, as the words of `register`.
+    pub fn externals(&self) -> Vec<String> {
+        self.kept(EXTERNALS, "what was registered cannot be read: nothing is")
+    }
+
+    /// Keeps what the operator has registered.
+    pub fn save_externals(&self, words: &[String]) -> Result<(), StateError> {
+        let text = serde_json::to_vec(words).expect("texts are always JSON");
+        self.replace(EXTERNALS, &text)
     }
 
     /// A file that cannot be understood is as good as none, and is said so.

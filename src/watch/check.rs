@@ -332,7 +332,7 @@ impl Reader<'_> {
 }
 
 /// `500ms`, `10s`, `1m30s`, `1h`: whole numbers with their units, as Go writes them.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {

@@ -127,19 +127,24 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Why the container may not have the name; `None`: it may.
-pub(super) fn refusal(rules: &[Rule], service: &Label, namespace: &Label, claimant: Claimant<'_>) -> Option<String> {
+/// Why nobody may have the name; `None`: somebody may.
+pub(crate) fn reserved(service: &Label, namespace: &Label) -> Option<&'static str> {
     let special = |label: &Label| matches!(label.as_str(), "_tcp" | "_udp" | "_sctp");
     if special(service) || special(namespace) {
-        return Some("another name: it begins the names of ports (RFC 2782)".into());
+        return Some("another name: it begins the names of ports (RFC 2782)");
     }
     match service.as_str() {
-        "all" => return Some("another name: `all.` begins the names of all instances".into()),
-        "localhost" => return Some("another name: it is everybody's own host (RFC 6761)".into()),
-        "wpad" | "isatap" => {
-            return Some("another name: programs look it up by themselves and trust what they find".into());
-        }
-        _ => {}
+        "all" => Some("another name: `all.` begins the names of all instances"),
+        "localhost" => Some("another name: it is everybody's own host (RFC 6761)"),
+        "wpad" | "isatap" => Some("another name: programs look it up by themselves and trust what they find"),
+        _ => None,
+    }
+}
+
+/// Why the container may not have the name; `None`: it may.
+pub(super) fn refusal(rules: &[Rule], service: &Label, namespace: &Label, claimant: Claimant<'_>) -> Option<String> {
+    if let Some(expected) = reserved(service, namespace) {
+        return Some(expected.into());
     }
     if *namespace != Label::global() {
         return None;

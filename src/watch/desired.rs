@@ -140,6 +140,7 @@ fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
         services: entry.claim.offers.iter().map(|offer| publish(offer, bindings)).collect(),
         networks: network.map_or_else(Box::default, |network| attachments(containers, network)),
         directory: entry.claim.directory.clone(),
+        elsewhere: None,
     })
 }
 

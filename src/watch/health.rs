@@ -29,7 +29,8 @@ use imbl::ordmap::DiffItem;
 use rand::{Rng, RngExt};
 
 use crate::model::{
-    Ask, Check, Checks, Desired, Driver, Health, Initial, Phase, Problem, Proto, Publication, Published, ShortId,
+    Ask, Check, Checks, Desired, Driver, Elsewhere, Health, Initial, Phase, Problem, Proto, Publication, Published,
+    ShortId,
 };
 
 /// Questions under way. Each is a socket or a process, and keeps its place for 30 s at the worst; healthy containers
@@ -64,6 +65,8 @@ pub struct Probe {
     pub check: Check,
     /// Where the checked port is reached from this host; `None` only for a command.
     pub target: Option<SocketAddr>,
+    /// The name to look up for the address, which is then unspecified in `target`.
+    pub host: Option<Arc<str>>,
 }
 
 /// What came of a question.
@@ -274,7 +277,11 @@ impl Monitor {
             self.running += 1;
             let ticket = Ticket(self.tickets);
             (state.due, state.asked) = (None, Some((ticket, now)));
-            probes.push(Probe { ticket, container, check: check.clone(), target });
+            let host = match self.docker.publications.get(&container).and_then(|held| held.elsewhere.as_ref()) {
+                Some(Elsewhere::Name(host)) => Some(Arc::clone(host)),
+                _ => None,
+            };
+            probes.push(Probe { ticket, container, check: check.clone(), target, host });
         }
         probes
     }
@@ -447,6 +454,12 @@ fn place(publication: &Publication, check: &Check, commands: Commands) -> Result
 /// A port of a container as its own host reaches it: the container's address on a bridge, loopback on the host's own
 /// network, else where the port is published. Not macvlan, ipvlan and overlay: the host itself has no part in those.
 fn reach(publication: &Publication, port: u16) -> Option<SocketAddr> {
+    match &publication.elsewhere {
+        Some(Elsewhere::Address(address)) => return Some(SocketAddr::new(*address, port)),
+        // Looked up whenever it is asked.
+        Some(Elsewhere::Name(_)) => return Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        None => {}
+    }
     if publication.is_on_host_network() {
         return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }

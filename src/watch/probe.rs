@@ -24,7 +24,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     process::Command,
     runtime::Handle,
     sync::watch,
@@ -133,7 +133,11 @@ fn report(probe: &Probe, result: &Result<(), String>, turn: Option<Turn>) {
 async fn ask(probe: &Probe, commands: &std::path::Path) -> Result<(), String> {
     let limit = probe.check.timeout;
     let question = async {
-        match (&probe.check.ask, probe.target) {
+        let target = match (&probe.host, probe.target) {
+            (Some(host), Some(unspecified)) => Some(look_up(host, unspecified.port()).await?),
+            (_, target) => target,
+        };
+        match (&probe.check.ask, target) {
             (Ask::Command { program, arguments }, target) => run(commands, program, arguments, probe, target).await,
             (Ask::Tcp, Some(target)) => connect(target).await.map(drop),
             (Ask::Http { security, method, path }, Some(target)) => http(target, *security, method, path).await,
@@ -141,6 +145,12 @@ async fn ask(probe: &Probe, commands: &std::path::Path) -> Result<(), String> {
         }
     };
     timeout(limit, question).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+}
+
+/// The first address that this host's resolver has for a name.
+async fn look_up(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let mut found = lookup_host((host, port)).await.map_err(|error| format!("{host}: {error}"))?;
+    found.next().ok_or_else(|| format!("{host}: no address"))
 }
 
 async fn connect(target: SocketAddr) -> Result<TcpStream, String> {

@@ -8,6 +8,7 @@ mod compat;
 mod conflict;
 mod drain;
 mod explain;
+mod external;
 mod garbage;
 mod health;
 mod lifecycle;

@@ -41,6 +41,8 @@ fn every_command_explains_itself_with_examples() {
         ("help_watch", &["watch", "--help"]),
         ("help_drain", &["drain", "--help"]),
         ("help_undrain", &["undrain", "--help"]),
+        ("help_register", &["register", "--help"]),
+        ("help_unregister", &["unregister", "--help"]),
         ("help_leave", &["leave", "--help"]),
         ("help_config", &["config", "--help"]),
         ("help_config_show", &["config", "show", "--help"]),

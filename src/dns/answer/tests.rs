@@ -486,3 +486,55 @@ fn the_soa_says_how_long_a_no_holds_and_counts_revisions() {
     assert_eq!((soa.serial, soa.minimum), (7, 1));
     assert_eq!(soa.rname.to_ascii(), "hostmaster.svc.internal.");
 }
+
+/// `redis` was moved out of Docker, `db` is at two addresses, `cache` has another name without a port.
+const MOVED: &str = "
+    network n1 bridge 172.18.0.0/16
+    network n2 bridge 172.19.0.0/16 internal
+    asker f1 shop n1=172.18.0.9
+    asker f2 shop n2=172.19.0.9
+    host own 192.0.2.1
+      a1 @n1=172.18.0.2 redis.global 6379/tcp
+      a2 @n1=172.18.0.3 redis.shop 6379/tcp
+    host external
+      e1 =redis.example.com name=redis.example.com redis.global 6379/tcp tag=managed
+      e2 =10.0.0.9 name=10.0.0.9 db.global 5432/tcp weight=3
+      e3 =2001:db8::9 name=2001:db8::9 db.global 5432/tcp
+      e4 =10.0.0.10 name=10.0.0.10 unhealthy db.global 5432/tcp
+      e5 =cache.example.com name=cache.example.com cache.global
+      e6 =10.0.0.11 name=10.0.0.11 plain.global
+";
+
+#[test]
+fn an_external_service_stands_in_the_place_of_all_containers_of_its_name() {
+    World::parse(MOVED).check(
+        "f1 | A redis.global.svc.internal | FOLLOW A redis.example.com.
+         host | AAAA redis.svc.internal | FOLLOW AAAA redis.example.com.
+         host | MX redis.svc.internal | FOLLOW MX redis.example.com.
+         host | A all.redis.global.svc.internal | FOLLOW A redis.example.com.
+         host | CNAME redis.svc.internal | redis.example.com.
+         stranger | A redis.global.svc.internal | redis.example.com.
+         f1 | A redis.svc.internal | 172.18.0.3
+         f1 | SRV redis.global.svc.internal | 0 1 6379 redis.example.com.
+         host | SRV cache.svc.internal | NODATA
+         host | TXT redis.svc.internal | managed
+         host | A a10000000000.redis.global.svc.internal | NXDOMAIN
+         host | A e10000000000.redis.global.svc.internal | FOLLOW A redis.example.com.
+         f2 | A redis.global.svc.internal | NODATA
+         f2 | SRV redis.global.svc.internal | NODATA
+         f1 | A db. | 10.0.0.9
+         f1 | AAAA db. | 2001:db8::9
+         stranger | A db.global.svc.internal | 10.0.0.9
+         f1 | A all.db.global.svc.internal | 10.0.0.10 10.0.0.9
+         f1 | A 10-0-0-9.db.global.svc.internal | 10.0.0.9
+         f1 | A plain.svc.internal | 10.0.0.11
+         f2 | A db. | NODATA",
+    );
+}
+
+#[test]
+fn without_upstreams_another_name_is_told_but_not_followed() {
+    let mut world = World::parse(MOVED);
+    world.settings.forwarding = false;
+    world.check("f1 | A redis.global.svc.internal | redis.example.com.");
+}

@@ -82,6 +82,7 @@ pub fn rule(way: Way, candidate: &Candidate) -> Reason {
             reason("link-layer", format!("rule 3: {network} gives it an address in the network around its host"), "")
         }
         Rule::Published => reason("published", "rule 4: its port is published on its host", ""),
+        Rule::External => reason("external", "an operator registered its address as an external service", ""),
     }
 }
 
@@ -116,6 +117,10 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
             "its port is published on an address that means something on its own host only",
             "publish it on an address that other hosts reach",
         ),
+        Obstacle::OtherFamily => {
+            reason("other-family", "it was registered with addresses of the other family only", "")
+        }
+        Obstacle::Named => reason("named", "it was registered with another name (CNAME), which has the addresses", ""),
     }
 }
 
@@ -158,6 +163,11 @@ pub fn out(out: &Out, number: Option<u16>) -> Reason {
             "numbers-differ",
             "Docker published its ports under other numbers in IPv6 than in IPv4",
             "publish them under numbers of your own",
+        ),
+        Out::Replaced => reason(
+            "replaced",
+            "the service is registered as an external one, which stands in the place of all containers of this name",
+            "portolan unregister the service to answer with containers again",
         ),
         Out::Far => reason("far", "enough others are nearer (--prefer)", "SRV holds it, at a higher priority"),
     }

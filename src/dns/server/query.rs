@@ -17,7 +17,7 @@ use super::{
 use crate::dns::{
     answer::{Snapshot, locate},
     forward::Forwarder,
-    wire::{Outcome, ResponseCode, Transport, failure, respond},
+    wire::{Follow, Outcome, ResponseCode, Transport, failure, followed, respond},
 };
 
 /// What becomes of a query right now.
@@ -43,6 +43,7 @@ pub(super) struct Later {
 
 enum Reason {
     Forward,
+    Follow(Box<Follow>),
     UnknownAsker,
 }
 
@@ -64,6 +65,7 @@ pub(super) fn decide(
         Outcome::Reply(reply) => return Verdict::Reply(reply),
         Outcome::Drop => return Verdict::Drop,
         Outcome::Forward(_) => (Reason::Forward, &shared.forwarding),
+        Outcome::Follow(follow) => (Reason::Follow(follow), &shared.forwarding),
         Outcome::Wait => (Reason::UnknownAsker, &shared.waiting),
     };
     match caps.admit(source) {
@@ -100,8 +102,9 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
         shard.count(Counter::OverCap);
         failure(&packet, ResponseCode::ServFail)
     };
-    let _place = match reason {
-        Reason::Forward => permit,
+    let (_place, follow) = match reason {
+        Reason::Forward => (permit, None),
+        Reason::Follow(follow) => (permit, Some(follow)),
         Reason::UnknownAsker => {
             shard.count(Counter::Waited);
             let outcome = await_asker(shared, source, &packet, transport).await;
@@ -114,14 +117,24 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
                     return failure(&packet, ResponseCode::ServFail);
                 }
                 Outcome::Forward(_) => match shared.forwarding.admit(source) {
-                    Some(place) => place,
+                    Some(place) => (place, None),
+                    None => return over_cap(),
+                },
+                Outcome::Follow(follow) => match shared.forwarding.admit(source) {
+                    Some(place) => (place, Some(follow)),
                     None => return over_cap(),
                 },
             }
         }
     };
     shard.count(Counter::Forwarded);
-    forwarder.forward(&packet, transport).await
+    match follow {
+        None => forwarder.forward(&packet, transport).await,
+        Some(follow) => {
+            let reply = forwarder.forward(&follow.query(), Transport::Tcp).await?;
+            followed(&packet, transport, &follow, &reply)
+        }
+    }
 }
 
 /// Decides again on every change of what this host knows, until the asker is known or the time is up.

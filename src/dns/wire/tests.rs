@@ -89,6 +89,7 @@ fn show(outcome: Outcome) -> String {
         Outcome::Reply(reply) => reply,
         Outcome::Drop => return "DROP".into(),
         Outcome::Forward(query) => return format!("FORWARD {query}"),
+        Outcome::Follow(follow) => return format!("FOLLOW {}", follow.shown()),
         Outcome::Wait => return "WAIT".into(),
     };
     assert_eq!(reply[..2], [0xbe, 0xef], "the id");
@@ -483,7 +484,7 @@ fn check_any(world: &World, packet: &[u8], transport: Transport) -> Result<(), T
             prop_assert!(transport == Transport::Tcp || reply.len() <= 1232);
         }
         Outcome::Drop => prop_assert!(!is_query),
-        Outcome::Forward(_) | Outcome::Wait => prop_assert!(is_query),
+        Outcome::Forward(_) | Outcome::Follow(_) | Outcome::Wait => prop_assert!(is_query),
     }
     prop_assert_eq!(failure(packet, ResponseCode::ServFail).is_some(), is_query);
     Ok(())
@@ -511,5 +512,92 @@ fn figures_of_one_answer() {
             std::hint::black_box(respond(&world.snapshot(), &source, &packet, Transport::Udp, &mut rng));
         }
         println!("{kind} {name} of {count}: {:?}", start.elapsed() / rounds);
+    }
+}
+
+/// A world in which an operator registered another name, and the query for it.
+fn alias(kind: RecordType, options: impl FnOnce(&mut Message)) -> (Vec<u8>, Follow) {
+    let world = World::parse(
+        "network n1 bridge 172.18.0.0/16\nasker f1 shop n1=172.18.0.9
+        host external\n e1 =redis.example.com redis.global 6379/tcp",
+    );
+    let mut query = Message::query();
+    query.add_query(Query::query("redis.svc.internal.".parse().unwrap(), kind));
+    options(&mut query);
+    let packet = query.to_vec().unwrap();
+    match reply_to(&world, "f1", &packet, Transport::Udp) {
+        Outcome::Follow(follow) => (packet, *follow),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An upstream's answer to what is followed, with these records (`name TYPE data`).
+fn told(follow: &Follow, code: ResponseCode, records: &[&str]) -> Vec<u8> {
+    let mut message = Message::from_vec(&follow.query()).unwrap();
+    message.metadata.message_type = MessageType::Response;
+    message.metadata.response_code = code;
+    for record in records {
+        let [name, kind, data] = record.split(' ').collect::<Vec<_>>()[..] else { panic!("{record:?}") };
+        let data = match kind {
+            "CNAME" => RData::CNAME(hickory_proto::rr::rdata::CNAME(data.parse().unwrap())),
+            "A" => RData::A(data.parse().unwrap()),
+            _ => RData::AAAA(data.parse().unwrap()),
+        };
+        message.add_answer(Record::from_rdata(name.parse().unwrap(), 60, data));
+    }
+    message.to_vec().unwrap()
+}
+
+fn shown(reply: Option<Vec<u8>>) -> String {
+    let reply = Message::from_vec(&reply.unwrap()).unwrap();
+    let answers = reply.answers.iter().map(|record| format!("{} {}", record.record_type(), record.data));
+    format!("{:?} {}", reply.metadata.response_code, answers.collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn where_a_name_leads_is_handed_on_as_far_as_it_belongs_to_the_chain() {
+    let (packet, follow) = alias(RecordType::A, |_| {});
+    let asked = Message::from_vec(&follow.query()).unwrap();
+    assert_eq!(asked.queries[0].to_string(), "redis.example.com. IN A");
+    assert!(asked.metadata.recursion_desired && asked.edns.is_some());
+    let reply =
+        |code, records: &[&str]| shown(followed(&packet, Transport::Udp, &follow, &told(&follow, code, records)));
+    let ours = "CNAME redis.example.com.";
+    assert_eq!(
+        reply(ResponseCode::NoError, &["redis.example.com. A 192.0.2.7"]),
+        format!("NoError {ours}, A 192.0.2.7")
+    );
+    assert_eq!(
+        reply(
+            ResponseCode::NoError,
+            &["redis.example.com. CNAME r.example.net.", "r.example.net. A 192.0.2.7", "r.example.net. A 192.0.2.8"]
+        ),
+        format!("NoError {ours}, CNAME r.example.net., A 192.0.2.7, A 192.0.2.8")
+    );
+    assert_eq!(
+        reply(ResponseCode::NoError, &["bank.example. A 192.0.2.66", "redis.example.com. AAAA 2001:db8::7"]),
+        format!("NoError {ours}"),
+        "what was not asked for is not handed on"
+    );
+    assert_eq!(reply(ResponseCode::NoError, &[]), format!("NoError {ours}"));
+    assert_eq!(reply(ResponseCode::NXDomain, &[]), format!("NXDomain {ours}"), "RFC 6604 section 3");
+    assert_eq!(reply(ResponseCode::Refused, &[]), "ServFail ");
+    assert_eq!(shown(followed(&packet, Transport::Udp, &follow, b"nonsense")), "ServFail ");
+    let many: Vec<String> = (0..200).map(|n| format!("redis.example.com. A 192.0.2.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long = followed(&packet, Transport::Udp, &follow, &told(&follow, ResponseCode::NoError, &many)).unwrap();
+    assert!(long.len() <= 512 && Message::from_vec(&long).unwrap().metadata.truncation);
+}
+
+proptest! {
+    #[test]
+    fn whatever_an_upstream_says_the_reply_is_one(reply in prop::collection::vec(any::<u8>(), 0..300), cut in 0usize..100) {
+        let (packet, follow) = alias(RecordType::AAAA, |_| {});
+        let mut real = told(&follow, ResponseCode::NoError, &["redis.example.com. AAAA 2001:db8::7"]);
+        real.truncate(real.len().saturating_sub(cut));
+        for foreign in [reply, real] {
+            let reply = followed(&packet, Transport::Udp, &follow, &foreign).unwrap();
+            prop_assert!(Message::from_vec(&reply).is_ok() && reply.len() <= 512 && reply[..2] == packet[..2]);
+        }
     }
 }

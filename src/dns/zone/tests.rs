@@ -113,6 +113,7 @@ fn publication() -> impl Strategy<Value = Box<Publication>> {
             services: offers.collect(),
             networks: networks.collect(),
             directory: None,
+            elsewhere: None,
         })
     })
 }

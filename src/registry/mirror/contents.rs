@@ -10,9 +10,11 @@ use imbl::OrdMap;
 
 use super::super::{
     call::{Change, KeyValue, Revision},
+    external,
     record::{self, Interner, Key, Keys},
 };
-use crate::model::{Host, HostId, Origin, Problem, Publication, Session, ShortId};
+use super::View;
+use crate::model::{ExternalName, Externals, Host, HostId, Origin, Problem, Publication, Session, ShortId};
 
 /// Most broken keys that are remembered, each with a problem of some 200 octets. Further ones are skipped unseen.
 const MAX_BROKEN: usize = 1_000;
@@ -39,7 +41,10 @@ impl Seen {
 
 /// The revisions of every key that means something, also of those whose value is broken.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(BTreeMap<HostId, OfHost>);
+pub(super) struct Ledger {
+    hosts: BTreeMap<HostId, OfHost>,
+    externals: BTreeMap<ExternalName, Seen>,
+}
 
 #[derive(Debug, Default)]
 struct OfHost {
@@ -50,17 +55,29 @@ struct OfHost {
 impl Ledger {
     pub(super) fn get(&self, key: &Key) -> Option<Seen> {
         match key {
-            Key::Session(host) => self.0.get(host)?.session,
-            Key::Instance(host, container) => self.0.get(host)?.instances.get(container).copied(),
+            Key::Session(host) => self.hosts.get(host)?.session,
+            Key::Instance(host, container) => self.hosts.get(host)?.instances.get(container).copied(),
+            Key::External(name) => self.externals.get(name).copied(),
             Key::Echo(_) => None,
         }
     }
 
     fn set(&mut self, key: &Key, seen: Option<Seen>) {
-        let (Key::Session(host) | Key::Instance(host, _)) = key else { return };
-        let of_host = match self.0.get_mut(host) {
+        let host = match (key, seen) {
+            (Key::Session(host) | Key::Instance(host, _), _) => host,
+            (Key::External(name), Some(seen)) => {
+                self.externals.insert(name.clone(), seen);
+                return;
+            }
+            (Key::External(name), None) => {
+                self.externals.remove(name);
+                return;
+            }
+            (Key::Echo(_), _) => return,
+        };
+        let of_host = match self.hosts.get_mut(host) {
             Some(known) => known,
-            None => self.0.entry(host.clone()).or_default(),
+            None => self.hosts.entry(host.clone()).or_default(),
         };
         match (key, seen) {
             (Key::Instance(_, container), Some(seen)) => drop(of_host.instances.insert(*container, seen)),
@@ -68,16 +85,17 @@ impl Ledger {
             (_, seen) => of_host.session = seen,
         }
         if of_host.session.is_none() && of_host.instances.is_empty() {
-            self.0.remove(host);
+            self.hosts.remove(host);
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, Seen)> {
-        self.0.iter().flat_map(|(host, of_host)| {
+        let hosts = self.hosts.iter().flat_map(|(host, of_host)| {
             let session = of_host.session.map(|seen| (Key::Session(host.clone()), seen));
             let instance = |(container, seen): (&ShortId, &Seen)| (Key::Instance(host.clone(), *container), *seen);
             session.into_iter().chain(of_host.instances.iter().map(instance))
-        })
+        });
+        hosts.chain(self.externals.iter().map(|(name, seen)| (Key::External(name.clone()), *seen)))
     }
 }
 
@@ -90,6 +108,7 @@ pub(super) struct Gap(pub(super) Revision);
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) hosts: OrdMap<Origin, Arc<Host>>,
+    pub(super) externals: Externals,
     pub(super) ledger: Ledger,
     pub(super) broken: BTreeMap<Vec<u8>, Problem>,
     /// Hosts that wait to be acknowledged, with the revision of their session.
@@ -168,6 +187,10 @@ impl Contents {
                 .and_then(|known| known.host(host)?.publications.get(container).cloned())
                 .map_or_else(|| record::decode(*container, &kv.value, interner).map(Arc::new), Ok)
                 .map(|publication| drop(self.host_mut(host).publications.insert(*container, publication))),
+            Key::External(name) => known
+                .and_then(|known| known.externals.get(name).cloned())
+                .map_or_else(|| external::decode(&kv.value).map(Arc::new), Ok)
+                .map(|external| drop(self.externals.insert(name.clone(), external))),
             Key::Echo(_) => Ok(()),
         };
         match outcome {
@@ -184,7 +207,7 @@ impl Contents {
         self.remember_broken(
             key,
             "a key that means nothing",
-            "<host>/session or <host>/instances/<container>: delete it",
+            "hosts/<host>/session, hosts/<host>/instances/<container> or external/<namespace>/<service>: delete it",
         );
     }
 
@@ -196,7 +219,11 @@ impl Contents {
     }
 
     fn withdraw(&mut self, key: &Key) {
-        let (Key::Session(id) | Key::Instance(id, _)) = key else { return };
+        let id = match key {
+            Key::Session(id) | Key::Instance(id, _) => id,
+            Key::External(name) => return drop(self.externals.remove(name)),
+            Key::Echo(_) => return,
+        };
         if matches!(key, Key::Session(_)) {
             self.waiting.remove(id);
         }
@@ -221,7 +248,11 @@ impl Contents {
     }
 
     /// Takes as much of its structure from `before` as is the same, so that a reader of both finds only what differs.
-    pub(super) fn share_with(&mut self, before: &OrdMap<Origin, Arc<Host>>) {
+    pub(super) fn share_with(&mut self, before: &View) {
+        if self.externals == before.externals {
+            self.externals = before.externals.clone();
+        }
+        let before = &before.hosts;
         let mut shared = before.clone();
         for origin in before.keys().filter(|origin| !self.hosts.contains_key(*origin)) {
             shared.remove(origin);

@@ -409,3 +409,47 @@ fn it_is_known_which_revision_another_host_waits_for() {
     bench.tell(changes);
     assert_eq!(bench.mirror.view().asked, 0, "a host that is gone waits for nobody");
 }
+
+#[test]
+fn external_services_are_followed_as_hosts_are() {
+    let key = b"/portolan/v1/external/global/redis".to_vec();
+    let value = |text: &str| text.as_bytes().to_vec();
+    let mut bench = Bench::new();
+    bench.put_value(key.clone(), value(r#"{"cname":"a.example.com"}"#));
+    bench.put(A);
+    bench.give(Input::Tick);
+    let known = |bench: &Bench| -> Vec<String> {
+        let externals = bench.mirror.view().externals.iter();
+        externals.map(|(name, external)| crate::registry::external::words(name, external)).collect()
+    };
+    assert_eq!((known(&bench), bench.known()), (vec!["redis cname=a.example.com".to_owned()], vec![A.to_owned()]));
+    for (text, expected) in [
+        (r#"{"addresses":[{"ip":"10.0.0.9","port":6379}]}"#, vec!["redis address=10.0.0.9:6379".to_owned()]),
+        (r#"{"addresses":[{"ip":"127.0.0.1"}]}"#, vec![]),
+        (r#"{"cname":"b.example.com"}"#, vec!["redis cname=b.example.com".to_owned()]),
+    ] {
+        bench.put_value(key.clone(), value(text));
+        let changes = bench.pending();
+        bench.tell(changes);
+        assert_eq!(known(&bench), expected);
+        assert_eq!(bench.mirror.view().problems.len(), usize::from(expected.is_empty()), "{text}");
+    }
+    bench.write(Op::Delete { key: key.clone() });
+    let changes = bench.pending();
+    bench.tell(changes);
+    assert_eq!((known(&bench), bench.lists), (vec![], 1));
+    // A lost change is found by the full compare.
+    bench.put_value(key, value(r#"{"cname":"c.example.com"}"#));
+    bench.tell(Vec::new());
+    for _ in 0..40 {
+        bench.pass(10);
+    }
+    assert_eq!(known(&bench), ["redis cname=c.example.com"]);
+    assert_eq!(bench.mirror.status().repairs, 1);
+    for stray in ["Global/redis", "redis", "a/b/c"] {
+        bench.put_value(format!("/portolan/v1/external/{stray}").into_bytes(), value("{}"));
+    }
+    let changes = bench.pending();
+    bench.tell(changes);
+    assert_eq!(bench.mirror.view().problems.len(), 3, "keys that name nothing are shown");
+}

@@ -41,6 +41,7 @@ fn publication(container: ShortId) -> Publication {
         services: [offer].into(),
         networks: [network(Driver::Bridge, "172.18.0.2")].into(),
         directory: None,
+        elsewhere: None,
     }
 }
 

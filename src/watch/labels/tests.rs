@@ -107,7 +107,10 @@ fn a_port_may_have_a_service_of_its_own() {
     check(&["SERVICE_80-443_NAME=both"], "both.global 80/tcp 443/tcp");
     check(&["SERVICE_1-90_NAME=low", "SERVICE_1-60000_NAME=wide"], "low.global 80/tcp; wide.global 443/tcp");
     check(&["SERVICE_80_NAME=api", "SERVICE_1-60000_NAME=wide"], "api.global 80/tcp; wide.global 443/tcp");
-    check(&["SERVICE_80_TCP_NAME=api", "SERVICE_80_NAME=web", "SERVICE_443_udp_NAME=no"], "api.global 80/tcp");
+    check(
+        &["SERVICE_80_TCP_NAME=api", "SERVICE_80_NAME=web", "SERVICE_443_udp_NAME=no"],
+        "api.global 80/tcp; box.default 443/tcp",
+    );
     check(&["SERVICE_90-80_NAME=no", "SERVICE_0-80_NAME=no"], "box.default 80/tcp 443/tcp");
     check(&["SERVICE_9000_NAME=extra"], "box.default 80/tcp 443/tcp; extra.global 9000/tcp");
     check(&["SERVICE_80_NAME=api", "portolan.port=443"], "api.global 80/tcp; box.default:443 443/tcp");

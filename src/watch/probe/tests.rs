@@ -86,6 +86,7 @@ fn desired(container: ShortId, check: Check) -> Arc<Desired> {
         services: [offer].into(),
         networks: [host].into(),
         directory: None,
+        elsewhere: None,
     };
     let checks = Checks { life: 0, all: [check].into() };
     Arc::new(Desired {

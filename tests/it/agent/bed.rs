@@ -155,7 +155,9 @@ impl Home {
         let mut command = portolan();
         command.args(arguments);
         match arguments.first() {
-            Some(&("leave" | "drain" | "undrain")) => command.arg("--control").arg(self.control()),
+            Some(&("leave" | "drain" | "undrain" | "register" | "unregister")) => {
+                command.arg("--control").arg(self.control())
+            }
             _ => command.args(["--api", &format!("http://{}", self.http)]),
         };
         command.output().expect("the binary starts")

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Durati
 use portolan::{
     api::{
         Facts, RegistryFacts,
-        http::{ControlSocket, Limits, MAX_WATCHERS},
+        control::ControlSocket,
+        http::{Limits, MAX_WATCHERS},
     },
     model::{Catalog, Label, Origin, Phase, Problem, Publication},
 };

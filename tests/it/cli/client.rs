@@ -274,3 +274,37 @@ async fn something_else_that_answers_is_no_agent() {
     assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("no proper answer from {api}")));
     rude.await.expect("it was asked");
 }
+
+#[tokio::test]
+async fn register_tells_what_it_replaces_and_unregister_what_is_gone() {
+    for (arguments, expected) in [
+        (
+            &["register", "db", "--address", "10.0.0.9:5432"][..],
+            "exit 0\n--- stdout\ndb.global\n--- stderr\nregistered db address=10.0.0.9:5432\n",
+        ),
+        (
+            &["register", "redis", "--cname", "r.example.com", "-o", "json"],
+            "exit 0\n--- stdout\n{\"name\":\"redis.global\",\"replaced\":\"redis address=10.0.0.8\"}\n\
+             --- stderr\nregistered redis cname=r.example.com; before: redis address=10.0.0.8\n",
+        ),
+        (
+            &["unregister", "redis"],
+            "exit 0\n--- stdout\nredis.global\n--- stderr\nunregistered redis address=10.0.0.8\n",
+        ),
+        (
+            &["unregister", "db"],
+            "exit 3\n--- stdout\n--- stderr\nerror: no external service is registered as db.global\n",
+        ),
+        (
+            &["register", "redis", "--cname", "web.svc.internal"],
+            "exit 2\n--- stdout\n--- stderr\nerror: \"web.svc.internal\" lies in our own zone: a name outside of svc.internal, \
+             or the addresses\n",
+        ),
+        (
+            &["register", "redis", "--address", "10.0.0.9", "--check", "tcp"],
+            "exit 2\n--- stdout\n--- stderr\nerror: check: a port is needed wherever it is asked\n",
+        ),
+    ] {
+        assert_eq!(controlled(arguments).await, expected, "{arguments:?}");
+    }
+}

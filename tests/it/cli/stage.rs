@@ -15,8 +15,10 @@ use imbl::OrdMap;
 use portolan::{
     api::{
         ApiState, AskAs, DockerFacts, Facts, ResolveError, ResolveRecord, ResolveReply, ResolveRequest,
+        control::{Control, ControlSocket, Leave, control, serve_control},
         drain::{Drained, DrainedContainer, Drains, Progress},
-        http::{Control, ControlSocket, Leave, Limits, control, public, serve_control, serve_tcp},
+        external::{Call, Externals, NotRegistered, Registered},
+        http::{Limits, public, serve_tcp},
     },
     model::{
         Attachment, Catalog, Driver, Health, Host, HostId, Label, Local, NetworkId, Offer, Origin, Phase, Port,
@@ -64,6 +66,7 @@ pub(super) fn publication(number: usize, phase: Phase) -> Arc<Publication> {
         }]
         .into(),
         directory: None,
+        elsewhere: None,
         networks: [Attachment {
             id: NetworkId("n1".into()),
             name: "shop_default".into(),
@@ -191,6 +194,24 @@ fn drains() -> Drains {
     Drains { order: Arc::new(order), progress: Arc::new(progress) }
 }
 
+/// An agent that keeps no service but `redis`, and takes any other.
+fn externals() -> Externals {
+    let register: Call = Arc::new(|text| {
+        let (name, _) = text.split_once(' ').unwrap_or((&text, ""));
+        let replaced = (name == "redis").then(|| "redis address=10.0.0.8".to_owned());
+        let registered = Registered { name: format!("{name}.global"), replaced };
+        Box::pin(async move { Ok(registered) })
+    });
+    let unregister: Call = Arc::new(|name| {
+        let outcome = match name.as_str() {
+            "redis" => Ok(Registered { name: "redis.global".into(), replaced: Some("redis address=10.0.0.8".into()) }),
+            other => Err(NotRegistered::NoSuch(format!("{other}.global"))),
+        };
+        Box::pin(async move { outcome })
+    });
+    Externals { register, unregister }
+}
+
 /// The control socket with a hand-made agent behind it.
 pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHandle<()>, mpsc::Receiver<()>) {
     let (leave, mut asked) = mpsc::channel(1);
@@ -203,7 +224,7 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
             let _ = done.send(outcome.clone());
         }
     });
-    let router = control(Control { host: host_id("a"), leave, drains: drains() });
+    let router = control(Control { host: host_id("a"), leave, drains: drains(), externals: externals() });
     let task = tokio::spawn(async move { match serve_control(socket, router, Limits::default()).await {} });
     (task, told)
 }

@@ -168,6 +168,7 @@ fn publication(id: &str, service: &str, ip: Ipv4Addr) -> Publication {
         }]
         .into(),
         directory: None,
+        elsewhere: None,
         networks: [Attachment {
             id: NetworkId("n".into()),
             name: "n".into(),

@@ -1,0 +1,160 @@
+//! What things are called: labels, hosts, containers.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+
+use super::MAX_LABEL;
+
+/// One DNS label of our zone: a service, a namespace or a part of a tag name.
+///
+/// Lower case, 1 to 63 octets out of `a-z 0-9 - _`. `_` is kept because Compose and Swarm names have it and
+/// resolvers carry it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(Arc<str>);
+
+/// Why a text is no [`Label`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// Nothing is left of it.
+    #[error("a name must not be empty")]
+    Empty,
+    /// More than 63 octets.
+    #[error("a name of {0} octets is longer than a DNS label (63)")]
+    TooLong(usize),
+    /// A character that no label of our zone holds.
+    #[error("a name holds letters, digits, '-' and '_', not {0:?}")]
+    Character(char),
+}
+
+impl Label {
+    /// Takes a name as people write it: letters are lower-cased and `.` becomes `-`; the rest must be a label.
+    pub fn parse(text: &str) -> Result<Self, LabelError> {
+        if text.is_empty() {
+            return Err(LabelError::Empty);
+        }
+        if text.len() > MAX_LABEL {
+            return Err(LabelError::TooLong(text.len()));
+        }
+        let mut label = String::with_capacity(text.len());
+        for character in text.chars() {
+            match character {
+                'a'..='z' | '0'..='9' | '-' | '_' => label.push(character),
+                'A'..='Z' => label.push(character.to_ascii_lowercase()),
+                '.' => label.push('-'),
+                other => return Err(LabelError::Character(other)),
+            }
+        }
+        Ok(Self(label.into()))
+    }
+
+    /// The namespace of names that were given explicitly without one.
+    pub fn global() -> Self {
+        static GLOBAL: std::sync::LazyLock<Label> = std::sync::LazyLock::new(|| Label("global".into()));
+        GLOBAL.clone()
+    }
+
+    /// The namespace of containers without any, of host processes and of strangers.
+    pub fn default_namespace() -> Self {
+        static DEFAULT: std::sync::LazyLock<Label> = std::sync::LazyLock::new(|| Label("default".into()));
+        DEFAULT.clone()
+    }
+
+    /// The label's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Label {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// One machine with one Docker engine and one agent; stable, kept in the state directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct HostId(Arc<str>);
+
+/// A text that is no [`HostId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a host id has 1 to 63 characters out of a-z, A-Z, 0-9, '-', '_' and '.', not {0:?}")]
+pub struct HostIdError(pub String);
+
+impl HostId {
+    /// 1 to 63 characters out of letters, digits, `-`, `_` and `.`; it is one element of an etcd key, so no `/`.
+    pub fn parse(text: &str) -> Result<Self, HostIdError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.is_empty() || text.len() > MAX_LABEL || !text.chars().all(fits) {
+            return Err(HostIdError(text.chars().take(80).collect()));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What stands in place of a host where an operator registered a service; no host may be called so.
+pub const EXTERNAL: &str = "external";
+
+/// [`EXTERNAL`] as an id.
+pub fn external_host() -> &'static HostId {
+    static HOST: std::sync::LazyLock<HostId> = std::sync::LazyLock::new(|| HostId(EXTERNAL.into()));
+    &HOST
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The first 12 hexadecimal digits of a container's id: what `docker ps` shows, what our keys and names hold.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShortId([u8; 12]);
+
+impl ShortId {
+    /// Takes the first 12 characters of a container id; `None` unless they are lower-case hexadecimal digits.
+    pub fn parse(id: &str) -> Option<Self> {
+        let digits: [u8; 12] = id.as_bytes().get(..12)?.try_into().ok()?;
+        digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(digits))
+    }
+
+    /// The 12 digits.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ShortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for ShortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
