@@ -17,4 +17,5 @@ mod hostile;
 mod lifecycle;
 mod networks;
 mod prober;
+mod projects;
 mod smoke;
