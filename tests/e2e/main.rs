@@ -19,3 +19,4 @@ mod networks;
 mod prober;
 mod projects;
 mod smoke;
+mod swarm;
