@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 project=portolan-test
 work=${CARGO_TARGET_DIR:-target}/bed
 lan=172.31.77
+# Container subnets that the hosts route between, in the tests that set up such routes. Docker's own pools lie elsewhere.
+routed=10.77.0.0/16
 hosts=(a b c)
 endpoints=http://$lan.2:2379,http://$lan.3:2379,http://$lan.4:2379
 
@@ -87,7 +89,7 @@ start_agent() {
         --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
         -v /var/run:/host/run:ro -v portolan:/var/lib/portolan \
         portolan:dev agent --docker-host unix:///host/run/docker.sock --dns docker --dns "$(address "$1"):53" --allow $lan.0/24 \
-        --etcd-endpoints $endpoints >/dev/null </dev/null
+        --routed $routed --etcd-endpoints $endpoints >/dev/null </dev/null
 }
 
 # The agent answers SERVFAIL until it has listed Docker and etcd: NOERROR for the zone itself means it is ready.
@@ -105,6 +107,7 @@ engines() {
     compose up -d
     for host in "${hosts[@]}"; do wait_for 60 "the engine of host-$host" on "$host" docker info; done
     carry portolan-test-sample:latest
+    carry portolan-test-dockercoins:latest
     wait_for 60 "etcd" docker exec $project-etcd1 etcdctl --endpoints $endpoints endpoint health
 }
 
@@ -163,7 +166,8 @@ down)
     refuse_foreign
     down
     if [ "${2:-}" = --images ]; then
-        docker image rm -f portolan:dev portolan-test-host portolan-test-sample portolan-test-etcd >/dev/null 2>&1 || true
+        docker image rm -f portolan:dev portolan-test-host portolan-test-sample portolan-test-etcd \
+            portolan-test-dockercoins >/dev/null 2>&1 || true
     fi
     rm -rf "$work"
     ;;

@@ -2,7 +2,7 @@
 # image.sh base | agent | bed: makes images, each only when its parts have changed.
 #   base   portolan-base:bookworm, Debian's small base: from this engine, else from a registry, else built from packages
 #   agent  portolan:dev, deploy/Dockerfile around target/debug/portolan (built here)
-#   bed    portolan-test-host, -sample, -etcd for the test bed
+#   bed    portolan-test-host, -sample, -etcd, -dockercoins for the test bed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -55,6 +55,11 @@ make_bed() {
     for image in host etcd sample; do
         build --target $image -t portolan-test-$image tests/e2e/bed
     done
+    # The example's stand-ins, as its README says.
+    local example=deploy/examples/dockercoins context="$target/dockercoins"
+    mkdir -p "$context"
+    rustc --edition 2024 -O -C target-feature=+crt-static -C strip=symbols -o "$context/dockercoins" $example/dockercoins.rs
+    build -f $example/Dockerfile -t portolan-test-dockercoins "$context"
 }
 
 case "${1:-}" in

@@ -21,7 +21,8 @@ use super::{
 };
 use hickory_proto::rr::RecordType;
 
-fn repository(path: &str) -> PathBuf {
+/// A file of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -36,12 +37,12 @@ fn pump(from: &mut impl Read, to: &mut impl Write) {
 }
 
 /// A host's engine as a socket on this machine: every connection is carried by `docker system dial-stdio`.
-struct Socket {
+pub(crate) struct Socket {
     directory: TempDir,
 }
 
 impl Socket {
-    fn to(host: Host) -> Self {
+    pub(crate) fn to(host: Host) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let listener = UnixListener::bind(directory.path().join("docker.sock")).expect("a socket");
         // Ends with the test's process.
@@ -53,7 +54,7 @@ impl Socket {
         Self { directory }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("unix://{}/docker.sock", self.directory.path().display())
     }
 
@@ -75,6 +76,16 @@ impl Socket {
     }
 }
 
+/// The Compose tool, whichever there is.
+pub(crate) fn compose() -> Command {
+    let plugin = Command::new("docker").args(["compose", "version"]).output().is_ok_and(|o| o.status.success());
+    let mut command = Command::new(if plugin { "docker" } else { "docker-compose" });
+    if plugin {
+        command.arg("compose");
+    }
+    command
+}
+
 /// deploy/compose.yaml on a host's engine; taken down, and the bed's own agent back, when dropped.
 struct Composed {
     host: Host,
@@ -92,11 +103,7 @@ impl Composed {
     }
 
     fn compose(&self, arguments: &[&str]) -> Result<String, String> {
-        let plugin = Command::new("docker").args(["compose", "version"]).output().is_ok_and(|o| o.status.success());
-        let mut command = Command::new(if plugin { "docker" } else { "docker-compose" });
-        if plugin {
-            command.arg("compose");
-        }
+        let mut command = compose();
         command
             .env("DOCKER_HOST", self.socket.url())
             .env("ETCD_IMAGE", "portolan-test-etcd")

@@ -23,7 +23,7 @@ use super::{
 /// Serves on port 80 and is deaf to signals, as an application is that finishes what it has begun.
 const DEAF: [&str; 3] = ["sh", "-c", "trap '' TERM INT; httpd -p 80; while :; do sleep 1; done"];
 
-fn portolan(host: Host, arguments: &[&str]) -> Result<String, String> {
+pub(crate) fn portolan(host: Host, arguments: &[&str]) -> Result<String, String> {
     host.try_docker(&[&["exec", "portolan-agent", "portolan"], arguments].concat())
 }
 

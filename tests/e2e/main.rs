@@ -10,6 +10,7 @@ mod bed;
 mod cross_host;
 mod deploy;
 mod dns;
+mod dockercoins;
 mod drain;
 mod faults;
 #[path = "../support/hostile.rs"]
@@ -17,4 +18,6 @@ mod hostile;
 mod lifecycle;
 mod networks;
 mod prober;
+mod projects;
 mod smoke;
+mod swarm;

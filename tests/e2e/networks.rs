@@ -5,56 +5,13 @@ use hickory_proto::rr::RecordType;
 use super::{
     bed::{A, B, C, HOSTS, Host, Network, SOON, addresses, eventually, expect, unique, unique_port},
     dns::Answer,
+    swarm::Swarm,
 };
-
-/// A swarm of two hosts. Engines that keep containers alive over a restart cannot join one, so that is off meanwhile.
-struct Swarm;
-
-const MEMBERS: [Host; 2] = [B, C];
-
-impl Swarm {
-    fn form() -> Self {
-        let swarm = Self;
-        live_restore(false);
-        B.docker(&["swarm", "init", "--advertise-addr", &B.address.to_string()]);
-        let token = B.docker(&["swarm", "join-token", "-q", "worker"]);
-        let (own, manager) = (C.address.to_string(), format!("{}:2377", B.address));
-        C.docker(&["swarm", "join", "--token", token.trim(), "--advertise-addr", &own, &manager]);
-        swarm
-    }
-}
-
-impl Drop for Swarm {
-    fn drop(&mut self) {
-        for host in [C, B] {
-            // A host that never joined has nothing to leave.
-            drop(host.try_docker(&["swarm", "leave", "--force"]));
-            drop(host.try_docker(&["network", "rm", "docker_gwbridge"]));
-        }
-        live_restore(true);
-    }
-}
-
-fn live_restore(on: bool) {
-    let switch = format!(
-        "sed -i 's/\"live-restore\": {}/\"live-restore\": {on}/' /etc/docker/daemon.json; kill -HUP $(pidof dockerd)",
-        !on
-    );
-    for host in MEMBERS {
-        host.shell(&switch);
-        eventually(&format!("{} has live-restore {on}", host.container), SOON, || {
-            let is_on = host.docker(&["info", "-f", "{{.LiveRestoreEnabled}}"]);
-            if is_on.trim() == on.to_string() { Ok(()) } else { Err(is_on) }
-        });
-    }
-}
 
 #[test]
 fn on_an_overlay_a_container_of_another_host_is_given_by_its_own_address_and_nobody_else_is_told() {
-    let _swarm = Swarm::form();
-    let overlay = unique("overlay");
-    B.docker(&["network", "create", "-d", "overlay", "--attachable", &overlay]);
-    let overlay = Network { host: B, name: overlay };
+    let swarm = Swarm::form(&[B, C]);
+    let overlay = swarm.overlay(&unique("overlay"));
     let service = unique("far");
     let label = format!("portolan.service={service}");
     let server = B.run(&unique("r"), &["--network", &overlay.name, "--label", &label, "--expose", "80"]);
