@@ -189,7 +189,12 @@ fn demonstration(command: &mut Command) {
 
 #[test]
 fn the_demonstration_shows_an_answer_come_and_go_and_cleans_up() {
-    demonstration(Command::new("bash").arg(repository("scripts/demo.sh")));
+    let mut command = Command::new("bash");
+    // It builds the agent. What Cargo sets for a test looks to `ring` as if it had to be built again, and all that needs it.
+    for (key, _) in std::env::vars().filter(|(key, _)| key == "CARGO_MANIFEST_DIR" || key.starts_with("CARGO_PKG_")) {
+        command.env_remove(key);
+    }
+    demonstration(command.arg(repository("scripts/demo.sh")));
 }
 
 #[test]
