@@ -148,7 +148,8 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
     }
     let own = Own { host, session: Session::default() };
     let desired = Desired { listed: true, ..Desired::default() };
-    let mut catalog = merge(&Catalog::default(), &own, &desired, &Desired::default(), mirror.view());
+    let mut catalog =
+        merge(&Catalog::default(), &own, &desired, &Desired { listed: true, ..Desired::default() }, mirror.view());
     let mut zone = Zone::default().update(&Catalog::default(), &catalog);
 
     let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
@@ -165,7 +166,7 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
         let event = WatchEvent::Changes { header: store.header(), changes };
         let (before, started) = (ALLOCATIONS.load(Relaxed), Instant::now());
         mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
-        let merged = merge(&catalog, &own, &desired, &Desired::default(), mirror.view());
+        let merged = merge(&catalog, &own, &desired, &Desired { listed: true, ..Desired::default() }, mirror.view());
         zone = zone.update(&catalog, &merged);
         took.push(started.elapsed().as_secs_f64() * 1e6);
         allocations.push((ALLOCATIONS.load(Relaxed) - before) as f64);

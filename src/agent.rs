@@ -52,7 +52,7 @@ use crate::{
         record::Keys,
         state::StateDirectory,
     },
-    watch::{docker, host, labels, probe},
+    watch::{docker, health::Presume, host, labels, probe},
 };
 
 mod advertise;
@@ -318,23 +318,31 @@ impl Agent {
         };
         let checks = probe::Options {
             commands: self.config.check_commands.value.clone(),
+            presume: Presume::AtFirst,
             // Whoever follows Docker has a thread of their own.
             runtime: Handle::current(),
             counts: Arc::clone(&self.checked),
         };
         let checks = probe::follow(checks, self.docker_desired.1.clone(), self.desired.0.clone());
         let snapshots = Snapshots::of(self);
-        let keeper = Arc::new(Keeper::new(&self.config, Arc::clone(&state), self.kept.0.clone()));
+        let found = externals::found(&state);
+        let remembered = found.externals.clone();
+        let keeper = Arc::new(Keeper::new(&self.config, Arc::clone(&state), self.kept.0.clone(), found));
         let sources = Sources {
             configured: externals::configured(&self.config.external.value),
+            remembers: (self.config.registry.value == Registry::Etcd).then(|| (remembered, Arc::clone(&state))),
             kept: self.kept.1.clone(),
             view: self.view.1.clone(),
             apex: self.config.zone.value.clone(),
             desired: self.registered.0.clone(),
         };
         spawn(tasks, "externals", sources.follow());
-        let asked_elsewhere =
-            probe::Options { commands: None, runtime: Handle::current(), counts: Arc::clone(&self.checked) };
+        let asked_elsewhere = probe::Options {
+            commands: None,
+            presume: Presume::Always,
+            runtime: Handle::current(),
+            counts: Arc::clone(&self.checked),
+        };
         let checked = probe::follow(asked_elsewhere, self.registered.1.clone(), self.externals.0.clone());
         spawn(tasks, "checks of externals", async move { checked.await.context("checks") });
         spawn(
@@ -395,8 +403,8 @@ impl Agent {
         };
         let forgetter = Arc::clone(&keeper);
         let externals = external::Externals {
-            register: Arc::new(move |text| Box::pin(Arc::clone(&keeper).change(Order::Register(text)))),
-            unregister: Arc::new(move |text| Box::pin(Arc::clone(&forgetter).change(Order::Unregister(text)))),
+            register: Arc::new(move |text| Box::pin(Arc::clone(&keeper).obey(Order::Register(text)))),
+            unregister: Arc::new(move |text| Box::pin(Arc::clone(&forgetter).obey(Order::Unregister(text)))),
         };
         let control_of = control::Control { host: self.identity.host.clone(), leave: leaves_out, drains, externals };
         let router = control::control(control_of);

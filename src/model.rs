@@ -417,6 +417,11 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// How many hosts are known, this one included.
+    pub fn docker_hosts(&self) -> usize {
+        self.hosts.keys().filter(|origin| **origin != Origin::External).count()
+    }
+
     /// Whether a name's absence may be stated: only when both sources have been listed.
     pub fn is_complete(&self) -> bool {
         self.docker_listed && self.registry_listed

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     api::external::{NotRegistered, Registered},
@@ -23,6 +23,9 @@ use crate::{
 /// What this host alone knows, and what everybody does.
 pub(super) struct Sources {
     pub(super) configured: Externals,
+    /// With etcd: what it last had, and where that is kept. Until etcd is heard it stands in, so that a service which
+    /// has moved away does not move back because this agent is restarted while etcd is down.
+    pub(super) remembers: Option<(Externals, Arc<StateDirectory>)>,
     pub(super) kept: watch::Receiver<Arc<Externals>>,
     pub(super) view: watch::Receiver<Arc<View>>,
     /// `--zone`
@@ -33,15 +36,28 @@ pub(super) struct Sources {
 impl Sources {
     /// Ends only with the agent.
     pub(super) async fn follow(mut self) -> Result<()> {
-        let mut known: Option<Externals> = None;
+        let mut known: Option<(bool, Externals, Arc<Externals>)> = None;
         loop {
-            let registered = self.view.borrow_and_update().externals.clone();
-            let kept = Externals::clone(&self.kept.borrow_and_update());
-            let all = self.configured.clone().union(kept).union(registered);
+            let (listed, registered) = {
+                let view = self.view.borrow_and_update();
+                (view.listed, view.externals.clone())
+            };
+            let kept = Arc::clone(&self.kept.borrow_and_update());
             // The view changes with every container of the fleet.
-            if known.as_ref().is_none_or(|known| *known != all) {
-                self.desired.send_replace(Arc::new(external::desired(&all, &self.apex)));
-                known = Some(all);
+            let is_known = known.as_ref().is_some_and(|(before, externals, own)| {
+                *before == listed && externals.ptr_eq(&registered) && Arc::ptr_eq(own, &kept)
+            });
+            if !is_known {
+                let theirs = match &self.remembers {
+                    Some((remembered, _)) if !listed => remembered.clone(),
+                    _ => registered.clone(),
+                };
+                let all = self.configured.clone().union(Externals::clone(&kept)).union(theirs);
+                self.desired.send_replace(Arc::new(external::desired(&all, &self.apex, listed)));
+                if listed {
+                    self.remember(&registered).await;
+                }
+                known = Some((listed, registered, kept));
             }
             tokio::select! {
                 changed = self.view.changed() => changed?,
@@ -49,6 +65,50 @@ impl Sources {
             }
         }
     }
+
+    async fn remember(&mut self, registered: &Externals) {
+        let Some((remembered, state)) = &mut self.remembers else { return };
+        if remembered == registered {
+            return;
+        }
+        if let Err(error) = save(state, texts(registered)).await {
+            tracing::warn!(error, "what is registered is not kept: a restart while etcd is down will not know it");
+        }
+        *remembered = registered.clone();
+    }
+}
+
+fn texts(externals: &Externals) -> Vec<String> {
+    externals.iter().map(|(name, external)| external::words(name, external)).collect()
+}
+
+/// It is synced to disk, which takes as long as it takes.
+async fn save(state: &Arc<StateDirectory>, texts: Vec<String>) -> Result<(), String> {
+    let state = Arc::clone(state);
+    let saved = tokio::task::spawn_blocking(move || state.save_externals(&texts)).await;
+    saved.map_err(|_| "the agent is ending".to_owned())?.map_err(|error| error.to_string())
+}
+
+/// What the state directory holds.
+pub(super) struct Found {
+    pub(super) externals: Externals,
+    /// Of a later version, perhaps: written back as it is.
+    unread: Vec<String>,
+}
+
+/// Reads what the last agent left.
+pub(super) fn found(state: &StateDirectory) -> Found {
+    let (mut externals, mut unread) = (Externals::new(), Vec::new());
+    for text in state.externals() {
+        match external::parse(&text) {
+            Ok((name, external)) => drop(externals.insert(name, Arc::new(external))),
+            Err(error) => {
+                tracing::warn!(%error, text, "a registered service cannot be read and is left out");
+                unread.push(text);
+            }
+        }
+    }
+    Found { externals, unread }
 }
 
 /// The configured ones; the file was checked before.
@@ -62,29 +122,34 @@ pub(super) struct Keeper {
     apex: String,
     state: Arc<StateDirectory>,
     kept: watch::Sender<Arc<Externals>>,
+    unread: Vec<String>,
     /// One change after the other, for each begins with what is kept.
     turn: Mutex<()>,
 }
 
 impl Keeper {
     /// Begins with what the last agent kept. With etcd nothing is: then everything is there.
-    pub(super) fn new(config: &Config, state: Arc<StateDirectory>, kept: watch::Sender<Arc<Externals>>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        state: Arc<StateDirectory>,
+        kept: watch::Sender<Arc<Externals>>,
+        Found { externals, unread }: Found,
+    ) -> Self {
         let (registry, apex) = (config.registry.value, config.zone.value.clone());
         if registry == Registry::Memory {
-            let parsed = state.externals().into_iter().filter_map(|text| {
-                let parsed = external::parse(&text);
-                if let Err(error) = &parsed {
-                    tracing::warn!(%error, text, "a registered service cannot be read and is left out");
-                }
-                parsed.ok()
-            });
-            kept.send_replace(Arc::new(parsed.map(|(name, external)| (name, Arc::new(external))).collect()));
+            kept.send_replace(Arc::new(externals));
         }
-        Self { registry, apex, state, kept, turn: Mutex::new(()) }
+        Self { registry, apex, state, kept, unread, turn: Mutex::new(()) }
     }
 
-    /// Carries out `register` with the words of [`external`](mod@external), or `unregister` with a name alone.
-    pub(super) async fn change(self: Arc<Self>, order: Order) -> Result<Registered, NotRegistered> {
+    /// Carries out `register` with the words of [`external`](mod@external), or `unregister` with a name alone. To its end,
+    /// also when nobody waits for it any more: file and answers must not part.
+    pub(super) async fn obey(self: Arc<Self>, order: Order) -> Result<Registered, NotRegistered> {
+        let changed = tokio::spawn(async move { self.change(order).await }).await;
+        changed.unwrap_or_else(|_| Err(NotRegistered::Unkept("the agent is ending".into())))
+    }
+
+    async fn change(&self, order: Order) -> Result<Registered, NotRegistered> {
         if self.registry != Registry::Memory {
             return Err(NotRegistered::Elsewhere);
         }
@@ -96,10 +161,8 @@ impl Keeper {
                 let (name, external) = external::parse(&text).map_err(invalid)?;
                 external::leads_out(&external, &self.apex).map_err(invalid)?;
                 if next.len() >= external::MAX_EXTERNALS && !next.contains_key(&name) {
-                    return Err(NotRegistered::Invalid(format!(
-                        "at most {} external services",
-                        external::MAX_EXTERNALS
-                    )));
+                    let most = format!("at most {} external services", external::MAX_EXTERNALS);
+                    return Err(NotRegistered::Invalid(most));
                 }
                 let before = next.insert(name.clone(), Arc::new(external));
                 (name, before)
@@ -110,16 +173,9 @@ impl Keeper {
                 (name, Some(before))
             }
         };
-        let texts: Vec<String> = next.iter().map(|(name, external)| external::words(name, external)).collect();
-        let state = Arc::clone(&self.state);
-        let (tell, told) = oneshot::channel();
-        // It is synced to disk, which takes as long as it takes.
-        tokio::task::spawn_blocking(move || tell.send(state.save_externals(&texts)));
-        match told.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(NotRegistered::Unkept(error.to_string())),
-            Err(_) => return Err(NotRegistered::Unkept("the agent is ending".into())),
-        }
+        let mut lines = texts(&next);
+        lines.extend_from_slice(&self.unread);
+        save(&self.state, lines).await.map_err(NotRegistered::Unkept)?;
         self.kept.send_replace(Arc::new(next));
         Ok(Registered { name: name.to_string(), replaced: before.map(|before| external::words(&name, &before)) })
     }

@@ -301,7 +301,7 @@ async fn status(State(public): State<Arc<Public>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "zone": public.state.zone,
         "catalog": {
-            "hosts": catalog.hosts.len(),
+            "hosts": catalog.docker_hosts(),
             "revision": catalog.revision,
             "cluster": catalog.cluster,
             "docker_listed": catalog.docker_listed,

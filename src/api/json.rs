@@ -142,7 +142,7 @@ pub(super) fn services(
         let json = ServiceJson {
             service: name.as_str(),
             namespace: namespace.as_str(),
-            ready: instances.iter().filter(|(_, publication, _)| publication.is_ready()).count(),
+            ready: answering(instances.iter(), |(_, held, _)| held).filter(|(_, held, _)| held.is_ready()).count(),
             answers: given(
                 instances.iter().filter_map(|(_, held, place)| Some((&**held, held.services.get(*place)?))),
                 when_none_ready,
@@ -162,6 +162,15 @@ pub(super) fn services(
     std::iter::once(head).chain(body).chain(std::iter::once(b"]}\n".to_vec()))
 }
 
+/// The instances of a service that count: the external ones where there are any, as in `dns/zone.rs`.
+fn answering<'a, T: 'a>(
+    instances: impl Iterator<Item = &'a T> + Clone,
+    publication: impl Fn(&'a T) -> &'a Publication,
+) -> impl Iterator<Item = &'a T> {
+    let any_external = instances.clone().any(|held| publication(held).elsewhere.is_some());
+    instances.filter(move |held| !any_external || publication(held).elsewhere.is_some())
+}
+
 /// Whom clients of a service are sent to: `ready` instances, those of a fallback, or `nobody`. As in `dns/ready.rs`: the
 /// policy is that of the instance with the lowest id that has one.
 pub(super) fn given<'a>(
@@ -170,7 +179,8 @@ pub(super) fn given<'a>(
 ) -> &'static str {
     let mut standings = BTreeSet::new();
     let mut own: Option<(ShortId, WhenNoneReady)> = None;
-    for (publication, offer) in instances {
+    let instances: Vec<_> = instances.collect();
+    for (publication, offer) in answering(instances.iter(), |(held, _)| held) {
         standings.insert(publication.standing());
         if let Some(policy) = offer.when_none_ready
             && own.is_none_or(|(lowest, _)| publication.container < lowest)
@@ -346,6 +356,8 @@ mod tests {
                  a @n1=172.18.0.3 unhealthy web.shop none-ready=unhealthy",
                 "unhealthy",
             ),
+            ("a @n1=172.18.0.2 web.shop\nhost external\ne =10.0.0.9 unhealthy web.shop", "unhealthy"),
+            ("a @n1=172.18.0.2 unhealthy web.shop\nhost external\ne =10.0.0.9 web.shop", "ready"),
         ];
         for (text, expected) in rows {
             let text: String = text.lines().map(|line| format!("  {}\n", line.trim())).collect();

@@ -48,7 +48,7 @@ use prometheus_client::{
 };
 
 use super::{facts::Facts, json::given};
-use crate::model::{Catalog, HostId, Local, WhenNoneReady};
+use crate::model::{Catalog, HostId, Local, Origin, WhenNoneReady};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -231,13 +231,21 @@ impl Sizes {
     fn of(catalog: &Catalog, policy: WhenNoneReady) -> Self {
         let mut ready_names = HashSet::new();
         let mut others: HashMap<_, Vec<_>> = HashMap::new();
-        let (hosts, without_ready) = (catalog.hosts.len(), ["draining", "unhealthy", "nobody"].map(|word| (word, 0)));
+        let without_ready = ["draining", "unhealthy", "nobody"].map(|word| (word, 0));
+        let hosts = catalog.docker_hosts();
+        let external = catalog.hosts.get(&Origin::External).into_iter().flat_map(|host| host.publications.values());
+        let offers = external.flat_map(|held| &held.services);
+        let replaced: HashSet<_> = offers.map(|offer| (&offer.namespace, &offer.service)).collect();
         let mut sizes = Self { hosts, services: 0, without_ready, ready: 0, not_ready: 0 };
         for publication in catalog.hosts.values().flat_map(|host| host.publications.values()) {
             let count = if publication.is_ready() { &mut sizes.ready } else { &mut sizes.not_ready };
             *count += publication.services.len();
             for offer in &publication.services {
                 let name = (&offer.namespace, &offer.service);
+                // An external service answers in its place.
+                if publication.elsewhere.is_none() && replaced.contains(&name) {
+                    continue;
+                }
                 if publication.is_ready() {
                     ready_names.insert(name);
                 } else {

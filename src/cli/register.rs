@@ -47,6 +47,9 @@ pub(super) struct Arguments {
     name: String,
     #[command(flatten)]
     place: Place,
+    /// What _NAME._tcp questions call its ports
+    #[arg(long, value_name = "NAME")]
+    port_name: Option<String>,
     /// A word for the application's own use; may be repeated
     #[arg(long, value_name = "WORD")]
     tag: Vec<String>,
@@ -119,6 +122,7 @@ impl Arguments {
         add("address", &self.place.address)?;
         add("tag", &self.tag)?;
         let single = [
+            ("port-name", &self.port_name),
             ("weight", &self.weight),
             ("check", &self.check),
             ("interval", &self.interval),

@@ -74,6 +74,7 @@ const TABLES: [(&str, &Parts); 2] = [
             ("name", ""),
             ("cname", "cname="),
             ("addresses", "address="),
+            ("port-name", "port-name="),
             ("tags", "tag="),
             ("weight", "weight="),
             ("check", "check="),

@@ -199,6 +199,7 @@ impl<'z> Stages<'_, 'z> {
             let given = self.view.ways(candidate).iter().any(|way| family.holds(way.address));
             let out = match reached {
                 _ if place.is_none() => Some(Out::Other),
+                Err(Obstacle::Named) => None,
                 Err(obstacle) => Some(Out::Unreached(obstacle)),
                 Ok(_) => (!given).then_some(Out::Differs),
             };

@@ -26,6 +26,8 @@ impl fmt::Display for ExternalName {
 pub struct External {
     /// Where it is.
     pub target: ExternalTarget,
+    /// What `_name._tcp` questions call its ports.
+    pub port_name: Option<Label>,
     /// Free words for the application's own use.
     pub tags: Box<[Arc<str>]>,
     /// Relative share of each of its addresses.

@@ -39,7 +39,8 @@ pub fn merge(previous: &Catalog, own: &Own, desired: &Desired, externals: &Desir
     Catalog {
         hosts,
         docker_listed: desired.listed,
-        registry_listed: view.listed,
+        // What operators registered is part of the registry: without it an absence cannot be stated.
+        registry_listed: view.listed && externals.listed,
         stale: view.stale_since.is_some(),
         revision: view.revision,
         cluster: view.cluster,
@@ -96,7 +97,7 @@ mod tests {
         for (listed, nonce, expected) in
             [(true, "n1", vec!["own", "b"]), (false, "n1", vec!["a", "b"]), (true, "stranger", vec!["own", "a", "b"])]
         {
-            let catalog = merge(&Catalog::default(), &own(), &desired(listed), &Desired::default(), &view(nonce));
+            let catalog = merge(&Catalog::default(), &own(), &desired(listed), &listed_externals(), &view(nonce));
             let origins: Vec<_> = catalog
                 .hosts
                 .keys()
@@ -108,6 +109,17 @@ mod tests {
                 .collect();
             assert_eq!(origins, expected, "listed {listed}, nonce {nonce}");
         }
+    }
+
+    fn listed_externals() -> Desired {
+        Desired { listed: true, ..Desired::default() }
+    }
+
+    #[test]
+    fn nothing_is_complete_before_external_services_have_been_looked_at() {
+        let merged = |externals: &Desired| merge(&Catalog::default(), &own(), &desired(true), externals, &view("n1"));
+        assert!(merged(&listed_externals()).is_complete());
+        assert!(!merged(&Desired::default()).is_complete());
     }
 
     #[test]

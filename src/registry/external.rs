@@ -5,6 +5,7 @@
 //! | `redis`, `redis.shop` | the name, and its namespace; `global` without one |
 //! | `cname=HOST[:PORT]` | it is found under this name |
 //! | `address=IP[:PORT]` | it is found there; any number of them |
+//! | `port-name=WORD` | what `_word._tcp` questions call its ports |
 //! | `tag=WORD`, `weight=N` | as the labels of containers |
 //! | `check=tcp`, `check=http:/PATH`, `check=https:/PATH` | how each agent finds out whether it answers |
 //! | `interval=10s`, `timeout=5s`, `rise=1`, `fall=3` | of the check |
@@ -92,6 +93,7 @@ pub fn parse(text: &str) -> Result<(ExternalName, External), ExternalError> {
                 (wire.cname, wire.port) = (Some(host.into()), port);
             }
             "address" => wire.addresses.push(address(value)?),
+            "port-name" => wire.port_name = Some(value.into()),
             "tag" => wire.tags.push(value.into()),
             "weight" => wire.weight = value.parse().map_err(|_| ExternalError(format!("{word:?}: 0 to 65535")))?,
             "check" => {
@@ -105,7 +107,7 @@ pub fn parse(text: &str) -> Result<(ExternalName, External), ExternalError> {
             "fall" => check.fall = Some(number()?),
             _ => {
                 return wrong(format!(
-                    "{key:?} is unknown: cname, address, tag, weight, check, interval, timeout, rise, fall"
+                    "{key:?} is unknown: cname, address, port-name, tag, weight, check, interval, timeout, rise, fall"
                 ));
             }
         }
@@ -130,8 +132,10 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), ExternalError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         !label.is_empty() && label.len() <= crate::model::MAX_LABEL && label.chars().all(plain)
     };
-    if host.parse::<IpAddr>().is_ok() {
-        return wrong(format!("{text:?} is an address: give it as one"));
+    let last = host.rsplit('.').next().unwrap_or_default();
+    // `10.0.0.256` is a slip of the finger, and no top-level domain is a number (RFC 3696 section 2).
+    if host.parse::<IpAddr>().is_ok() || !last.is_empty() && last.bytes().all(|digit| digit.is_ascii_digit()) {
+        return wrong(format!("{text:?} is an address, or nearly one: give it as --address"));
     }
     if host.len() > MAX_HOST || !host.contains('.') || !host.split('.').all(is_label) {
         return wrong(format!("{text:?} is no host name of two labels and more, such as redis.example.com:6379"));
@@ -168,6 +172,8 @@ struct Wire<'a> {
     port: Option<u16>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<AddressWire>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    port_name: Option<Cow<'a, str>>,
     #[serde(default, borrow, skip_serializing_if = "Vec::is_empty")]
     tags: Vec<Cow<'a, str>>,
     #[serde(default = "one")]
@@ -178,7 +184,8 @@ struct Wire<'a> {
 
 impl Default for Wire<'_> {
     fn default() -> Self {
-        Self { cname: None, port: None, addresses: Vec::new(), tags: Vec::new(), weight: one(), check: None }
+        let (cname, port, port_name, check) = (None, None, None, None);
+        Self { cname, port, addresses: Vec::new(), port_name, tags: Vec::new(), weight: one(), check }
     }
 }
 
@@ -212,6 +219,7 @@ fn one() -> u16 {
 /// An external service as it is stored.
 pub fn encode(external: &External) -> Vec<u8> {
     let mut wire = Wire {
+        port_name: external.port_name.as_ref().map(|name| Cow::Borrowed(name.as_str())),
         tags: external.tags.iter().map(|tag| Cow::Borrowed(tag.as_ref())).collect(),
         weight: external.weight,
         check: external.check.as_ref().map(check_wire),
@@ -264,13 +272,18 @@ fn external(wire: Wire<'_>) -> Result<External, ExternalError> {
         (None, false) => {
             // An address of everybody is nobody's; P7 keeps askers from being led to themselves.
             let astray = |ip: &IpAddr| {
-                let local = matches!(ip, IpAddr::V4(ip) if ip.is_link_local());
+                let local = match ip.to_canonical() {
+                    IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+                    IpAddr::V6(ip) => ip.is_unicast_link_local(),
+                };
+                let ip = ip.to_canonical();
                 ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || local
             };
             if let Some(AddressWire { ip, .. }) = wire.addresses.iter().find(|address| astray(&address.ip)) {
                 return wrong(format!("{ip} is another machine for everybody: an address that all hosts reach"));
             }
-            let mut all: Vec<_> = wire.addresses.into_iter().map(|address| (address.ip, address.port)).collect();
+            let mut all: Vec<_> =
+                wire.addresses.into_iter().map(|address| (address.ip.to_canonical(), address.port)).collect();
             all.sort_unstable();
             all.dedup();
             ExternalTarget::Addresses(all.into())
@@ -282,7 +295,10 @@ fn external(wire: Wire<'_>) -> Result<External, ExternalError> {
         return wrong("a port is 1 to 65535");
     }
     let check = wire.check.map(|check| self::check(&check, &target)).transpose()?;
-    Ok(External { target, tags: wire.tags.iter().map(|tag| tag.as_ref().into()).collect(), weight: wire.weight, check })
+    let port_name = wire.port_name.map(|name| Label::parse(&name)).transpose();
+    let port_name = port_name.map_err(|error| ExternalError(format!("port-name: {error}")))?;
+    let tags = wire.tags.iter().map(|tag| tag.as_ref().into()).collect();
+    Ok(External { target, port_name, tags, weight: wire.weight, check })
 }
 
 fn check(wire: &CheckWire<'_>, target: &ExternalTarget) -> Result<Check, ExternalError> {
@@ -338,6 +354,7 @@ pub fn words(name: &ExternalName, external: &External) -> String {
             Some(port) => format!("address={}", SocketAddr::new(*ip, *port)),
         })),
     }
+    words.extend(external.port_name.iter().map(|name| format!("port-name={name}")));
     words.extend(external.tags.iter().map(|tag| format!("tag={tag}")));
     if external.weight != one() {
         words.push(format!("weight={}", external.weight));
@@ -367,12 +384,14 @@ pub fn leads_out(external: &External, apex: &str) -> Result<(), ExternalError> {
 
 /// What is answered for external services, as a host would publish it: one publication for each address, one for a name.
 /// A name that leads back into our own zone, below `apex`, is a problem.
-pub fn desired(externals: &Externals, apex: &str) -> Desired {
-    let mut desired = Desired { listed: true, ..Desired::default() };
+/// `listed`: the registry has been, so these are all there are.
+pub fn desired(externals: &Externals, apex: &str, listed: bool) -> Desired {
+    let mut desired = Desired { listed, ..Desired::default() };
     let (mut publications, mut checks) = (OrdMap::new(), OrdMap::new());
     let mut problems = Vec::new();
     for (name, external) in externals.iter().take(MAX_EXTERNALS) {
-        if let Err(ExternalError(expected)) = leads_out(external, apex) {
+        let forbidden = reserved(&name.service, &name.namespace).map_or(Ok(()), wrong);
+        if let Err(ExternalError(expected)) = leads_out(external, apex).and(forbidden) {
             problems.push(Problem::new(format!("external service {name}"), &words(name, external), expected));
             continue;
         }
@@ -401,7 +420,7 @@ pub fn desired(externals: &Externals, apex: &str) -> Desired {
 fn publications(name: &ExternalName, external: &External) -> Vec<(Publication, Option<u16>)> {
     let publish = |text: &str, elsewhere, numbers: &[u16]| {
         let port = |number: &u16| Port {
-            name: None,
+            name: external.port_name.clone(),
             port: *number,
             proto: Proto::Tcp,
             published: Box::default(),

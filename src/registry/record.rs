@@ -141,6 +141,11 @@ impl Keys {
         WatchRange { start: self.external.clone(), end: prefix_end(&self.hosts) }
     }
 
+    /// Whether a key lies where only keys lie that we know: what lies between may be of a later version.
+    pub fn is_ours(&self, key: &[u8]) -> bool {
+        key.starts_with(&self.external) || key.starts_with(&self.hosts)
+    }
+
     /// Everything of every host.
     pub fn hosts_range(&self) -> WatchRange {
         WatchRange { start: self.hosts.clone(), end: prefix_end(&self.hosts) }

@@ -8,7 +8,7 @@
 //! | `host-id` | who this host is | at the first start |
 //! | `session.json` | nonces that are ours, and our lease | at every claim |
 //! | `drains.json` | what the operator has drained | at every `drain` and `undrain` |
-//! | `externals.json` | what the operator registered, with the embedded registry | at every `register` and `unregister` |
+//! | `externals.json` | what the operator registered; with etcd what it last had | at every `register` and `unregister`, at every change |
 //! | `lock` | held while an agent runs | at every start |
 
 use std::{
@@ -31,7 +31,7 @@ const DRAINS: &str = "drains.json";
 const EXTERNALS: &str = "externals.json";
 const LOCK: &str = "lock";
 /// Largest file of ours that is read: a session file is a few hundred octets, a thousand drained containers 110,000, a thousand registered services as much.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 4 << 20;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +147,13 @@ impl StateDirectory {
     /// Keeps what the operator has registered.
     pub fn save_externals(&self, words: &[String]) -> Result<(), StateError> {
         let text = serde_json::to_vec(words).expect("texts are always JSON");
+        if text.len() as u64 > MAX_FILE {
+            let source = io::Error::other(format!(
+                "{} octets of at most {MAX_FILE}: fewer services, or shorter tags",
+                text.len()
+            ));
+            return Err(StateError::Io { act: "write", path: self.path.join(EXTERNALS), source });
+        }
         self.replace(EXTERNALS, &text)
     }
 
@@ -208,6 +215,17 @@ mod tests {
         let state = StateDirectory::open(&path).unwrap();
         assert_eq!((state.host_id(None).unwrap(), state.session()), (id, session));
         assert_eq!((mode(&path), mode(&path.join(SESSION)), mode(&path.join(HOST_ID))), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let few = vec!["redis cname=a.example.com".to_owned()];
+        state.save_externals(&few).unwrap();
+        let error = state.save_externals(&vec!["x".repeat(1000); 5000]).unwrap_err().to_string();
+        assert!(error.contains("fewer services"), "{error}");
+        assert_eq!(state.externals(), few);
     }
 
     #[test]

@@ -50,6 +50,15 @@ pub enum Commands {
     Denied,
 }
 
+/// Who is presumed healthy until the first result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presume {
+    /// What was there when the agent came.
+    AtFirst,
+    /// Everybody: what an operator registers is meant to be given at once, also while the first question is under way.
+    Always,
+}
+
 /// The right to bring the result of one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
@@ -93,6 +102,7 @@ pub struct Turn {
 #[derive(Debug)]
 pub struct Monitor {
     commands: Commands,
+    presume: Presume,
     docker: Arc<Desired>,
     published: Arc<Desired>,
     wards: BTreeMap<ShortId, Ward>,
@@ -180,9 +190,10 @@ fn worse(a: Health, b: Health) -> Health {
 
 impl Monitor {
     /// Knows nothing yet.
-    pub fn new(commands: Commands) -> Self {
+    pub fn new(commands: Commands, presume: Presume) -> Self {
         Self {
             commands,
+            presume,
             docker: Arc::default(),
             published: Arc::default(),
             wards: BTreeMap::new(),
@@ -224,7 +235,7 @@ impl Monitor {
         if !self.wards.get(&id).is_some_and(is_same) {
             let states = checks.all.iter().map(|check| State {
                 verdict: match check.initial {
-                    _ if !was_listed => Verdict::Presumed,
+                    _ if !was_listed || self.presume == Presume::Always => Verdict::Presumed,
                     Initial::Healthy => Verdict::Healthy,
                     Initial::Starting => Verdict::Starting(now),
                 },

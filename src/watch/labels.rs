@@ -192,7 +192,7 @@ impl Reader<'_> {
             directory: None,
         };
         let oneoff = self.metadata.engine(COMPOSE_ONEOFF).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if self.is_ignored() {
+        if self.is_ignored() && !self.has_port_words(&Word::Ignore) {
             let key = self.metadata.entries.get(&Key::Ignore).map(|entry| Arc::clone(&entry.key));
             return silent(Silence::Ignored(key.unwrap_or_default()));
         }
@@ -210,28 +210,25 @@ impl Reader<'_> {
         let given = if wanted.is_some() { namespace.clone() } else { Label::global() };
 
         let main_port = self.main_port();
-        let ports = self.ports(exposed, main_port);
-        let checks = self.checks(&ports, main_port).into();
-        let ports: BTreeSet<_> = match self.options.compat {
-            Compat::Registrator => ports.intersection(published).copied().collect(),
-            Compat::None | Compat::RegistratorInternal => ports,
+        let candidates = match self.options.compat {
+            Compat::None => exposed.clone(),
+            Compat::Registrator => published.clone(),
+            Compat::RegistratorInternal => exposed.union(published).copied().collect(),
         };
+        let suffixed = self.is_suffixed(&candidates);
+        let (candidates, ignored) = self.without_ignored(candidates);
+        let ports = self.ports(&candidates, main_port);
+        let checks = self.checks(&ports, main_port).into();
         let general = match self.label(&Key::Service) {
             Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
             Some(Err(())) => None,
             None if self.options.explicit => None,
             None => self.derived_service((name, image), derived, wanted.is_some().then_some(&namespace)),
         };
-        let suffixed = self.is_suffixed(&ports);
         let mut extras = registrator::Extras::default();
-        let mut ignored = None;
         let mut groups: BTreeMap<(Label, Label), Vec<Port>> = BTreeMap::new();
         for (port, proto) in &ports {
             let (port, proto) = (*port, *proto);
-            if let Some(key) = self.ignores(port, proto) {
-                ignored = Some(key);
-                continue;
-            }
             let own = match self.label(&self.metadata.of(port, proto, Word::Service)) {
                 Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
                 Some(Err(())) => continue,

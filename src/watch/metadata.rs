@@ -92,8 +92,8 @@ impl Ports {
     }
 
     /// The less, the more a key about them is meant.
-    fn breadth(self) -> (u16, bool) {
-        (self.last - self.first, self.proto.is_none())
+    pub(super) fn breadth(self) -> (u32, bool) {
+        (u32::from(self.last - self.first), self.proto.is_none())
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::health::{Commands, Monitor, Outcome, Probe, Turn};
+use super::health::{Commands, Monitor, Outcome, Presume, Probe, Turn};
 use crate::model::{Ask, Desired, Health, Security, Unshown};
 
 mod tls;
@@ -43,6 +43,8 @@ mod tls;
 pub struct Options {
     /// The directory of the programs that checks may run; `None`: they may not.
     pub commands: Option<PathBuf>,
+    /// Who is presumed healthy.
+    pub presume: Presume,
     /// Where questions are asked.
     pub runtime: Handle,
     /// What came of them.
@@ -73,7 +75,7 @@ pub async fn follow(
     let began = Instant::now();
     let commands = if options.commands.is_some() { Commands::Allowed } else { Commands::Denied };
     let directory: Arc<PathBuf> = Arc::new(options.commands.unwrap_or_default());
-    let mut monitor = Monitor::new(commands);
+    let mut monitor = Monitor::new(commands, options.presume);
     let mut running: JoinSet<(Probe, Result<(), String>)> = JoinSet::new();
     docker.mark_changed();
     loop {
@@ -133,43 +135,62 @@ fn report(probe: &Probe, result: &Result<(), String>, turn: Option<Turn>) {
 async fn ask(probe: &Probe, commands: &std::path::Path) -> Result<(), String> {
     let limit = probe.check.timeout;
     let question = async {
-        let target = match (&probe.host, probe.target) {
-            (Some(host), Some(unspecified)) => Some(look_up(host, unspecified.port()).await?),
-            (_, target) => target,
+        let targets: Vec<SocketAddr> = match (&probe.host, probe.target) {
+            (Some(host), Some(unspecified)) => look_up(host, unspecified.port()).await?,
+            (_, target) => target.into_iter().collect(),
         };
-        match (&probe.check.ask, target) {
-            (Ask::Command { program, arguments }, target) => run(commands, program, arguments, probe, target).await,
-            (Ask::Tcp, Some(target)) => connect(target).await.map(drop),
-            (Ask::Http { security, method, path }, Some(target)) => http(target, *security, method, path).await,
-            (Ask::Tcp | Ask::Http { .. }, None) => Err("no address".to_owned()),
+        match &probe.check.ask {
+            Ask::Command { program, arguments } => run(commands, program, arguments, probe, probe.target).await,
+            Ask::Tcp => connect(&targets).await.map(drop),
+            Ask::Http { security, method, path } => {
+                let (stream, target) = connect(&targets).await?;
+                let host = probe.host.as_deref();
+                http(stream, (host, target), *security, method, path).await
+            }
         }
     };
     timeout(limit, question).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
 }
 
-/// The first address that this host's resolver has for a name.
-async fn look_up(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let mut found = lookup_host((host, port)).await.map_err(|error| format!("{host}: {error}"))?;
-    found.next().ok_or_else(|| format!("{host}: no address"))
+/// The addresses that this host's resolver has for a name.
+async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let found = lookup_host((host, port)).await.map_err(|error| format!("{host}: {error}"))?;
+    Ok(found.collect())
 }
 
-async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(target).await.map_err(|error| format!("{target}: {error}"))
+/// The first of these that takes a connection.
+async fn connect(targets: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
+    let mut failure = "no address".to_owned();
+    for target in targets {
+        match TcpStream::connect(target).await {
+            Ok(stream) => return Ok((stream, *target)),
+            Err(error) => failure = format!("{target}: {error}"),
+        }
+    }
+    Err(failure)
 }
 
-async fn http(target: SocketAddr, security: Security, method: &str, path: &Unshown) -> Result<(), String> {
-    let stream = connect(target).await?;
+/// `host`: the name that it was found under, which whoever answers may serve several of.
+async fn http(
+    stream: TcpStream,
+    (host, target): (Option<&str>, SocketAddr),
+    security: Security,
+    method: &str,
+    path: &Unshown,
+) -> Result<(), String> {
+    let authority = host.map_or_else(|| target.to_string(), |host| format!("{host}:{}", target.port()));
     match security {
-        Security::Plain => request(stream, target, method, path).await,
+        Security::Plain => request(stream, target, &authority, method, path).await,
         Security::Tls => {
-            let stream = tls::connect(stream, target.ip()).await.map_err(|error| format!("{target}: tls: {error}"))?;
-            request(stream, target, method, path).await
+            let stream = tls::connect(stream, host, target.ip()).await;
+            let stream = stream.map_err(|error| format!("{target}: tls: {error}"))?;
+            request(stream, target, &authority, method, path).await
         }
     }
 }
 
 /// One request on a connection of its own. A redirection is an answer of a living server, as it is to kubelet.
-async fn request<S>(stream: S, target: SocketAddr, method: &str, path: &Unshown) -> Result<(), String>
+async fn request<S>(stream: S, target: SocketAddr, authority: &str, method: &str, path: &Unshown) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -177,7 +198,7 @@ where
     let request = Request::builder()
         .method(method)
         .uri(&*path.0)
-        .header(header::HOST, target.to_string())
+        .header(header::HOST, authority)
         .header(header::USER_AGENT, concat!("portolan/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())

@@ -12,7 +12,10 @@
 //!
 //! All else stays as it is: health, several networks, and which address the asker gets.
 
-use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     labels::{Named, Reader},
@@ -90,20 +93,21 @@ impl Reader<'_> {
             }
             Some(text).filter(|text| !text.is_empty())
         });
-        let names: BTreeSet<&Arc<str>> = metadata
-            .entries
-            .keys()
-            .filter_map(|key| match key {
-                Key::Attribute(name) => Some(name),
-                Key::Of(ports, Word::Attribute(name)) if ports.hold(port, proto) => Some(name),
-                _ => None,
-            })
-            .collect();
+        // One pass: an enemy may have hundreds of attributes for each of dozens of ports.
+        let mut nearest: BTreeMap<&Arc<str>, ((u32, bool), &Key)> = BTreeMap::new();
+        for key in metadata.entries.keys() {
+            let (name, breadth) = match key {
+                Key::Attribute(name) => (name, (u32::MAX, true)),
+                Key::Of(ports, Word::Attribute(name)) if ports.hold(port, proto) => (name, ports.breadth()),
+                _ => continue,
+            };
+            if nearest.get(name).is_none_or(|(held, _)| breadth < *held) {
+                nearest.insert(name, (breadth, key));
+            }
+        }
         let mut attributes = BTreeMap::new();
-        for name in names {
-            let own = self.text(&metadata.of(port, proto, Word::Attribute(Arc::clone(name))));
-            let found = own.or_else(|| self.text(&Key::Attribute(Arc::clone(name)))).and_then(Result::ok);
-            let Some((text, entry)) = found else { continue };
+        for (name, (_, key)) in nearest {
+            let Some(Ok((text, entry))) = self.text(key) else { continue };
             if name.len() > MAX_ATTRIBUTE || text.len() > MAX_ATTRIBUTE {
                 self.complain(&entry, &text, format!("an attribute of at most {MAX_ATTRIBUTE} octets"));
                 continue;

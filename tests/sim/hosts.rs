@@ -207,7 +207,13 @@ impl World {
     fn refresh(&mut self, slot: usize) {
         let agent = self.agent(slot);
         let before = std::mem::take(&mut agent.catalog);
-        agent.catalog = catalog::merge(&before, &agent.own, &agent.desired, &Desired::default(), agent.mirror.view());
+        agent.catalog = catalog::merge(
+            &before,
+            &agent.own,
+            &agent.desired,
+            &Desired { listed: true, ..Desired::default() },
+            agent.mirror.view(),
+        );
         self.verify_catalog(slot, &before);
     }
 

@@ -19,6 +19,7 @@ fn what_is_written_is_read_stored_and_written_again() {
             "db.shop address=10.0.0.9:5432 address=[2001:db8::9]:5432 tag=a weight=0",
         ),
         ("db address=2001:db8::9", "db address=2001:db8::9"),
+        ("db address=::ffff:10.0.0.9 port-name=SQL", "db address=10.0.0.9 port-name=sql"),
         (
             "api address=10.0.0.9:443 check=https:/health?full=1",
             "api address=10.0.0.9:443 check=https:/health?full=1 interval=10000ms timeout=5000ms rise=1 fall=3",
@@ -55,6 +56,11 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         ("redis cname=redis", "no host name of two labels"),
         ("redis cname=-", "no host name of two labels"),
         ("redis cname=10.0.0.9", "is an address"),
+        ("redis cname=10.0.0.256:6379", "or nearly one"),
+        ("redis address=::ffff:127.0.0.1", "another machine for everybody"),
+        ("redis address=fe80::1", "another machine for everybody"),
+        ("redis address=255.255.255.255", "another machine for everybody"),
+        ("redis address=10.0.0.9 port-name=a!", "port-name"),
         ("redis cname=a.b:0", "a port is 1 to 65535"),
         ("redis cname=a.b cname=c.d", "one cname"),
         ("redis cname=a.b address=10.0.0.9", "either a cname or addresses"),
@@ -105,7 +111,7 @@ fn externals(texts: &[&str]) -> Externals {
 
 #[test]
 fn each_address_is_an_instance_with_its_ports_and_its_check() {
-    let of = |texts: &[&str]| desired(&externals(texts), "svc.internal");
+    let of = |texts: &[&str]| desired(&externals(texts), "svc.internal", true);
     let made = of(&["db address=10.0.0.9:5432 address=10.0.0.9:5433 address=10.0.0.10:5432 weight=7 check=tcp"]);
     let show = |publication: &Publication| {
         let offer = &publication.services[0];
@@ -128,13 +134,21 @@ fn a_name_that_leads_back_to_us_is_a_problem_and_no_answer() {
     for (host, leads_back) in
         [("svc.internal", true), ("web.svc.internal", true), ("websvc.internal", false), ("svc.internal.net", false)]
     {
-        let made = desired(&externals(&[&format!("redis cname={host}")]), "svc.internal");
+        let made = desired(&externals(&[&format!("redis cname={host}")]), "svc.internal", true);
         assert_eq!(
             (made.publications.is_empty(), made.problems.len()),
             (leads_back, usize::from(leads_back)),
             "{host}"
         );
     }
+}
+
+#[test]
+fn a_reserved_name_in_etcd_is_a_problem_and_no_answer() {
+    let (_, external) = parsed("redis address=10.0.0.9");
+    let name = ExternalName { namespace: Label::global(), service: Label::parse("wpad").unwrap() };
+    let made = desired(&Externals::unit(name, Arc::new(external)), "svc.internal", true);
+    assert_eq!((made.publications.is_empty(), made.problems.len()), (true, 1));
 }
 
 proptest! {

@@ -127,7 +127,7 @@ impl Contents {
         let revision = change.mod_revision();
         let Some(key) = keys.parse(change.key()) else {
             match change {
-                Change::Put(kv) => self.put_unknown(kv.key),
+                Change::Put(kv) => self.put_unknown(keys, kv.key),
                 Change::Delete { key, .. } => drop(self.broken.remove(&key)),
             }
             return Ok(());
@@ -160,7 +160,7 @@ impl Contents {
     pub(super) fn list(&mut self, keys: &Keys, kv: KeyValue, interner: &mut Interner, known: Option<&Self>) {
         match keys.parse(&kv.key) {
             Some(key) => self.put(&key, kv, interner, known),
-            None => self.put_unknown(kv.key),
+            None => self.put_unknown(keys, kv.key),
         }
     }
 
@@ -203,7 +203,10 @@ impl Contents {
         }
     }
 
-    fn put_unknown(&mut self, key: Vec<u8>) {
+    fn put_unknown(&mut self, keys: &Keys, key: Vec<u8>) {
+        if !keys.is_ours(&key) {
+            return;
+        }
         self.remember_broken(
             key,
             "a key that means nothing",

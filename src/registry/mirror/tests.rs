@@ -452,4 +452,8 @@ fn external_services_are_followed_as_hosts_are() {
     let changes = bench.pending();
     bench.tell(changes);
     assert_eq!(bench.mirror.view().problems.len(), 3, "keys that name nothing are shown");
+    bench.put_value(b"/portolan/v1/filters/later".to_vec(), value("{}"));
+    let changes = bench.pending();
+    bench.tell(changes);
+    assert_eq!(bench.mirror.view().problems.len(), 3, "between the two ranges lies what a later version may have");
 }

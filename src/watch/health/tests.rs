@@ -67,7 +67,7 @@ impl Bench {
 
     fn unlisted() -> Self {
         Self {
-            monitor: Monitor::new(Commands::Denied),
+            monitor: Monitor::new(Commands::Denied, Presume::AtFirst),
             now: Duration::from_secs(100),
             rng: SmallRng::seed_from_u64(7),
             docker: Desired::default(),

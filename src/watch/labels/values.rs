@@ -54,6 +54,10 @@ impl Reader<'_> {
             Ok(found) => found,
             Err(()) => return Some(Err(())),
         };
+        // Registrator takes an empty name for none: Compose passes unset variables so.
+        if self.options.compat != Compat::None && entry.origin != Origin::Label && text.is_empty() {
+            return None;
+        }
         match Label::parse(&text) {
             Ok(label) => Some(Ok(label)),
             Err(error) => {
@@ -124,9 +128,15 @@ impl Reader<'_> {
             Key::Of(ports, Word::Service | Word::Name) => ports.single(),
             _ => None,
         }));
-        let (labelled, others): (Vec<_>, Vec<_>) = exposed.iter().partition(|(port, _)| named.contains(port));
-        let only_named = named.iter().filter(|port| !exposed.iter().any(|(exposed, _)| exposed == *port));
-        let all: Vec<(u16, Proto)> = only_named.map(|port| (*port, Proto::Tcp)).chain(labelled).chain(others).collect();
+        let (labelled, others): (Vec<_>, Vec<_>) = exposed.iter().copied().partition(|(port, _)| named.contains(port));
+        // Registrator knows only what Docker says.
+        named.retain(|port| {
+            self.options.compat == Compat::None
+                && !exposed.iter().any(|(exposed, _)| exposed == port)
+                && self.ignores(*port, Proto::Tcp).is_none()
+        });
+        let all: Vec<(u16, Proto)> =
+            named.iter().map(|port| (*port, Proto::Tcp)).chain(labelled).chain(others).collect();
         if all.len() > MAX_PORTS {
             let found = format!("{} ports", all.len());
             let fix = format!("at most {MAX_PORTS}; the rest is left out, those named by labels last");
@@ -135,11 +145,37 @@ impl Reader<'_> {
         all.into_iter().take(MAX_PORTS).collect()
     }
 
-    /// The key that ignores a port.
-    pub(super) fn ignores(&mut self, port: u16, proto: Proto) -> Option<Arc<str>> {
-        match self.text(&self.metadata.of(port, proto, Word::Ignore))? {
-            Ok((text, entry)) => (!text.is_empty()).then_some(entry.key),
-            Err(()) => Some("SERVICE_<n>_IGNORE".into()),
+    /// Whether something of that kind is said of single ports where Registrator's rules hold.
+    pub(super) fn has_port_words(&self, word: &Word) -> bool {
+        let says = |key: &Key| matches!(key, Key::Of(_, held) if held == word);
+        self.options.compat != Compat::None && self.metadata.entries.keys().any(says)
+    }
+
+    /// The ports that nothing ignores, and a key that ignores one.
+    pub(super) fn without_ignored(
+        &mut self,
+        mut ports: BTreeSet<(u16, Proto)>,
+    ) -> (BTreeSet<(u16, Proto)>, Option<Arc<str>>) {
+        let mut ignored = None;
+        ports.retain(|(port, proto)| match self.ignores(*port, *proto) {
+            Some(key) => {
+                ignored = Some(key);
+                false
+            }
+            None => true,
+        });
+        (ports, ignored)
+    }
+
+    /// The key that ignores a port: its own, else with Registrator's rules the general one.
+    fn ignores(&mut self, port: u16, proto: Proto) -> Option<Arc<str>> {
+        match self.text(&self.metadata.of(port, proto, Word::Ignore)) {
+            Some(Ok((text, entry))) => (!text.is_empty()).then_some(entry.key),
+            Some(Err(())) => Some("SERVICE_<n>_IGNORE".into()),
+            None if self.options.compat != Compat::None && self.is_ignored() => {
+                self.metadata.entries.get(&Key::Ignore).map(|entry| Arc::clone(&entry.key))
+            }
+            None => None,
         }
     }
 

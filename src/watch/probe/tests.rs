@@ -49,7 +49,7 @@ fn check(ask: Ask, port: Option<u16>) -> Check {
 /// A question as the monitor would hand it out.
 fn probe(ask: Ask, target: Option<SocketAddr>, timeout: Duration) -> Probe {
     let container = ShortId::parse("aaaaaaaaaaaa").unwrap();
-    let mut monitor = Monitor::new(Commands::Allowed);
+    let mut monitor = Monitor::new(Commands::Allowed, Presume::AtFirst);
     let idle = Ask::Command { program: Unshown("x".into()), arguments: Box::default() };
     let docker = desired(container, check(idle, None));
     monitor.apply(Duration::ZERO, docker, &mut rand::rng());
@@ -265,7 +265,8 @@ async fn what_a_check_finds_goes_on_with_dockers_own() {
     let (docker, receiver) = watch::channel(Arc::new(Desired { listed: true, ..Desired::default() }));
     let (desired_in, mut told) = watch::channel(Arc::default());
     let counts = Arc::new(Counts::default());
-    let options = Options { commands: None, runtime: Handle::current(), counts: Arc::clone(&counts) };
+    let options =
+        Options { commands: None, presume: Presume::AtFirst, runtime: Handle::current(), counts: Arc::clone(&counts) };
     let follower = tokio::spawn(follow(options, receiver, desired_in));
     timeout(DEADLINE, told.wait_for(|told| told.listed)).await.unwrap().unwrap();
     docker.send_replace(desired(container, check(Ask::Tcp, Some(port))));

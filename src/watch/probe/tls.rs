@@ -27,10 +27,14 @@ static CONFIG: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| {
     Ok(Arc::new(config.with_no_client_auth()))
 });
 
-/// Speaks TLS on a connection to `ip`.
-pub(super) async fn connect(stream: TcpStream, ip: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+/// Speaks TLS on a connection to `ip`, and asks for the name that it was found under, if there is one.
+pub(super) async fn connect(stream: TcpStream, host: Option<&str>, ip: IpAddr) -> io::Result<TlsStream<TcpStream>> {
     let config = CONFIG.clone().map_err(io::Error::other)?;
-    TlsConnector::from(config).connect(ServerName::IpAddress(ip.into()), stream).await
+    let name = match host {
+        Some(host) => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+        None => ServerName::IpAddress(ip.into()),
+    };
+    TlsConnector::from(config).connect(name, stream).await
 }
 
 /// Takes every certificate.

@@ -177,6 +177,18 @@ fn the_checks_of_its_documentation_are_checks() {
 }
 
 #[test]
+fn the_general_check_asks_a_port_that_is_a_service() {
+    for (command, asked) in [
+        ("--expose 80 -p 8080 -e SERVICE_CHECK_HTTP=/health image", 8080),
+        ("-p 80 -p 8080 -e SERVICE_80_IGNORE=1 -e SERVICE_CHECK_HTTP=/health image", 8080),
+        ("-p 80 -p 8080 -e SERVICE_CHECK_HTTP=/health image", 80),
+    ] {
+        let (_, claim, problems) = services(&options(Compat::Registrator), &run(command));
+        assert_eq!((claim.checks[0].port, problems), (Some(asked), 0), "{command}");
+    }
+}
+
+#[test]
 fn which_ports_are_services_hangs_on_internal() {
     let published = "--expose 80 -p 8443:443 nginx";
     check(Compat::Registrator, published, "nginx 443/tcp");
@@ -190,7 +202,7 @@ fn which_ports_are_services_hangs_on_internal() {
 
 #[test]
 fn keys_are_read_as_registrator_reads_them() {
-    let check = |command, expected| check(Compat::Registrator, command, expected);
+    let check = |command: &str, expected| check(Compat::Registrator, command, expected);
     // A label beats a variable; letter case matters in the prefix only.
     check("-p 80 -e SERVICE_NAME=a -l SERVICE_NAME=b image", "b 80/tcp");
     check("-p 80 -e SERVICE_name=a -e service_NAME=b image", "a 80/tcp");
@@ -216,6 +228,14 @@ fn keys_are_read_as_registrator_reads_them() {
     // Any value that is not empty ignores.
     check("-p 80 -e SERVICE_IGNORE=false image", "");
     check("-p 80 -e SERVICE_IGNORE= image", "image 80/tcp");
+    check("-p 80 -p 81 -e SERVICE_IGNORE=1 -e SERVICE_80_IGNORE= image", "image-80 80/tcp");
+    // An empty name is none.
+    check("-p 80 -e SERVICE_NAME= image", "image 80/tcp");
+    check("-p 80 -p 81 -e SERVICE_80_NAME= image", "image-80 80/tcp, image-81 81/tcp");
+    // What Docker does not know is no port.
+    check("-p 80 -e SERVICE_9000_NAME=extra image", "image 80/tcp");
+    let exposed: String = (50_000..50_100).map(|port| format!("--expose {port} ")).collect();
+    check(&format!("{exposed} -p 50099 pool"), "pool 50099/tcp");
     // Images
     check("-p 80 registry.example:5000/team/shop:1.2", "shop 80/tcp");
     check("-p 80 team/shop@sha256:0123456789", "shop 80/tcp");
