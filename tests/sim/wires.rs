@@ -16,6 +16,7 @@ pub(crate) enum Caller {
     Publisher,
     Renewal,
     Mirror,
+    Waiter,
 }
 
 /// etcd's side of a watch.
