@@ -1,6 +1,6 @@
 //! The operator: drains and undrains, waits until everybody knows, and holds the hosts to what they said.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use portolan::{
     model::{Desired, Origin, Phase, Publication, ShortId},
@@ -30,6 +30,36 @@ pub(crate) struct Wait {
     is_over: bool,
 }
 
+/// What the operator takes to be drained: every command that was answered, and the runs that have ended since. Kept apart
+/// from what the agents make of it.
+#[derive(Clone, Default)]
+pub(crate) struct Ordered {
+    host: bool,
+    containers: BTreeSet<ShortId>,
+}
+
+impl Ordered {
+    /// What a copy of the machine keeps of it, which has no containers yet.
+    pub(crate) fn copied(&self) -> Self {
+        Self { host: self.host, containers: BTreeSet::new() }
+    }
+
+    pub(crate) fn cover(&self, container: ShortId) -> bool {
+        self.host || self.containers.contains(&container)
+    }
+
+    fn answer(&mut self, command: &Command, runs: &[(ShortId, String)]) {
+        match command {
+            Command::Drain(Target::Host) => self.host = true,
+            Command::Undrain(Target::Host) => *self = Self::default(),
+            Command::Drain(Target::Named(_)) => self.containers.extend(runs.iter().map(|(container, _)| *container)),
+            Command::Undrain(Target::Named(_)) => {
+                self.containers.retain(|held| runs.iter().all(|(container, _)| container != held));
+            }
+        }
+    }
+}
+
 /// What a wait was told: nobody is sent to this container any more.
 pub(crate) struct Promise {
     slot: usize,
@@ -45,12 +75,17 @@ impl Slot {
         self.runs.get(&container).map(|run| format!("run {run}"))
     }
 
-    /// What Docker has here, under these orders.
-    pub(crate) fn under(&self, drains: &Drains) -> Desired {
-        let mut desired =
-            Desired { round: drains.round, drained: drains.are_any(), ..Desired::clone(&self.containers) };
+    /// What the agent makes of Docker's truth.
+    pub(crate) fn desired(&self, drains: &Drains) -> Desired {
+        let is_drained = |id: ShortId| drains.cover(id.as_str(), self.run_of(id).as_deref());
+        Desired { listed: true, round: drains.round, drained: drains.are_any(), ..self.with(is_drained) }
+    }
+
+    /// What Docker has here, some of it drained.
+    pub(crate) fn with(&self, is_drained: impl Fn(ShortId) -> bool) -> Desired {
+        let mut desired = Desired::clone(&self.containers);
         for (container, publication) in &self.containers.publications {
-            if drains.cover(container.as_str(), self.run_of(*container).as_deref()) {
+            if is_drained(*container) {
                 let publication = Publication { phase: Phase::Draining, ..Publication::clone(publication) };
                 desired.publications.insert(*container, Arc::new(publication));
             }
@@ -129,20 +164,22 @@ impl World {
         self.agent(slot).drains = drains.clone();
         self.slots[slot].is_ordered = true;
         self.desire(slot);
-        let runs = if let Command::Drain(_) = command { runs } else { Vec::new() };
-        self.later(0.0..0.05, Event::Kept { slot, life, drains, runs });
+        let command = command.clone();
+        self.later(0.0..0.05, Event::Kept { slot, life, drains, command, runs });
     }
 
     /// The order will survive a restart: whoever gave it is answered, and may wait.
-    pub(crate) fn kept(&mut self, slot: usize, drains: Drains, runs: Vec<(ShortId, String)>) {
+    pub(crate) fn take_kept(&mut self, slot: usize, drains: &Drains, command: &Command, runs: Vec<(ShortId, String)>) {
         let round = drains.round;
-        let Slot { drains_file, ordered, is_ordered, .. } = &mut self.slots[slot];
-        *drains_file = Some(serde_json::to_vec(&drains).expect("texts and numbers"));
-        (*ordered, *is_ordered) = (drains, false);
-        let mut ordered = std::mem::take(&mut self.slots[slot].ordered);
-        self.slots[slot].runs_on(&mut ordered);
-        self.slots[slot].ordered = ordered;
-        if !runs.is_empty() && !self.is_cloned(slot) && self.rng.random_bool(0.8) {
+        let Slot { drains_file, is_ordered, .. } = &mut self.slots[slot];
+        *drains_file = Some(serde_json::to_vec(drains).expect("texts and numbers"));
+        *is_ordered = false;
+        // Some may have ended meanwhile.
+        let run_on = |(id, run): &(ShortId, String)| self.slots[slot].run_of(*id).is_some_and(|found| found == *run);
+        let runs: Vec<_> = runs.into_iter().filter(run_on).collect();
+        self.slots[slot].ordered.answer(command, &runs);
+        let is_drain = matches!(command, Command::Drain(_));
+        if is_drain && !runs.is_empty() && !self.is_cloned(slot) && self.rng.random_bool(0.8) {
             self.waits.push(Wait { slot, round, runs, since: self.now, is_over: false });
             self.later(0.0..0.2, Event::Look { wait: self.waits.len() - 1 });
         }
@@ -176,6 +213,11 @@ impl World {
     pub(crate) fn looked(&mut self, slot: usize, outcome: Result<Reply, CallError>) {
         let Some((wait, told)) = self.agent(slot).looking.take() else { return };
         let Ok(Reply::Range { header, kvs, .. }) = outcome else { return };
+        let now = self.store.header();
+        if header.cluster != now.cluster || header.revision > now.revision {
+            // Replaced or restored since they were read: whatever is said now is about an etcd that is no more.
+            return;
+        }
         let mut acks = Acks::default();
         acks.take(&self.keys, header, &kvs);
         let host = self.slots[slot].host.clone();
@@ -205,10 +247,10 @@ impl World {
         }
         let runs = std::mem::take(&mut self.waits[wait].runs);
         let drained = |(container, run): &(ShortId, String)| {
-            let agent = self.slots[slot].agent.as_ref().expect("it has just said so");
-            let ordered = agent.drains.cover(container.as_str(), Some(run));
-            let found = self.slots[slot].run_of(*container).is_some_and(|found| found == *run);
-            (found && ordered).then_some(*container)
+            // Another command is under way, which may take it back.
+            let is_ordered = self.slots[slot].ordered.cover(*container) && !self.slots[slot].is_ordered;
+            let is_found = self.slots[slot].run_of(*container).is_some_and(|found| found == *run);
+            (is_found && is_ordered).then_some(*container)
         };
         let drained: Vec<ShortId> = runs.iter().filter_map(drained).collect();
         for other in 0..self.slots.len() {
@@ -269,7 +311,7 @@ impl World {
     /// The container runs no more, or anew.
     pub(crate) fn end_run(&mut self, slot: usize, container: ShortId) {
         self.promises.retain(|promise| (promise.slot, promise.container) != (slot, container));
-        self.slots[slot].ordered.containers.remove(container.as_str());
+        self.slots[slot].ordered.containers.remove(&container);
     }
 
     pub(crate) fn give_up_waits(&mut self, slot: usize) {

@@ -1,12 +1,11 @@
 //! What can go wrong, and how it is made to.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use portolan::registry::{
     call::{LeaseId, Op, Request, WatchEvent},
     memory::{Space, Store},
 };
-use portolan::watch::container::Drains;
 use rand::{Rng, RngExt};
 
 use crate::{
@@ -152,11 +151,10 @@ impl World {
                 // The loser may not write, so no echo proves its watch.
                 self.needs_compare = true;
                 let original = &self.slots[slot];
-                let ordered = Drains { containers: BTreeMap::new(), ..original.kept() };
                 let copy = Slot {
                     file: original.file.clone(),
                     drains_file: original.drains_file.clone(),
-                    ordered,
+                    ordered: original.ordered.copied(),
                     ..Slot::new(original.host.clone())
                 };
                 self.slots.push(copy);

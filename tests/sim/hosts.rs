@@ -17,6 +17,7 @@ use portolan::{
 use rand::RngExt;
 
 use crate::{
+    drains::Ordered,
     faults::Weather,
     wires::{Caller, Watch},
     world::{Event, LEASE, World},
@@ -31,7 +32,7 @@ pub(crate) struct Slot {
     pub(crate) runs: BTreeMap<ShortId, u32>,
     /// What the state directory keeps of drains; what the operator was told; and whether an order is being kept.
     pub(crate) drains_file: Option<Vec<u8>>,
-    pub(crate) ordered: Drains,
+    pub(crate) ordered: Ordered,
     pub(crate) is_ordered: bool,
     /// Somebody wrote its keys by hand.
     pub(crate) is_meddled_with: bool,
@@ -179,7 +180,7 @@ impl World {
     pub(crate) fn desire(&mut self, slot: usize) {
         let mut drains = std::mem::take(&mut self.agent(slot).drains);
         self.slots[slot].runs_on(&mut drains);
-        let desired = Arc::new(Desired { listed: true, ..self.slots[slot].under(&drains) });
+        let desired = Arc::new(self.slots[slot].desired(&drains));
         self.agent(slot).drains = drains;
         self.agent(slot).desired = Arc::clone(&desired);
         self.publish(slot, publisher::Input::Desired(desired));
@@ -271,7 +272,7 @@ impl Slot {
             containers: Arc::default(),
             runs: BTreeMap::new(),
             drains_file: None,
-            ordered: Drains::default(),
+            ordered: Ordered::default(),
             is_ordered: false,
             is_meddled_with: false,
             agent: None,

@@ -206,7 +206,7 @@ impl World {
                 );
                 assert_eq!(self.slots[slot].file.former, None, "slot {slot} has let go of its former lease");
                 // Undrained, or drained, as the operator was told last.
-                let ordered = self.slots[slot].under(&self.slots[slot].ordered);
+                let ordered = self.slots[slot].with(|container| self.slots[slot].ordered.cover(container));
                 for (container, publication) in &ordered.publications {
                     expected.insert((host.clone(), *container), record::encode(publication));
                 }

@@ -16,7 +16,7 @@ use portolan::{
         publisher::SessionFile,
         record::Keys,
     },
-    watch::container::Drains,
+    watch::container::{Command, Drains},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -103,6 +103,7 @@ pub(crate) enum Event {
         slot: usize,
         life: u32,
         drains: Drains,
+        command: Command,
         runs: Vec<(ShortId, String)>,
     },
     Look {
@@ -364,9 +365,9 @@ impl World {
             Event::Churn { slot } => self.churn(slot),
             Event::Order { slot } => self.order(slot),
             Event::TakeBack { slot } => self.take_back(slot),
-            Event::Kept { slot, life, drains, runs } => {
+            Event::Kept { slot, life, drains, command, runs } => {
                 if self.is_alive(slot, life) {
-                    self.kept(slot, drains, runs);
+                    self.take_kept(slot, &drains, &command, runs);
                 }
             }
             Event::Look { wait } => self.look(wait),
