@@ -66,6 +66,8 @@ pub(crate) struct Agent {
     pub(crate) watch: Watch,
     /// Events of its watch were dropped at these revisions: perhaps only a full compare finds that.
     pub(crate) tainted: Vec<Revision>,
+    /// Any were, also of sessions.
+    pub(crate) has_lost_changes: bool,
     /// Of which etcd its view tells, and from which its last list or compare came.
     pub(crate) epoch: u64,
     pub(crate) listed_from: u64,
@@ -123,6 +125,7 @@ impl World {
             catalog: Catalog::default(),
             watch: Watch::default(),
             tainted: Vec::new(),
+            has_lost_changes: false,
             epoch: self.epoch,
             listed_from: self.epoch,
             catalog_epoch: self.epoch,
