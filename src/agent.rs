@@ -65,7 +65,7 @@ mod route;
 mod snapshots;
 mod surroundings;
 
-use drain::Drainer;
+use drain::{Drainer, KeptDrains};
 use externals::{Keeper, Order, Sources};
 use route::{Advertised, Advertiser, Route};
 use snapshots::{Snapshots, on_one_thread};
@@ -389,7 +389,7 @@ impl Agent {
         let drainer = Drainer {
             host: self.identity.host.clone(),
             ttl: self.config.ttl.value,
-            state: kept,
+            drains: Arc::new(KeptDrains::new(kept)),
             docker: ask_docker,
             served: self.served.1.clone(),
             registry: self.registry.1.clone(),

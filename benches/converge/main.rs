@@ -15,13 +15,9 @@
 //! same way at the same time; and etcd's put→watch time, both while nothing else happens and at the moment of the event,
 //! when the engine keeps processors and disk busy (at every other event, for it is one more write to wait for).
 
-use std::{
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 #[path = "../../tests/support/agent.rs"]
 mod agent;
@@ -30,17 +26,18 @@ mod etcd_fixture;
 #[path = "../../tests/support/figures.rs"]
 mod figures;
 mod limits;
+#[path = "../../tests/support/sample.rs"]
+mod sample;
 
 use agent::{Agent, Asker, DEADLINE, Want};
 use figures::{Figures, percentile};
 use limits::{About, Bare, Events, Responder};
+use sample::{Container, IMAGE, docker, make_image};
 
 /// Starts and stops measured, unless `BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 200;
 /// Containers beside those that are measured, where `BENCH_CROWD` is set.
 const CROWD: usize = 200;
-/// Image of the sample containers, made from busybox.
-const IMAGE: &str = "portolan-bench-busybox";
 
 fn main() -> Result<()> {
     let rounds = match std::env::var("BENCH_ROUNDS") {
@@ -49,7 +46,7 @@ fn main() -> Result<()> {
     };
     let crowd = if std::env::var_os("BENCH_CROWD").is_some() { CROWD } else { 0 };
     make_image()?;
-    let crowd: Vec<Container> = (0..crowd).map(Container::run_checked).collect::<Result<_>>()?;
+    let crowd: Vec<Container> = (0..crowd).map(run_checked).collect::<Result<_>>()?;
     let etcd = etcd_fixture::Cluster::single();
     let state = tempfile::tempdir()?;
     let own = Agent::start("bench-own", 5391, &etcd.endpoints(), None, state.path())?;
@@ -70,7 +67,7 @@ fn main() -> Result<()> {
         let (cue, started) = events.cue(About::Name(name.clone()), &["start"]);
         let answered = asker.await_change_after(cue, &question, Want::Present);
         let port = 20_000 + u16::try_from(round % 10_000)?;
-        let running = thread::spawn(move || Container::run(&name, port));
+        let running = thread::spawn(move || run(&name, port));
         let started = started.recv().context("no start event")?;
         if round % 2 == 0 {
             busy.push(bare.sample()?);
@@ -141,53 +138,20 @@ fn since(event: Duration, answered: Duration) -> f64 {
     answered.as_secs_f64() * 1e3 - event.as_secs_f64() * 1e3
 }
 
-fn docker(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("docker").args(arguments).stdin(Stdio::null()).output().context("docker")?;
-    ensure!(output.status.success(), "docker {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+/// One that is started and ended again.
+fn run(name: &str, port: u16) -> Result<Container> {
+    let label = format!("portolan.service={name}");
+    let publish = format!("{port}:80");
+    Container::run(&["--name", name, "--label", &label, "-p", &publish, IMAGE, "/bin/busybox", "sleep", "600"])
 }
 
-/// An image of nothing but busybox: there may be no registry.
-fn make_image() -> Result<()> {
-    let script = format!(
-        "d=$(mktemp -d) && mkdir $d/bin && cp $(command -v busybox) $d/bin/busybox && tar -C $d -c . | docker import - {IMAGE} >/dev/null && rm -r $d"
-    );
-    let status = Command::new("sh").args(["-ec", &script]).status()?;
-    ensure!(status.success(), "no sample image: is busybox-static installed? (make setup)");
-    Ok(())
-}
-
-/// A running sample container, removed when dropped.
-struct Container {
-    id: String,
-}
-
-impl Container {
-    fn run(name: &str, port: u16) -> Result<Self> {
-        let label = format!("portolan.service={name}");
-        let publish = format!("{port}:80");
-        let run =
-            ["run", "-d", "--name", name, "--label", &label, "-p", &publish, IMAGE, "/bin/busybox", "sleep", "600"];
-        Ok(Self { id: docker(&run)? })
+/// One of a crowd: serves, and is asked by the agent whether it does.
+fn run_checked(number: usize) -> Result<Container> {
+    let name = format!("portolan-crowd-{number}");
+    let labels = ["--name", &name, "--label", "portolan.service=portolan-crowd"];
+    let check = ["--expose", "80", "--label", "portolan.check.tcp=true", IMAGE];
+    if (number + 1).is_multiple_of(20) {
+        eprintln!("{} of {CROWD} more containers", number + 1);
     }
-}
-
-impl Container {
-    /// One of a crowd: serves, and is asked by the agent whether it does.
-    fn run_checked(number: usize) -> Result<Self> {
-        let name = format!("portolan-crowd-{number}");
-        let run = ["run", "-d", "--name", &name, "--label", "portolan.service=portolan-crowd"];
-        let check = ["--expose", "80", "--label", "portolan.check.tcp=true", IMAGE];
-        let serve = ["/bin/busybox", "httpd", "-f", "-p", "80"];
-        if (number + 1).is_multiple_of(20) {
-            eprintln!("{} of {CROWD} more containers", number + 1);
-        }
-        Ok(Self { id: docker(&[&run[..], &check, &serve].concat())? })
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        let _gone = docker(&["rm", "-f", &self.id]);
-    }
+    Container::run(&[&labels[..], &check, &["/bin/busybox", "httpd", "-f", "-p", "80"]].concat())
 }

@@ -1,35 +1,57 @@
 //! Carries out `drain` and `undrain`, and tells how far a drain has come.
 //!
-//! Who drains must know when nobody sends clients any more. That is so when this host answers without the drained
-//! containers, when etcd holds that, and when every other live host answers from a revision that has it. The publisher
-//! writes the round of the last command into our session once everything else is written; whoever sees that session
-//! acknowledges its revision as soon as it answers from it (`acks/`). So nothing is written for it by anybody while nobody
-//! drains, and nobody polls but the one who waits.
+//! Who drains must know when nobody sends clients any more: `registry/round.rs` decides that from what is known here and
+//! from what the others have acknowledged in etcd. Nothing is written for it by anybody while nobody drains, and nobody
+//! polls but the one who waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     api::drain::{Drained, DrainedContainer, Progress},
-    model::{Desired, HostId, Origin},
+    model::{Desired, HostId},
     registry::{
         driver::{self, Command},
         mirror::View,
-        state::StateDirectory,
+        round::{self, Behind, Standing},
+        state::{StateDirectory, StateError},
     },
     watch::{
-        container::{self, NotDone},
+        container::{self, Drains, NotDone},
         docker::Asked,
     },
 };
+
+/// What is drained, on disk. Commands are carried out one after the other, but each is written by whoever is free.
+pub(super) struct KeptDrains {
+    state: Arc<StateDirectory>,
+    /// The last round that is on disk.
+    round: Mutex<u64>,
+}
+
+impl KeptDrains {
+    pub(super) fn new(state: Arc<StateDirectory>) -> Self {
+        Self { state, round: Mutex::default() }
+    }
+
+    /// Writes what a command came to, unless a later one, which stands for it too, is there already.
+    fn keep(&self, drains: &Drains) -> Result<(), StateError> {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        if *round < drains.round {
+            self.state.save_drains(drains)?;
+            *round = drains.round;
+        }
+        Ok(())
+    }
+}
 
 /// The way to everything that a drain concerns.
 #[derive(Clone)]
 pub(super) struct Drainer {
     pub(super) host: HostId,
     pub(super) ttl: u32,
-    pub(super) state: Arc<StateDirectory>,
+    pub(super) drains: Arc<KeptDrains>,
     pub(super) docker: mpsc::Sender<Asked>,
     pub(super) served: watch::Receiver<Arc<Desired>>,
     pub(super) registry: watch::Receiver<driver::Status>,
@@ -44,8 +66,8 @@ impl Drainer {
         let stopping = || NotDone::Impossible("the agent is stopping".into());
         self.docker.send(Asked { command, reply }).await.map_err(|_| stopping())?;
         let outcome = outcome.await.map_err(|_| stopping())??;
-        let (state, drains) = (Arc::clone(&self.state), outcome.drains.clone());
-        let saved = tokio::task::spawn_blocking(move || state.save_drains(&drains)).await;
+        let (kept, drains) = (Arc::clone(&self.drains), outcome.drains.clone());
+        let saved = tokio::task::spawn_blocking(move || kept.keep(&drains)).await;
         if let Err(error) = saved.map_err(anyhow::Error::from).and_then(|saved| saved.map_err(Into::into)) {
             return Err(NotDone::Impossible(format!("done, but a restart of the agent would undo it: {error:#}")));
         }
@@ -58,48 +80,43 @@ impl Drainer {
 
     /// Who does not know of this round yet.
     pub(super) async fn progress(self, round: u64) -> Progress {
-        let waits_for = self.waits_for(round).await;
+        let waits_for: Vec<String> = self.waits_for(round).await.iter().map(ToString::to_string).collect();
         Progress { round, known: waits_for.is_empty(), waits_for, ttl: self.ttl }
     }
 
-    async fn waits_for(&self, round: u64) -> Vec<String> {
-        let (served, drained) = {
-            let served = self.served.borrow();
-            (served.round, served.drained)
+    async fn waits_for(&self, round: u64) -> Vec<Behind> {
+        let standing = round::standing(round, &self.served.borrow(), &self.registry.borrow().publisher);
+        let told = match standing {
+            Standing::Told(revision) => revision,
+            Standing::Over => return Vec::new(),
+            Standing::Behind(behind) => return vec![behind],
         };
-        if served < round {
-            return vec!["this host's own answers".into()];
-        }
-        let (asking, synced, error) = {
-            let status = self.registry.borrow();
-            (status.publisher.asking, status.publisher.synced, status.publisher.last_error.clone())
-        };
-        let etcd = |error: Option<String>| {
-            vec![error.map_or_else(|| "the registry".to_owned(), |error| format!("the registry: {error}"))]
-        };
-        if !drained {
-            // What was drained has ended meanwhile, or was taken back.
-            return if synced { Vec::new() } else { etcd(error) };
-        }
-        let Some((_, revision)) = asking.filter(|(told, _)| *told >= round) else { return etcd(error) };
         let (reply, acks) = oneshot::channel();
+        let stopping = || vec![Behind::Registry(Some("the agent is stopping".into()))];
         if self.commands.send(Command::Acknowledged(reply)).await.is_err() {
-            return vec!["the agent, which is stopping".into()];
+            return stopping();
         }
-        let acks = match acks.await {
-            Ok(Ok(acks)) => acks,
-            Ok(Err(error)) => return etcd(Some(error)),
-            Err(_) => return vec!["the agent, which is stopping".into()],
-        };
-        let view = Arc::clone(&self.view.borrow());
-        if !view.listed || view.stale_since.is_some() {
-            return etcd(Some("it cannot be heard, so nobody knows which hosts live".into()));
+        match acks.await {
+            Ok(Ok(acks)) => round::behind(told, &self.host, &self.view.borrow(), &acks),
+            Ok(Err(error)) => vec![Behind::Registry(Some(error))],
+            Err(_) => stopping(),
         }
-        let lives = |(origin, host): (&Origin, &Arc<crate::model::Host>)| match origin {
-            Origin::Registry(id) if *id != self.host && !host.session.nonce.is_empty() => Some(id.clone()),
-            _ => None,
-        };
-        let behind = view.hosts.iter().filter_map(lives).filter(|id| acks.get(id).is_none_or(|held| *held < revision));
-        behind.map(|id| format!("host {id}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_command_is_kept_whichever_is_written_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(StateDirectory::open(directory.path()).unwrap());
+        let kept = KeptDrains::new(Arc::clone(&state));
+        let (first, second) =
+            (Drains { round: 1, ..Drains::default() }, Drains { round: 2, host: true, ..Drains::default() });
+        kept.keep(&second).unwrap();
+        kept.keep(&first).unwrap();
+        assert_eq!(state.drains(), second);
     }
 }

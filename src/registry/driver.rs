@@ -9,12 +9,7 @@
 //! The embedded registry is a [`Store`] in this task: the same machines, the same calls, no server. It forgets with the
 //! process, which harms nobody: its only host derives everything from Docker anew.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::{SeedableRng, rngs::StdRng};
@@ -29,10 +24,11 @@ use super::{
     memory::Store,
     mirror::{self, Mirror, View},
     publisher::{self, Identity, Publisher, SessionFile},
-    record::{Keys, decode_ack},
+    record::Keys,
+    round::Acks,
     state::StateDirectory,
 };
-use crate::model::{Desired, HostId, Problem};
+use crate::model::{Desired, Problem};
 
 #[cfg(test)]
 mod tests;
@@ -91,9 +87,6 @@ pub enum Command {
     /// Which revisions the hosts have acknowledged.
     Acknowledged(oneshot::Sender<Result<Acks, String>>),
 }
-
-/// The revision that each host answers from, as far as somebody waited for it.
-pub type Acks = BTreeMap<HostId, Revision>;
 
 /// How it goes with the registry, for metrics, readiness and people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -157,21 +150,35 @@ pub async fn run(options: Options, backend: Backend, inputs: Inputs, outputs: Ou
     }
 }
 
-/// All acknowledgements, page by page.
-async fn read_acks(etcd: &Etcd, keys: &Keys, range: WatchRange) -> Result<Acks, String> {
-    let (mut acks, mut start) = (Acks::new(), range.start);
-    loop {
-        let request = Request::Range { start, end: range.end.clone(), limit: ACKS_PAGE, revision: None };
-        let (kvs, more) = match etcd.call(request).await {
-            Ok(Reply::Range { kvs, more, .. }) => (kvs, more),
-            Ok(_) => return Err("etcd answered another question".into()),
-            Err(error) => return Err(error.to_string()),
-        };
-        // What cannot be read acknowledges nothing.
-        acks.extend(kvs.iter().filter_map(|kv| Some((keys.acknowledger(&kv.key)?, decode_ack(&kv.value).ok()?))));
-        match kvs.last().filter(|_| more) {
-            Some(last) => start = [last.key.as_slice(), b"\0"].concat(),
-            None => return Ok(acks),
+/// Reads all acknowledgements, page by page.
+struct AcksRead {
+    acks: Acks,
+    keys: Keys,
+    range: WatchRange,
+}
+
+impl AcksRead {
+    fn new(keys: Keys) -> Self {
+        Self { acks: Acks::default(), range: keys.acks_range(), keys }
+    }
+
+    fn request(&self) -> Request {
+        let WatchRange { start, end } = self.range.clone();
+        Request::Range { start, end, limit: ACKS_PAGE, revision: None }
+    }
+
+    /// Takes in one page; `true`: it was the last.
+    fn take(&mut self, outcome: Result<Reply, CallError>) -> Result<bool, String> {
+        match outcome {
+            Ok(Reply::Range { header, kvs, more }) => {
+                self.acks.take(&self.keys, header, &kvs);
+                let next = kvs.last().filter(|_| more).map(|last| [last.key.as_slice(), b"\0"].concat());
+                let is_last = next.is_none();
+                self.range.start = next.unwrap_or_default();
+                Ok(is_last)
+            }
+            Ok(_) => Err("etcd answered another question".into()),
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -307,19 +314,29 @@ impl Driver {
     }
 
     fn read_acks(&mut self, reply: oneshot::Sender<Result<Acks, String>>) {
-        let (keys, range) = (self.keys.clone(), self.keys.acks_range());
-        let etcd = match &self.registry {
-            Registry::Etcd(etcd) => etcd.clone(),
-            Registry::Embedded(_) => {
-                // There is no other host. And whoever asked may have gone.
-                let _ = reply.send(Ok(Acks::new()));
-                return;
+        let mut read = AcksRead::new(self.keys.clone());
+        let now = self.start.elapsed();
+        match &mut self.registry {
+            Registry::Embedded(embedded) => {
+                // There is no other host: one page is all. And whoever asked may have gone.
+                let outcome = read.take(embedded.store.call(now, &read.request()));
+                let _ = reply.send(outcome.map(|_| read.acks));
             }
-        };
-        self.questions.push(Box::pin(async move {
-            // Whoever asked may have gone.
-            let _ = reply.send(read_acks(&etcd, &keys, range).await);
-        }));
+            Registry::Etcd(etcd) => {
+                let etcd = etcd.clone();
+                self.questions.push(Box::pin(async move {
+                    let outcome = loop {
+                        match read.take(etcd.call(read.request()).await) {
+                            Ok(true) => break Ok(read.acks),
+                            Ok(false) => {}
+                            Err(error) => break Err(error),
+                        }
+                    };
+                    // Whoever asked may have gone.
+                    let _ = reply.send(outcome);
+                }));
+            }
+        }
     }
 
     fn execute_published(&mut self, now: Duration, effect: publisher::Effect) {

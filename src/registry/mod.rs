@@ -15,6 +15,7 @@
 //! | [`publisher`] | our keys, under one lease, claimed by nonce |
 //! | [`mirror`] | everybody's keys: list, watch, distrust |
 //! | [`catalog`] | the merge |
+//! | [`round`] | who does not know of a drain yet |
 //! | [`memory`] | the same calls without a server: the default, and the simulation's etcd |
 //! | [`etcd`] \[IO\] | the calls over the network, each with a deadline |
 //! | [`state`] \[IO\] | host id and session between two starts |
@@ -39,4 +40,5 @@ pub mod mirror;
 pub mod plan;
 pub mod publisher;
 pub mod record;
+pub mod round;
 pub mod state;

@@ -16,7 +16,8 @@
 //! not lock us out of our own key.
 //!
 //! **Lost replies.** A call without a reply may still be carried out, later. So after a lost write the session key is
-//! claimed again, which gives it a new revision: the late write's fence then fails.
+//! claimed again, which gives it a new revision: the late write's fence then fails. An acknowledgement is such a write, too:
+//! an old one that comes late would take a newer one back, and whoever waits for that would wait for ever.
 //!
 //! **Failure.** Whatever goes wrong is retried for ever with a growing, jittered pause. A lease is never given up
 //! except by [`Input::Leave`]: under NOSPACE no other could be had.
@@ -158,8 +159,8 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Records that cannot be published.
     pub problems: Vec<Problem>,
-    /// The round that all of Desired is published with, and the revision that says so to others.
-    pub asking: Option<(u64, Revision)>,
+    /// The round that all of Desired is published with, and where etcd says so to others.
+    pub asking: Option<(u64, Header)>,
 }
 
 /// What the call in flight is for.
@@ -320,7 +321,8 @@ impl Publisher {
         let asking = match &self.hold {
             Hold::Ours { fence, value } if self.status.synced => {
                 let is_told = *value == record::encode_session(&self.identity.session);
-                self.identity.session.waits.filter(|_| is_told).map(|round| (round, fence.revision))
+                let at = Header { cluster: self.heard.cluster, revision: fence.revision };
+                self.identity.session.waits.filter(|_| is_told).map(|round| (round, at))
             }
             _ => None,
         };
@@ -345,9 +347,7 @@ impl Publisher {
         let next = self.step.is_none().then(|| match &self.hold {
             Hold::Theirs { look_again } => *look_again,
             _ if self.not_before > self.handled_at => self.not_before,
-            Hold::Ours { .. } if self.asked > self.acknowledged => {
-                short.unwrap_or(self.not_before).min(self.compare_at)
-            }
+            Hold::Ours { .. } if self.owes_acknowledgement() => short.unwrap_or(self.not_before).min(self.compare_at),
             Hold::Ours { .. } => short.unwrap_or(self.echo_at).min(self.compare_at),
             Hold::Free(_) if self.stored.is_some() && self.lease.is_some() => {
                 short.unwrap_or(self.compare_at).min(self.compare_at)
@@ -479,7 +479,9 @@ impl Publisher {
     }
 
     /// The claim; and while etcd has no space for it, what can be done without.
-    fn next_claim(&self, now: Duration, lease: LeaseId) -> Option<Step> {
+    fn next_claim(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
+        // What etcd has of the rest is not known any more: nobody is told of a round before it has been looked at.
+        self.identity.session.waits = None;
         let session = record::encode_session(&self.identity.session);
         if self.shortage.is_some() && self.leaving {
             return Some(self.revoke(lease));
@@ -501,7 +503,7 @@ impl Publisher {
     fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
         let mut ops = self.differences(lease);
         let waits = self.desired.drained.then_some(self.desired.round);
-        if ops.is_empty() && self.identity.session.waits != waits {
+        if ops.is_empty() && self.desired.listed && self.identity.session.waits != waits {
             // Only now: who has seen this session has seen all that was to be known by then.
             self.identity.session.waits = waits;
             ops = self.differences(lease);
@@ -509,7 +511,7 @@ impl Publisher {
         self.status.synced = ops.is_empty() && self.desired.listed;
         let step = if !ops.is_empty() {
             Step::Write { ops }
-        } else if self.asked > self.acknowledged {
+        } else if self.owes_acknowledgement() {
             Step::Acknowledge(self.asked)
         } else if now >= self.echo_at {
             Step::Echo
@@ -519,6 +521,11 @@ impl Publisher {
             return None;
         };
         (self.has_space(now) || !step.needs_space()).then_some(step)
+    }
+
+    /// Also of an earlier revision than the last: that one may have been of an etcd which has gone back since.
+    fn owes_acknowledgement(&self) -> bool {
+        self.asked > 0 && self.asked != self.acknowledged
     }
 
     /// What etcd has not as it should be.

@@ -126,7 +126,7 @@ fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
     let own = entry.inspected.as_ref()?;
     let phase = match own.state {
         State::Paused => Phase::Paused,
-        _ if entry.stopping.is_some() || containers.drains.cover(entry) => Phase::Draining,
+        _ if entry.stopping.is_some() || entry.is_drained(&containers.drains) => Phase::Draining,
         _ => Phase::Serving,
     };
     let network = network_of(containers, entry);

@@ -151,8 +151,14 @@ impl World {
                 // The loser may not write, so no echo proves its watch.
                 self.needs_compare = true;
                 let original = &self.slots[slot];
-                let copy = Slot { file: original.file.clone(), ..Slot::new(original.host.clone()) };
+                let copy = Slot {
+                    file: original.file.clone(),
+                    drains_file: original.drains_file.clone(),
+                    ordered: original.ordered.copied(),
+                    ..Slot::new(original.host.clone())
+                };
                 self.slots.push(copy);
+                self.give_up_waits(slot);
                 let slot = self.slots.len() - 1;
                 self.start(slot);
                 self.later(0.0..3.0, Event::Churn { slot });
@@ -161,6 +167,7 @@ impl World {
             Fault::Garbage | Fault::DeleteByHand => {
                 self.needs_compare = true;
                 let host = self.slots[slot].host.clone();
+                self.slots.iter_mut().filter(|slot| slot.host == host).for_each(|slot| slot.is_meddled_with = true);
                 let range = self.keys.host_range(&host);
                 let request = Request::Range { start: range.start.clone(), end: range.end, limit: 0, revision: None };
                 let Ok(portolan::registry::call::Reply::Range { kvs, .. }) = self.store.call(self.now, &request) else {

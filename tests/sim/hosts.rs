@@ -6,16 +6,18 @@ use imbl::OrdMap;
 use portolan::{
     model::{Catalog, Desired, Host, HostId, Origin, Publication, Session, ShortId},
     registry::{
-        call::{Request, Revision},
+        call::{Header, Request, Revision},
         catalog::{self, Own},
         mirror::{self, Mirror},
         publisher::{self, Identity, Publisher, SessionFile},
         record::{self, Interner},
     },
+    watch::container::Drains,
 };
 use rand::RngExt;
 
 use crate::{
+    drains::Ordered,
     faults::Weather,
     wires::{Caller, Watch},
     world::{Event, LEASE, World},
@@ -25,8 +27,15 @@ use crate::{
 pub(crate) struct Slot {
     pub(crate) host: HostId,
     pub(crate) file: SessionFile,
-    /// Docker's truth.
+    /// Docker's truth, and how often each container was started.
     pub(crate) containers: Arc<Desired>,
+    pub(crate) runs: BTreeMap<ShortId, u32>,
+    /// What the state directory keeps of drains; what the operator was told; and whether an order is being kept.
+    pub(crate) drains_file: Option<Vec<u8>>,
+    pub(crate) ordered: Ordered,
+    pub(crate) is_ordered: bool,
+    /// Somebody wrote its keys by hand.
+    pub(crate) is_meddled_with: bool,
     pub(crate) agent: Option<Agent>,
     /// Counts the agents that ran here; what was meant for an earlier one is lost.
     pub(crate) life: u32,
@@ -46,10 +55,19 @@ pub(crate) struct Agent {
     pub(crate) mirror: Mirror,
     pub(crate) own: Own,
     pub(crate) desired: Arc<Desired>,
+    pub(crate) drains: Drains,
+    /// The revision to acknowledge that it answers from.
+    pub(crate) answering: Revision,
+    /// Of which etcd that is.
+    pub(crate) answering_of: u64,
+    /// The wait that it reads acknowledgements for, and what it has told.
+    pub(crate) looking: Option<(usize, Header)>,
     pub(crate) catalog: Catalog,
     pub(crate) watch: Watch,
     /// Events of its watch were dropped at these revisions: perhaps only a full compare finds that.
     pub(crate) tainted: Vec<Revision>,
+    /// Any were, also of sessions.
+    pub(crate) has_lost_changes: bool,
     /// Of which etcd its view tells, and from which its last list or compare came.
     pub(crate) epoch: u64,
     pub(crate) listed_from: u64,
@@ -84,6 +102,8 @@ impl World {
     pub(crate) fn start(&mut self, slot: usize) {
         let nonce = format!("{:016x}", self.rng.random::<u64>());
         let session = Session { nonce: nonce.into(), ..Session::default() };
+        let drains = self.slots[slot].kept();
+        self.slots[slot].is_ordered = false;
         let Slot { host, file, life, agent, .. } = &mut self.slots[slot];
         *life += 1;
         // Somebody changes `--lease` at times.
@@ -98,9 +118,14 @@ impl World {
             mirror: Mirror::new(self.keys.clone(), host.clone()),
             own: Own { host: host.clone(), session },
             desired: Arc::default(),
+            drains: drains.clone(),
+            answering: 0,
+            answering_of: self.epoch,
+            looking: None,
             catalog: Catalog::default(),
             watch: Watch::default(),
             tainted: Vec::new(),
+            has_lost_changes: false,
             epoch: self.epoch,
             listed_from: self.epoch,
             catalog_epoch: self.epoch,
@@ -113,6 +138,12 @@ impl World {
         self.say(|| format!("slot {slot} starts its agent {life}"));
         self.publish(slot, publisher::Input::Tick);
         self.mirror(slot, mirror::Input::Tick);
+        if drains.round > 0 && self.rng.random_bool(0.5) {
+            // Docker lets wait for its list, so publishing begins without.
+            let desired = Desired { round: drains.round, drained: drains.are_any(), ..Desired::default() };
+            self.agent(slot).desired = Arc::new(desired.clone());
+            self.publish(slot, publisher::Input::Desired(Arc::new(desired)));
+        }
         self.later(0.0..4.0, Event::Listed { slot, life });
     }
 
@@ -131,10 +162,14 @@ impl World {
             }
             if self.rng.random_bool(0.4) {
                 desired.publications.remove(&container);
+                self.slots[slot].runs.remove(&container);
             } else {
                 let port = self.rng.random_range(1..5000);
                 desired.publications.insert(container, Arc::new(publication(container, port)));
+                self.started += 1;
+                self.slots[slot].runs.insert(container, self.started);
             }
+            self.end_run(slot, container);
         }
         self.slots[slot].containers = Arc::new(desired);
         if self.slots[slot].agent.as_ref().is_some_and(|agent| agent.desired.listed) {
@@ -146,9 +181,10 @@ impl World {
     }
 
     pub(crate) fn desire(&mut self, slot: usize) {
-        let mut desired = Desired::clone(&self.slots[slot].containers);
-        desired.listed = true;
-        let desired = Arc::new(desired);
+        let mut drains = std::mem::take(&mut self.agent(slot).drains);
+        self.slots[slot].runs_on(&mut drains);
+        let desired = Arc::new(self.slots[slot].desired(&drains));
+        self.agent(slot).drains = drains;
         self.agent(slot).desired = Arc::clone(&desired);
         self.publish(slot, publisher::Input::Desired(desired));
         self.refresh(slot);
@@ -214,7 +250,14 @@ impl World {
             &Desired { listed: true, ..Desired::default() },
             agent.mirror.view(),
         );
+        let asked = agent.mirror.view().asked;
+        let is_asked = std::mem::replace(&mut agent.answering, asked) != asked;
         self.verify_catalog(slot, &before);
+        self.verify_promises(slot);
+        if is_asked {
+            let life = self.slots[slot].life;
+            self.later(0.0..0.02, Event::Answers { slot, life });
+        }
     }
 
     pub(crate) fn wake_at(&self, slot: usize) -> Option<Duration> {
@@ -236,6 +279,11 @@ impl Slot {
             host,
             file: SessionFile::default(),
             containers: Arc::default(),
+            runs: BTreeMap::new(),
+            drains_file: None,
+            ordered: Ordered::default(),
+            is_ordered: false,
+            is_meddled_with: false,
             agent: None,
             life: 0,
             paused_until: Duration::ZERO,

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::{faults::Weather, world::World};
 
+mod drains;
 mod faults;
 mod hosts;
 mod verdict;

@@ -30,10 +30,29 @@ impl World {
         let Request::Txn { then, otherwise, .. } = request else { return };
         for op in then.iter().chain(otherwise) {
             if let Op::Put { key, .. } | Op::Delete { key } = op {
-                let is_own = key.starts_with(&self.keys.host_prefix(host)) || *key == self.keys.echo(host);
+                let is_ack = *key == self.keys.ack(host);
+                let is_own = key.starts_with(&self.keys.host_prefix(host)) || *key == self.keys.echo(host) || is_ack;
                 assert!(is_own, "I4: {host} writes {}", key.escape_ascii());
+                if is_ack {
+                    self.verify_ack(slot, op);
+                }
             }
         }
+    }
+
+    /// An acknowledgement says what the host answers from, and hangs on its lease.
+    fn verify_ack(&self, slot: usize, op: &Op) {
+        let agent = self.slots[slot].agent.as_ref().expect("an agent runs here");
+        let Op::Put { value, lease, .. } = op else { panic!("slot {slot} takes an acknowledgement back") };
+        assert_eq!(Some(*lease), agent.publisher.status().lease, "I4: slot {slot} acknowledges under another lease");
+        let revision = record::decode_ack(value).expect("our own");
+        // What an etcd said that has gone back since is no revision of this one: `round.rs` looks out for it.
+        let counts = [agent.answering_of, agent.epoch] == [self.epoch; 2] && agent.tainted.is_empty();
+        assert!(
+            !counts || revision <= agent.catalog.revision,
+            "slot {slot} acknowledges {revision}, but answers from {}",
+            agent.catalog.revision
+        );
     }
 
     /// In gentle weather a live container's record never leaves etcd.
@@ -92,7 +111,9 @@ impl World {
         let (Request::Txn { then, .. }, Ok(Reply::Txn { succeeded: true, .. })) = (request, outcome) else { return };
         let host = self.slots[slot].host.clone();
         let prefix = self.keys.host_prefix(&host);
-        let writes = |op: &Op| matches!(op, Op::Put { key, .. } | Op::Delete { key } if key.starts_with(&prefix));
+        let ack = self.keys.ack(&host);
+        let is_own = |key: &Vec<u8>| key.starts_with(&prefix) || *key == ack;
+        let writes = |op: &Op| matches!(op, Op::Put { key, .. } | Op::Delete { key } if is_own(key));
         let puts = then.iter().any(|op| matches!(op, Op::Put { .. }));
         if self.store.revision() == before || !then.iter().any(writes) {
             return;
@@ -184,7 +205,9 @@ impl World {
                     "slot {slot} wants a lease of {ttl} s: {alive:?}"
                 );
                 assert_eq!(self.slots[slot].file.former, None, "slot {slot} has let go of its former lease");
-                for (container, publication) in &self.slots[slot].containers.publications {
+                // Undrained, or drained, as the operator was told last.
+                let ordered = self.slots[slot].with(|container| self.slots[slot].ordered.cover(container));
+                for (container, publication) in &ordered.publications {
                     expected.insert((host.clone(), *container), record::encode(publication));
                 }
             }

@@ -16,6 +16,7 @@ pub(crate) enum Caller {
     Publisher,
     Renewal,
     Mirror,
+    Waiter,
 }
 
 /// etcd's side of a watch.
@@ -139,6 +140,7 @@ impl World {
                 let dropped = self.rng.random_range(0..changes.len());
                 let dropped = changes.remove(dropped);
                 agent.tainted.push(dropped.mod_revision());
+                agent.has_lost_changes = true;
                 self.say(|| format!("slot {slot}'s watch loses {}", dropped.key().escape_ascii()));
                 if changes.is_empty() {
                     continue;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use portolan::{
-    model::HostId,
+    model::{HostId, ShortId},
     registry::{
         call::{CallError, Reply, Request, Revision, WatchEvent},
         memory::{Space, Store},
@@ -16,10 +16,12 @@ use portolan::{
         publisher::SessionFile,
         record::Keys,
     },
+    watch::container::{Command, Drains},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::{
+    drains::{Promise, Wait},
     faults::{Fault, Weather},
     hosts::Slot,
     wires::Caller,
@@ -89,6 +91,29 @@ pub(crate) enum Event {
     Churn {
         slot: usize,
     },
+    /// The operator has something to say.
+    Order {
+        slot: usize,
+    },
+    TakeBack {
+        slot: usize,
+    },
+    /// What is drained is on disk.
+    Kept {
+        slot: usize,
+        life: u32,
+        drains: Drains,
+        command: Command,
+        runs: Vec<(ShortId, String)>,
+    },
+    Look {
+        wait: usize,
+    },
+    /// The host answers from its latest view, and the publisher is told who waits for that.
+    Answers {
+        slot: usize,
+        life: u32,
+    },
     Listed {
         slot: usize,
         life: u32,
@@ -129,6 +154,10 @@ pub(crate) struct World {
     pub(crate) last_write: Duration,
     /// The latest call of each agent that wrote, by its nonce.
     pub(crate) latest_calls: BTreeMap<String, u64>,
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) promises: Vec<Promise>,
+    /// Counts the starts of containers.
+    pub(crate) started: u32,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     events: BTreeMap<u64, Event>,
     pub(crate) serial: u64,
@@ -162,6 +191,9 @@ impl World {
             recorded: (0, 1),
             last_write: Duration::ZERO,
             latest_calls: BTreeMap::new(),
+            waits: Vec::new(),
+            promises: Vec::new(),
+            started: 0,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             serial: 0,
@@ -175,6 +207,9 @@ impl World {
         for slot in 0..self.slots.len() {
             self.later(0.0..3.0, Event::Start { slot });
             self.later(0.0..3.0, Event::Churn { slot });
+            if self.drains() {
+                self.later(2.0..20.0, Event::Order { slot });
+            }
         }
         self.later(0.0..5.0, Event::Fault);
         self.until(CHAOS);
@@ -183,6 +218,7 @@ impl World {
         self.until(CHAOS + settle);
         let settled = self.now;
         self.verify_agreement();
+        self.verify_waits();
         self.until(CHAOS + settle + QUIET);
         assert!(
             self.last_write <= settled,
@@ -211,6 +247,9 @@ impl World {
             }
             if self.slots[slot].agent.is_none() && !self.slots[slot].gone_for_good {
                 self.start(slot);
+            }
+            if self.drains() && self.rng.random_bool(0.5) {
+                self.later(0.0..10.0, Event::TakeBack { slot });
             }
         }
     }
@@ -285,6 +324,7 @@ impl World {
                         Caller::Publisher => self.publish(slot, publisher::Input::Replied(outcome)),
                         Caller::Renewal => self.publish(slot, publisher::Input::Renewed(outcome)),
                         Caller::Mirror => self.mirror(slot, mirror::Input::Replied(outcome)),
+                        Caller::Waiter => self.looked(slot, outcome),
                     }
                 }
             }
@@ -323,6 +363,22 @@ impl World {
                 }
             }
             Event::Churn { slot } => self.churn(slot),
+            Event::Order { slot } => self.order(slot),
+            Event::TakeBack { slot } => self.take_back(slot),
+            Event::Kept { slot, life, drains, command, runs } => {
+                if self.is_alive(slot, life) {
+                    self.take_kept(slot, &drains, &command, runs);
+                }
+            }
+            Event::Look { wait } => self.look(wait),
+            Event::Answers { slot, life } => {
+                if self.is_alive(slot, life) {
+                    let agent = self.agent(slot);
+                    agent.answering_of = agent.epoch;
+                    let answering = agent.answering;
+                    self.publish(slot, publisher::Input::Asked(answering));
+                }
+            }
             Event::Listed { slot, life } => {
                 if self.is_alive(slot, life) {
                     self.desire(slot);
@@ -355,8 +411,11 @@ impl Event {
             Self::Reply { slot, .. }
             | Self::Watched { slot, .. }
             | Self::Saved { slot, .. }
+            | Self::Kept { slot, .. }
+            | Self::Answers { slot, .. }
             | Self::Wake { slot, .. } => Some(*slot),
             Self::Churn { slot } | Self::Listed { slot, .. } => Some(*slot),
+            Self::Order { slot } | Self::TakeBack { slot } => Some(*slot),
             _ => None,
         }
     }

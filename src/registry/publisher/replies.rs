@@ -70,7 +70,8 @@ impl Publisher {
             }
             Err(error) => {
                 // It may have been carried out, and may yet be: only a new revision of the session key fences it off.
-                if matches!(error, CallError::Unknown(_)) && matches!(step, Step::Claim { .. } | Step::Write { .. }) {
+                let must_be_fenced = matches!(step, Step::Claim { .. } | Step::Write { .. } | Step::Acknowledge(_));
+                if matches!(error, CallError::Unknown(_)) && must_be_fenced {
                     self.let_go();
                 }
                 self.fail(now, error.to_string(), rng);

@@ -51,11 +51,50 @@ impl Drains {
         self.host || !self.containers.is_empty()
     }
 
-    pub(in crate::watch) fn cover(&self, entry: &Entry) -> bool {
-        self.host || {
-            let started = entry.inspected.as_ref().and_then(|inspected| inspected.started.as_deref());
-            self.containers.get(entry.id.as_str()).is_some_and(|held| held.is_empty() || Some(held.as_str()) == started)
+    /// Whether a container that had started then is drained.
+    pub fn cover(&self, id: &str, started: Option<&str>) -> bool {
+        self.host || self.containers.get(id).is_some_and(|held| held.is_empty() || Some(held.as_str()) == started)
+    }
+
+    /// Carries out a command about these containers, each with the time it had started as far as that is known.
+    pub fn carry_out<'a>(
+        &mut self,
+        command: &Command,
+        meant: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Result<(), NotDone> {
+        match command {
+            Command::Drain(Target::Host) => self.host = true,
+            Command::Undrain(Target::Host) => {
+                self.host = false;
+                self.containers.clear();
+            }
+            Command::Drain(Target::Named(_)) => {
+                let with_start = |(id, started): (&str, Option<&str>)| (id.into(), started.unwrap_or_default().into());
+                self.containers.extend(meant.into_iter().map(with_start));
+            }
+            Command::Undrain(Target::Named(name)) => {
+                if self.host {
+                    let message = format!("the whole host is drained, {name} with it: portolan undrain --host");
+                    return Err(NotDone::Impossible(message));
+                }
+                for (id, _) in meant {
+                    self.containers.remove(id);
+                }
+            }
         }
+        self.round += 1;
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// When it had started, as far as that is known.
+    fn started(&self) -> Option<&str> {
+        self.inspected.as_ref()?.started.as_deref()
+    }
+
+    pub(in crate::watch) fn is_drained(&self, drains: &Drains) -> bool {
+        drains.cover(self.id.as_str(), self.started())
     }
 }
 
@@ -213,30 +252,8 @@ impl Containers {
             Target::Host => self.entries.iter().filter(|(_, entry)| entry.is_alive()).map(|(id, _)| *id).collect(),
             Target::Named(name) => self.named(name)?,
         };
-        match (command, target) {
-            (Command::Drain(_), Target::Host) => self.drains.host = true,
-            (Command::Undrain(_), Target::Host) => {
-                self.drains.host = false;
-                self.drains.containers.clear();
-            }
-            (Command::Drain(_), Target::Named(_)) => {
-                for id in &meant {
-                    let entry = &self.entries[id];
-                    let started = entry.inspected.as_ref().and_then(|inspected| inspected.started.as_deref());
-                    self.drains.containers.insert(entry.id.as_str().to_owned(), started.unwrap_or_default().to_owned());
-                }
-            }
-            (Command::Undrain(_), Target::Named(name)) => {
-                if self.drains.host {
-                    let message = format!("the whole host is drained, {name} with it: portolan undrain --host");
-                    return Err(NotDone::Impossible(message));
-                }
-                for id in &meant {
-                    self.drains.containers.remove(self.entries[id].id.as_str());
-                }
-            }
-        }
-        self.drains.round += 1;
+        let runs = meant.iter().map(|id| (self.entries[id].id.as_str(), self.entries[id].started()));
+        self.drains.carry_out(command, runs)?;
         let known: Vec<ShortId> = self.entries.keys().copied().collect();
         known.into_iter().for_each(|id| self.changes.touch(id));
         self.changes.drains = true;

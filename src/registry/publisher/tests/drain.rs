@@ -32,6 +32,11 @@ impl Bench {
     }
 }
 
+/// That revision of the bench's etcd.
+fn at(revision: Revision) -> Header {
+    Header { cluster: 7, revision }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Drained {
     Some,
@@ -56,11 +61,11 @@ fn a_round_is_told_after_everything_that_it_stands_for() {
     let instance = keys.instance(&bench.publisher.identity.host, ShortId::parse(B).unwrap());
     assert_eq!(puts, [instance, bench.publisher.session_key.clone()], "the session last, in a call of its own");
     let (round, revision) = bench.told();
-    assert_eq!((round, bench.publisher.status().asking), (Some(1), Some((1, revision))));
+    assert_eq!((round, bench.publisher.status().asking), (Some(1), Some((1, at(revision)))));
     // The next one gets a revision of its own, also where nothing else differs.
     bench.drain(&[A, B], 2, Drained::Some);
     let (round, later) = bench.told();
-    assert_eq!((round, bench.publisher.status().asking), (Some(2), Some((2, later))));
+    assert_eq!((round, bench.publisher.status().asking), (Some(2), Some((2, at(later)))));
     assert!(later > revision);
     bench.drain(&[A, B], 3, Drained::None);
     assert_eq!((bench.told().0, bench.publisher.status().asking), (None, None), "nobody has to acknowledge that");
@@ -74,8 +79,37 @@ fn a_round_is_told_again_after_a_restart() {
     let mut bench = bench.restart("n2");
     bench.drain(&[A], 1, Drained::Some);
     let (round, revision) = bench.told();
-    assert_eq!((round, bench.publisher.status().asking), (Some(1), Some((1, revision))));
+    assert_eq!((round, bench.publisher.status().asking), (Some(1), Some((1, at(revision)))));
     assert!(revision > before);
+}
+
+/// Else a claim would say that everybody knows what etcd may have lost, or may never have been given.
+#[test]
+fn a_round_is_told_neither_by_a_claim_nor_before_docker_was_listed() {
+    let mut bench = Bench::publishing(&[A]);
+    bench.drain(&[A], 1, Drained::Some);
+    let backup = bench.store.clone();
+    bench.drain(&[A, B], 2, Drained::Some);
+    bench.store.restore(backup, bench.now);
+    bench.asked.clear();
+    bench.give(Input::Touched(0));
+    let told = |request: &Request| match request {
+        Request::Txn { then, .. } => then.iter().find_map(|op| match op {
+            Op::Put { key, value, .. } if key.ends_with(b"/session") => {
+                Some(record::decode_session(value, &mut record::Interner::default()).unwrap().waits)
+            }
+            _ => None,
+        }),
+        _ => None,
+    };
+    assert_eq!(bench.asked.iter().filter_map(told).collect::<Vec<_>>(), [None, Some(2)], "{:?}", bench.asked);
+    let (_, revision) = bench.told();
+    assert_eq!(bench.publisher.status().asking, Some((2, at(revision))));
+    let mut bench = bench.restart("n2");
+    bench.give(Input::Desired(Arc::new(Desired { round: 2, drained: true, ..Desired::default() })));
+    assert_eq!((bench.told().0, bench.publisher.status().asking), (None, None));
+    bench.drain(&[A, B], 2, Drained::Some);
+    assert_eq!(bench.told().0, Some(2));
 }
 
 #[test]
@@ -87,11 +121,36 @@ fn what_is_asked_is_acknowledged_once() {
     bench.asked.clear();
     bench.give(Input::Asked(7));
     bench.give(Input::Asked(0));
-    bench.give(Input::Asked(5));
     bench.pass(8);
     assert_eq!((bench.acknowledged(), bench.asked.len()), (Some(7), 0));
     bench.give(Input::Asked(9));
     assert_eq!(bench.acknowledged(), Some(9));
+    // Whoever waited last does not any more; or the 9 was of an etcd that has gone back since.
+    bench.give(Input::Asked(5));
+    assert_eq!(bench.acknowledged(), Some(5));
+}
+
+#[test]
+fn an_acknowledgement_without_a_reply_is_fenced_off_before_the_next() {
+    let mut bench = Bench::publishing(&[A]);
+    let effects = bench.publisher.handle(bench.now, Input::Asked(7), &mut bench.rng);
+    let [Effect::Call(lost)] = effects.as_slice() else { panic!("{effects:?}") };
+    bench.give(Input::Replied(Err(CallError::Unknown("no reply".into()))));
+    bench.give(Input::Asked(9));
+    bench.pass(1);
+    assert_eq!(bench.acknowledged(), Some(9));
+    let late = bench.store.call(bench.now, lost).unwrap();
+    assert!(matches!(late, Reply::Txn { succeeded: false, .. }), "{late:?}");
+}
+
+#[test]
+fn an_acknowledgement_outlives_the_lease_that_another_has_replaced() {
+    let bench = Bench::publishing(&[A]);
+    let mut bench = bench.restart_with_lease("n2", 60);
+    bench.give(Input::Asked(7));
+    bench.want(&[A]);
+    bench.pass(100);
+    assert_eq!(bench.acknowledged(), Some(7));
 }
 
 #[test]
