@@ -190,7 +190,7 @@ impl<'a> Viewpoint<'a> {
         if publication.is_on_host_network() {
             let address = self.host_address(&candidate.home, family).ok_or(Obstacle::NoHostAddress)?;
             let crosses_host = matches!(self.source, Source::Container(_)) && self.is_here(&candidate.home, address);
-            return if crosses_host && !self.bridged {
+            return if crosses_host && !self.is_bridged_to(address) {
                 Err(Obstacle::NoBridge)
             } else {
                 Ok(Way { address, rule: Rule::HostNetwork })
@@ -272,7 +272,7 @@ impl<'a> Viewpoint<'a> {
             return Err(Obstacle::OtherHostsOnly);
         }
         if matches!(self.source, Source::Container(_)) && self.is_here(home, address) {
-            if !self.bridged {
+            if !self.is_bridged_to(address) {
                 return Err(Obstacle::NoBridge);
             }
             if !self.local.proxied.contains(&(proto, published.port)) {
@@ -300,6 +300,16 @@ impl<'a> Viewpoint<'a> {
     /// own: before Docker was listed, and after our id was taken.
     fn is_here(&self, home: &Home, address: IpAddr) -> bool {
         home.origin == Origin::Own || self.local.addresses.contains(&address)
+    }
+
+    /// Whether the asker's way to this address of its own host is a bridge. Where a macvlan or ipvlan of its own has the
+    /// address in its subnet, that is the nearer route, and nothing that goes over it reaches the host.
+    fn is_bridged_to(&self, address: IpAddr) -> bool {
+        let holds_it = |network: &&Network| {
+            let on_link = matches!(network.driver, Driver::Macvlan | Driver::Ipvlan);
+            on_link && network.subnets.iter().any(|subnet| subnet.contains(&address))
+        };
+        self.bridged && !self.networks.iter().any(holds_it)
     }
 
     fn is_docker_subnet(&self, address: IpAddr) -> bool {

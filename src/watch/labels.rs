@@ -32,7 +32,7 @@
 //! Compose's one-off and hook containers offer nothing.
 //!
 //! With `--namespaces off` all of them land in `global`, and all containers ask from there. What else is otherwise with
-//! `--compat registrator` is said in [`registrator`](super::registrator).
+//! `--compat registrator` is said in [`registrator`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::{
     bed::{A, B, C, Container, Network, SOON, eventually, unique, unique_port},
     dns::Answer,
+    swarm::Swarm,
 };
 
 /// A service, and the numbers that its addresses may stand for: the container's port, or the published one.
@@ -20,6 +21,7 @@ struct Stage {
     askers: Vec<(&'static str, Container)>,
     _replicas: Vec<Container>,
     _networks: Vec<Network>,
+    _swarm: Swarm,
 }
 
 /// What `httpd` of a container on its host's network listens on.
@@ -27,6 +29,8 @@ const OWN_PORT: u16 = 8099;
 
 impl Stage {
     fn new() -> Self {
+        let swarm = Swarm::form(&[B, C]);
+        let mesh = swarm.overlay(&unique("mesh"));
         let internal = Network { host: A, name: unique("cut") };
         A.docker(&["network", "create", "--internal", &internal.name]);
         let macvlan = Network { host: B, name: unique("macvlan") };
@@ -35,8 +39,10 @@ impl Stage {
         let create = ["network", "create"].into_iter().chain(options.split(' ')).chain([macvlan.name.as_str()]);
         B.docker(&create.collect::<Vec<_>>());
         let (front, back, far) = (A.network(&unique("front")), A.network(&unique("back")), C.network(&unique("far")));
+        let beside = B.network(&unique("beside"));
 
-        let mut stage = Self { services: vec![], askers: vec![], _replicas: vec![], _networks: vec![] };
+        let (services, askers) = (vec![], vec![]);
+        let mut stage = Self { services, askers, _replicas: vec![], _networks: vec![], _swarm: swarm };
         let (equal, both, one) = (unique_port(), unique_port(), unique_port());
         let publish = |port: u16| format!("{port}:80");
         let (equal_port, both_port) = (publish(equal), publish(both));
@@ -59,6 +65,8 @@ impl Stage {
         stage.replica(A.run(&unique("r"), &["--label", &on, "--expose", "80", "--network", &internal.name]));
         let on = stage.service("lan", &[]);
         stage.replica(B.run(&unique("r"), &["--label", &on, "--expose", "80", "--network", &macvlan.name]));
+        let on = stage.service("mesh", &[]);
+        stage.replica(B.run(&unique("r"), &["--label", &on, "--expose", "80", "--network", &mesh.name]));
         let on = stage.service("mixed", &[both]);
         let mixed = A.run(&unique("r"), &["--label", &on, "-p", &both_port, "--network", &front.name]);
         A.docker(&["network", "connect", &internal.name, &mixed.name]);
@@ -80,7 +88,13 @@ impl Stage {
         stage.asker("host network", C.run_command(&unique("asker"), &["--network", "host"], &["sleep", "1d"]));
         stage.asker("another host", B.run(&unique("asker"), &[]));
         stage.asker("another host's user network", C.run(&unique("asker"), &["--network", &far.name]));
-        stage._networks.extend([internal, macvlan, front, back, far]);
+        // It asks from docker_gwbridge.
+        stage.asker("overlay", C.run(&unique("asker"), &["--network", &mesh.name]));
+        // On a macvlan alone it could not ask its own host.
+        let lan = B.run(&unique("asker"), &["--network", &beside.name]);
+        B.docker(&["network", "connect", &macvlan.name, &lan.name]);
+        stage.asker("macvlan and bridge", lan);
+        stage._networks.extend([internal, macvlan, front, back, far, beside, mesh]);
         stage
     }
 
@@ -152,6 +166,8 @@ fn every_asker_opens_every_address_that_it_is_given() {
         ("host network", &["equal", "own", "oneaddress", "lan", "mixed"]),
         ("another host", &["equal", "own", "oneaddress", "mixed"]),
         ("another host's user network", &["equal", "own", "oneaddress", "lan", "mixed"]),
+        ("overlay", &["equal", "own", "oneaddress", "lan", "mesh", "mixed"]),
+        ("macvlan and bridge", &["equal", "own", "lan", "mixed"]),
     ] {
         for stem in stems {
             assert!(given.contains(&format!("{kind}: {stem}")), "{kind} is not given {stem}: {given:#?}");
@@ -159,7 +175,16 @@ fn every_asker_opens_every_address_that_it_is_given() {
         let others = ["equal", "dynamic"].map(|stem| format!("{kind}: {stem} by SRV"));
         assert!(kind == "internal network" || others.iter().all(|held| given.contains(held)), "{kind}: {given:#?}");
     }
-    let hidden = ["default bridge: inner", "another host: inner", "user network: cut", "internal network: equal"];
+    let hidden = [
+        "default bridge: inner",
+        "another host: inner",
+        "user network: cut",
+        "internal network: equal",
+        "another host: mesh",
+        "macvlan and bridge: mesh",
+        // Of its own host: what goes there leaves by the macvlan.
+        "macvlan and bridge: oneaddress",
+    ];
     assert!(hidden.iter().all(|held| !given.contains(*held)), "{given:#?}");
     // Its own network needs no published port.
     assert!(given.iter().all(|held| !held.contains("loopback") || held.starts_with("default bridge")), "{given:#?}");

@@ -109,8 +109,8 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
         ),
         Obstacle::NoBridge => reason(
             "no-bridge",
-            "the asker is on no bridge, and containers on macvlan and ipvlan networks cannot reach their own host",
-            "connect the asker to a bridge network, too",
+            "the asker's way to its own host is a macvlan or ipvlan network, over which no container reaches it",
+            "ask from a bridge, or connect both to one network",
         ),
         Obstacle::OtherHostsOnly => reason(
             "its-host-only",

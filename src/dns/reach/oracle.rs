@@ -13,8 +13,8 @@ use crate::dns::{
 };
 use crate::model::{Health, Phase};
 
-pub(in crate::dns) const ASKERS: [&str; 8] = ["f1", "f2", "in", "sw", "mac", "ipv", "host", "stranger"];
-const OWN: [&str; 9] = [
+pub(in crate::dns) const ASKERS: [&str; 9] = ["f1", "f2", "in", "sw", "mac", "ipv", "two", "host", "stranger"];
+const OWN: [&str; 10] = [
     "@vlan=192.168.2.I",
     "@front=172.18.0.I,fd00:18::I",
     "@front=172.18.0.I @back=172.19.0.I",
@@ -23,6 +23,7 @@ const OWN: [&str; 9] = [
     "@mute=172.21.0.I",
     "@mesh=10.1.0.I",
     "@lan=192.168.1.I",
+    "@near=192.0.2.I",
     "@host",
 ];
 const THEIRS: [&str; 7] = [
@@ -114,7 +115,9 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
         return false;
     }
     let here = own && (container || *source == Source::Host);
-    let on_bridge = networks.iter().any(|n| !n.internal && !matches!(n.driver, Driver::Macvlan | Driver::Ipvlan));
+    let is_lan = |n: &Network| matches!(n.driver, Driver::Macvlan | Driver::Ipvlan);
+    let past_host = networks.iter().any(|n| is_lan(n) && n.subnets.iter().any(|subnet| subnet.contains(&address)));
+    let on_bridge = networks.iter().any(|n| !n.internal && !is_lan(n)) && !past_host;
     let gateways: Vec<IpAddr> = networks.iter().flat_map(|network| network.gateways.iter().copied()).collect();
     let hosts = candidate.home.advertise.contains(&address)
         || own

@@ -3,7 +3,7 @@ use crate::dns::fixture::World;
 
 /// Two hosts with a swarm between them, for the tables here and the random instances of `oracle.rs`. `f1` shares
 /// `front`, `f2` sits on other bridges, `in` may not leave, `sw` is on the overlay, `mac` is on the surrounding network
-/// only.
+/// only, `two` on a bridge and on the network that its host itself is on.
 pub(super) const TWO_HOSTS: &str = "
     network front bridge 172.18.0.0/16,fd00:18::/64
     network back bridge 172.19.0.0/16
@@ -13,6 +13,7 @@ pub(super) const TWO_HOSTS: &str = "
     network docker_gwbridge bridge 172.22.0.0/16
     network lan macvlan 192.168.1.0/24
     network vlan ipvlan 192.168.2.0/24
+    network near macvlan 192.0.2.0/24
     foreign theirs bridge
     foreign closed bridge internal
     foreign link ipvlan
@@ -24,6 +25,7 @@ pub(super) const TWO_HOSTS: &str = "
     asker sw shop mesh=10.1.0.9 docker_gwbridge=172.22.0.9
     asker mac shop lan=192.168.1.9
     asker ipv shop vlan=192.168.2.9
+    asker two shop near=192.0.2.77 back=172.19.0.77
     address 192.0.2.1
     address 2001:db8::1
     address 172.18.0.1
@@ -380,4 +382,27 @@ fn the_most_frequent_number_is_the_lower_of_two() {
     {
         assert_eq!(most_frequent(numbers.iter().copied()), expected, "{numbers:?}");
     }
+}
+
+/// Found on real engines: with a bridge beside the macvlan, packets to the own host still leave by the macvlan, whose
+/// subnet holds its address, and get nowhere.
+#[test]
+fn a_macvlan_that_holds_the_hosts_address_hides_the_host_whatever_bridges_there_are() {
+    two_hosts(
+        "host own 192.0.2.1 2001:db8::1
+           a1 @front=172.18.0.2,fd00:18::2 web.shop 80/tcp>0.0.0.0:8080>[::]:8080
+           a2 @host own.shop 80/tcp
+           a3 @near=192.0.2.78 lan.shop 80/tcp
+         host b 192.0.2.2
+           b1 @theirs=172.18.0.2 far.shop 80/tcp>0.0.0.0:8080",
+    )
+    .check(
+        "two | A web.svc.internal | NODATA
+         two | AAAA web.svc.internal | 2001:db8::1
+         two | A own.svc.internal | NODATA
+         two | A lan.svc.internal | 192.0.2.78
+         two | A far.svc.internal | 192.0.2.2
+         f2 | A web.svc.internal | 192.0.2.1
+         mac | A far.svc.internal | 192.0.2.2",
+    );
 }
