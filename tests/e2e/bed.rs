@@ -318,7 +318,7 @@ fn read_dig(text: &str) -> Answer {
     let found: BTreeSet<String> = if services.is_empty() {
         records
             .iter()
-            .filter(|record| record.len() == 5 && record[3] == "A")
+            .filter(|record| record.len() == 5 && matches!(record[3], "A" | "AAAA"))
             .map(|record| record[4].to_owned())
             .collect()
     } else {

@@ -58,6 +58,32 @@ fn a_macvlan_address_is_given_to_other_hosts_and_to_its_own_network_but_not_to_i
     expect("it is gone", &Answer::NoName, || HOSTS[0].ask(&name, RecordType::A));
 }
 
+#[test]
+fn a_network_of_both_families_is_answered_and_opened_in_both() {
+    let network = Network { host: A, name: unique("dual") };
+    let subnet = format!("fd00:{:x}::/64", unique_port());
+    A.docker(&["network", "create", "--ipv6", "--subnet", &subnet, &network.name]);
+    let service = unique("both");
+    let label = format!("portolan.service={service}");
+    let server = A.run(&unique("r"), &["--network", &network.name, "--label", &label, "--expose", "80"]);
+    let client = A.run(&unique("client"), &["--network", &network.name]);
+    let beside = A.run(&unique("beside"), &[]);
+
+    let name = format!("{service}.svc.internal");
+    let format = format!("{{{{(index .NetworkSettings.Networks {:?}).GlobalIPv6Address}}}}", network.name);
+    let (v4, v6) = (server.address(&network.name), server.docker(&["inspect", "-f", &format]).trim().to_owned());
+    for (kind, address) in [("A", v4), ("AAAA", v6)] {
+        expect("the network's own address", &Answer::found([&address]), || client.ask(&name, kind));
+        eventually("it opens", SOON, || client.connect(&format!("{address}:80")));
+        expect("not beside it", &Answer::NoData, || beside.ask(&name, kind));
+    }
+    server.docker(&["stop", "-t", "0"]);
+    for kind in ["A", "AAAA"] {
+        expect("its end is seen in both", &Answer::NoName, || client.ask(&name, kind));
+    }
+    drop((client, beside, server));
+}
+
 /// An engine that starts no docker-proxy, but listens on published ports itself.
 struct WithoutProxy(Host);
 
