@@ -109,6 +109,13 @@ impl Store {
         Self::with_history(cluster, usize::MAX)
     }
 
+    /// An empty store in the place of this one, as an etcd whose data were lost and that was set up anew. No lease's id is
+    /// given twice all the same, not even after a restore of the former one: an id of etcd's holds the time.
+    #[must_use]
+    pub fn set_up_anew(&self, cluster: u64) -> Self {
+        Self { granted: self.granted, ..Self::new(cluster) }
+    }
+
     /// An empty store for the registry of a single host: it keeps the last [`EMBEDDED_HISTORY`] revisions.
     pub fn embedded(cluster: u64) -> Self {
         Self::with_history(cluster, EMBEDDED_HISTORY)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portolan::registry::{
     call::{LeaseId, Op, Request, WatchEvent},
-    memory::{Space, Store},
+    memory::Space,
 };
 use rand::{Rng, RngExt};
 
@@ -114,7 +114,7 @@ impl World {
                 self.later(0.5..20.0, Event::OutageEnds);
             }
             Fault::Wipe => {
-                self.store = Store::new(self.rng.random());
+                self.store = self.store.set_up_anew(self.rng.random());
                 self.epoch += 1;
                 self.recorded = (self.epoch, 1);
                 self.history.insert(self.recorded, Held::new());

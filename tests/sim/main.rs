@@ -56,6 +56,18 @@ fn seed_121_nobody_spins_after_a_refused_put() {
     run(121, Weather::Rough);
 }
 
+/// A first claim that was thought lost landed when the key had been deleted by hand: the same claim once more, and harmless.
+#[test]
+fn seed_1603_a_first_claim_that_comes_late_changes_nothing() {
+    run(1603, Weather::Wild);
+}
+
+/// A backup that was restored into a cluster which had been set up anew gave out the ids of leases once more.
+#[test]
+fn seed_2102_no_two_hosts_have_one_lease() {
+    run(2102, Weather::Wild);
+}
+
 /// Without space and with its session key deleted by hand, a host withdrew with the key's absence as the fence. That
 /// came true again after the next deletion by hand, for a withdrawal that had been thought lost.
 #[test]
