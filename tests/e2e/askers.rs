@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{
     bed::{A, B, C, Container, Network, SOON, eventually, unique, unique_port},
     dns::Answer,
-    swarm::Swarm,
+    swarm::{OVERLAY_SOON, Swarm},
 };
 
 /// A service, and the numbers that its addresses may stand for: the container's port, or the published one.
@@ -144,14 +144,14 @@ fn every_asker_opens_every_address_that_it_is_given() {
         for service in &stage.services {
             let stem = service.name.split('-').next().unwrap_or_default();
             if let Answer::Found(addresses) = known(asker, &service.name, "A") {
-                eventually(&format!("{kind}: A {stem} {addresses:?} opens"), SOON, || {
+                eventually(&format!("{kind}: A {stem} {addresses:?} opens"), OVERLAY_SOON, || {
                     opens_under(asker, &addresses, &service.numbers)
                 });
                 given.insert(format!("{kind}: {stem}"));
             }
             if let Answer::Found(targets) = known(asker, &service.name, "SRV") {
                 for target in &targets {
-                    eventually(&format!("{kind}: SRV {stem} {target} opens"), SOON, || asker.connect(target));
+                    eventually(&format!("{kind}: SRV {stem} {target} opens"), OVERLAY_SOON, || asker.connect(target));
                 }
                 given.insert(format!("{kind}: {stem} by SRV"));
             }

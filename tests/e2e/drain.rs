@@ -138,8 +138,10 @@ fn a_rolling_restart_of_ten_replicas_under_load_loses_no_request() {
     let name = format!("{stem}.svc.internal");
     let label = format!("portolan.service={stem}");
     let on = [A, B, C, A, B, C, A, B, C, A];
-    let replicas: Vec<Container> =
-        on.iter().map(|host| host.run(&unique("r"), &["--label", &label, "-p", "80"])).collect();
+    // Without a check a replica is given from its start on, which is before it listens: a request in between is refused.
+    let checked = ["--label", "portolan.check.tcp=true", "--label", "portolan.check.interval=1s"];
+    let options = [&["--label", &label, "-p", "80"], &checked[..]].concat();
+    let replicas: Vec<Container> = on.iter().map(|host| host.run(&unique("r"), &options)).collect();
     let all = |replicas: &[Container]| targets(replicas.iter().map(|replica| (replica.host.address, replica.port())));
     everywhere(&name, RecordType::SRV, &all(&replicas));
     let load = Load::start(&name);

@@ -5,7 +5,7 @@ use hickory_proto::rr::RecordType;
 use super::{
     bed::{A, B, C, HOSTS, Host, Network, SOON, addresses, eventually, expect, unique, unique_port},
     dns::Answer,
-    swarm::Swarm,
+    swarm::{OVERLAY_SOON, Swarm},
 };
 
 #[test]
@@ -22,7 +22,7 @@ fn on_an_overlay_a_container_of_another_host_is_given_by_its_own_address_and_nob
     let name = format!("{service}.svc.internal");
     let address = server.address(&overlay.name);
     expect("the client is given the overlay's address", &Answer::found([&address]), || client.ask(&name, "A"));
-    eventually("it opens", SOON, || client.connect(&format!("{address}:80")));
+    eventually("it opens", OVERLAY_SOON, || client.connect(&format!("{address}:80")));
     expect("who is not on the overlay is given nothing", &Answer::NoData, || beside.ask(&name, "A"));
     expect("nor are those outside", &Answer::NoData, || A.ask(&name, RecordType::A));
     server.docker(&["stop", "-t", "0"]);

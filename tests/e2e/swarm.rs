@@ -18,6 +18,10 @@ use super::{
 /// Swarm starts and ends tasks one after the other, on two cores.
 const SWARM_SOON: Duration = Duration::from_secs(30);
 
+/// How long an overlay may take until packets pass: engines tell each other of new endpoints by gossip, and what was missed
+/// is exchanged every 30 s only.
+pub(crate) const OVERLAY_SOON: Duration = Duration::from_secs(75);
+
 /// A swarm, whose manager is the first of its members. Engines that keep containers alive over a restart cannot join one,
 /// so that is off meanwhile. Dropped, all have left.
 pub(crate) struct Swarm(Vec<Host>);
@@ -188,7 +192,7 @@ fn tasks_of_a_service_are_found_by_name_and_each_opens_and_drains_and_leaves_no_
     given(&askers, &format!("{}.svc.internal", service.name), &tasks);
     for asker in &askers {
         for address in tasks.keys() {
-            eventually(&format!("{address} opens from {}", asker.name), SOON, || {
+            eventually(&format!("{address} opens from {}", asker.name), OVERLAY_SOON, || {
                 asker.connect(&format!("{address}:80"))
             });
         }
@@ -237,7 +241,7 @@ fn a_stack_is_a_namespace_and_its_tasks_find_their_own_service() {
     given(&askers, &format!("{}.default.svc.internal", plain.name), &plain_tasks);
     given(&askers, &format!("{}.svc.internal", plain.name), &plain_tasks);
     for address in stack_tasks.keys() {
-        eventually(&format!("{address} opens"), SOON, || askers[0].connect(&format!("{address}:80")));
+        eventually(&format!("{address} opens"), OVERLAY_SOON, || askers[0].connect(&format!("{address}:80")));
     }
     // Tasks ask from docker_gwbridge, and still each is known for what it is.
     for (tasks, own) in
