@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use self::output::note;
 use crate::{
-    api::client::{Client, ClientError},
+    api::client::{Client, ClientError, escape},
     config::{ClientConfig, Env, Errors, LogFormat, MAX_FILE},
 };
 
@@ -151,6 +151,21 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
     }
     Ok(text)
+}
+
+/// `--as`.
+#[derive(Debug, clap::Args)]
+struct AskAs {
+    /// Ask as this container of the agent's host (name or id), or as whoever has this address
+    #[arg(long = "as", value_name = "CONTAINER|IP")]
+    asker: Option<String>,
+}
+
+impl AskAs {
+    /// What it adds to a query of the API.
+    fn query(&self) -> String {
+        self.asker.as_deref().map(|asker| format!("&as={}", escape(asker))).unwrap_or_default()
+    }
 }
 
 /// What every command does first that reads from the agent: configuration, log, and the way to the API.

@@ -394,7 +394,7 @@ impl<'a> Reader<'a> {
         self.settle_prefer(&config);
         self.settle_external(&config);
         // Registrator's names have no namespace, so those who want them want flat ones.
-        if config.compat.value != Compat::None && config.namespaces.source == Source::Default {
+        if config.compat.value.is_registrators() && config.namespaces.source == Source::Default {
             config.namespaces = Setting { value: Namespaces::Off, source: config.compat.source.clone() };
         }
         config

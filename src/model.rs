@@ -23,7 +23,7 @@ mod standing;
 
 pub use check::{Ask, Check, Checks, Initial, Security, Unshown};
 pub use external::{Elsewhere, External, ExternalName, ExternalTarget, Externals};
-pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host};
+pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a};
 pub use resident::{Resident, Residents, Silence};
 pub use standing::{Standing, WhenNoneReady, WhenNoneReadyError};
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 
 use super::{
-    Exit, Process, client, flags,
+    AskAs, Exit, Process, client, flags,
     output::{Form, Output, count, note},
 };
 use crate::api::{
@@ -29,9 +29,8 @@ pub(super) struct Arguments {
     /// A name (service, service.namespace, or with the zone), or a container of the agent's host (name or id)
     #[arg(value_name = "NAME|CONTAINER")]
     subject: String,
-    /// Ask as this container of the agent's host (name or id), or as whoever has this address
-    #[arg(long = "as", value_name = "CONTAINER|IP")]
-    asker: Option<String>,
+    #[command(flatten)]
+    ask_as: AskAs,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -41,10 +40,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Result<Exit> {
     let client = client(&arguments.flags, process)?;
     let subject = escape(&arguments.subject);
-    let mut target = format!("/v1/explain?name={subject}&container={subject}");
-    if let Some(asker) = &arguments.asker {
-        target.push_str(&format!("&as={}", escape(asker)));
-    }
+    let target = format!("/v1/explain?name={subject}&container={subject}{}", arguments.ask_as.query());
     let body = client.get(&target).await?;
     let reply: ExplainReply = super::decode(&client, &body)?;
 

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    Exit, Process, client, flags,
+    AskAs, Exit, Process, client, flags,
     output::{Form, Output, count, note},
 };
 use crate::api::{ResolveReply, client::escape};
@@ -30,9 +30,8 @@ pub(super) struct Arguments {
     /// A, AAAA, SRV, TXT, PTR, SOA or NS
     #[arg(long = "type", value_name = "TYPE", default_value = "A")]
     kind: String,
-    /// Ask as this container of the agent's host (name or id), or as whoever has this address
-    #[arg(long = "as", value_name = "CONTAINER|IP")]
-    asker: Option<String>,
+    #[command(flatten)]
+    ask_as: AskAs,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -45,10 +44,8 @@ pub(super) async fn run(arguments: &Arguments, process: &Process) -> anyhow::Res
         Ok(address) if arguments.kind.eq_ignore_ascii_case("PTR") => reverse(address),
         _ => arguments.name.clone(),
     };
-    let mut target = format!("/v1/resolve?name={}&type={}", escape(&name), escape(&arguments.kind));
-    if let Some(asker) = &arguments.asker {
-        target.push_str(&format!("&as={}", escape(asker)));
-    }
+    let target =
+        format!("/v1/resolve?name={}&type={}{}", escape(&name), escape(&arguments.kind), arguments.ask_as.query());
     let body = client.get(&target).await?;
     let reply: ResolveReply = super::decode(&client, &body)?;
 

@@ -32,10 +32,13 @@ use super::record::{Undecodable, within};
 use crate::{
     model::{
         Ask, Check, Checks, Desired, Elsewhere, External, ExternalName, ExternalTarget, Externals, Health, Initial,
-        Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown,
+        Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown, fnv1a,
     },
     watch::{
-        check::{MAX_IN_A_ROW, MAX_INTERVAL, MAX_PATH, MAX_TIMEOUT, MIN_INTERVAL, MIN_TIMEOUT, duration},
+        check::{
+            DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_TIMEOUT, MAX_IN_A_ROW, MAX_INTERVAL, MAX_PATH,
+            MAX_TIMEOUT, MIN_INTERVAL, MIN_TIMEOUT, duration,
+        },
         claim::reserved,
         labels::{MAX_TAG, MAX_TAGS},
     },
@@ -321,8 +324,8 @@ fn check(wire: &CheckWire<'_>, target: &ExternalTarget) -> Result<Check, Externa
             None => wrong(format!("check: {text:.20?} is no time from {least:?} to {most:?}, such as 10s")),
         },
     };
-    let interval = time(&wire.interval, (MIN_INTERVAL, MAX_INTERVAL), Duration::from_secs(10))?;
-    let timeout = time(&wire.timeout, (MIN_TIMEOUT, interval.min(MAX_TIMEOUT)), Duration::from_secs(5))?;
+    let interval = time(&wire.interval, (MIN_INTERVAL, MAX_INTERVAL), DEFAULT_INTERVAL)?;
+    let timeout = time(&wire.timeout, (MIN_TIMEOUT, interval.min(MAX_TIMEOUT)), DEFAULT_TIMEOUT)?;
     let in_a_row = |number: Option<u32>, default| match number.unwrap_or(default) {
         number @ 1..=MAX_IN_A_ROW => Ok(number),
         number => wrong(format!("check: {number} in a row, of 1 to {MAX_IN_A_ROW}")),
@@ -336,7 +339,7 @@ fn check(wire: &CheckWire<'_>, target: &ExternalTarget) -> Result<Check, Externa
     }
     // Each publication has its own: see `publications`.
     let port = None;
-    let (rise, fall) = (in_a_row(wire.rise, 1)?, in_a_row(wire.fall, 3)?);
+    let (rise, fall) = (in_a_row(wire.rise, DEFAULT_RISE)?, in_a_row(wire.fall, DEFAULT_FALL)?);
     Ok(Check { ask, port, interval, timeout, rise, fall, initial: Initial::Starting })
 }
 
@@ -462,11 +465,9 @@ fn publications(name: &ExternalName, external: &External) -> Vec<(Publication, O
     }
 }
 
-/// What stands for a container's id in names such as SRV targets: 48 bits of FNV-1a, the same on every host.
+/// What stands for a container's id in names such as SRV targets: 48 bits, the same on every host.
 fn id_of(text: &str) -> ShortId {
-    let step = |hash: u64, octet: u8| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
-    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
-    ShortId::parse(&format!("{:012x}", digest >> 16)).expect("twelve hexadecimal digits")
+    ShortId::parse(&format!("{:012x}", fnv1a(text) >> 16)).expect("twelve hexadecimal digits")
 }
 
 #[cfg(test)]

@@ -146,11 +146,6 @@ impl Keys {
         key.starts_with(&self.external) || key.starts_with(&self.hosts)
     }
 
-    /// Everything of every host.
-    pub fn hosts_range(&self) -> WatchRange {
-        WatchRange { start: self.hosts.clone(), end: prefix_end(&self.hosts) }
-    }
-
     /// Everything of one host, but for its echo.
     pub fn host_range(&self, host: &HostId) -> WatchRange {
         let start = self.host_prefix(host);

@@ -45,10 +45,10 @@ pub const MAX_PATH: usize = 2048;
 /// Most words of a command.
 pub const MAX_WORDS: usize = 64;
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-const DEFAULT_RISE: u32 = 1;
-const DEFAULT_FALL: u32 = 3;
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_RISE: u32 = 1;
+pub(crate) const DEFAULT_FALL: u32 = 3;
 const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PUT", "OPTIONS"];
 const DURATION: &str = "a number and its unit: 500ms, 10s, 1m";
 

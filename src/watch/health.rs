@@ -490,4 +490,4 @@ fn reach(publication: &Publication, port: u16) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

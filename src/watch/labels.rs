@@ -48,7 +48,7 @@ use super::{
     },
     registrator::{self, Compat},
 };
-use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silence};
+use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, fnv1a};
 
 mod values;
 
@@ -109,7 +109,7 @@ pub struct Options {
 impl Options {
     /// What is taken out of labels and environment.
     pub fn gather(&self) -> Gather {
-        Gather { attributes: self.compat != Compat::None, precedence: self.precedence }
+        Gather { attributes: self.compat.is_registrators(), precedence: self.precedence }
     }
 }
 
@@ -192,9 +192,8 @@ impl Reader<'_> {
             directory: None,
         };
         let oneoff = self.metadata.engine(COMPOSE_ONEOFF).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if self.is_ignored() && !self.has_port_words(&Word::Ignore) {
-            let key = self.metadata.entries.get(&Key::Ignore).map(|entry| Arc::clone(&entry.key));
-            return silent(Silence::Ignored(key.unwrap_or_default()));
+        if let Some(key) = self.ignored_by().filter(|_| !self.has_port_words(&Word::Ignore)) {
+            return silent(Silence::Ignored(key));
         }
         if oneoff {
             return silent(Silence::OneOff);
@@ -244,7 +243,7 @@ impl Reader<'_> {
         if let Some(Named { service, namespace }) = &general
             && groups.is_empty()
             && ignored.is_none()
-            && self.options.compat == Compat::None
+            && !self.options.compat.is_registrators()
             && !self.metadata.entries.keys().any(|key| matches!(key, Key::Of(_, Word::Service)))
         {
             groups.insert((service.clone(), namespace.clone()), Vec::new());
@@ -254,7 +253,7 @@ impl Reader<'_> {
         if groups.is_empty() {
             return silent(match ignored {
                 Some(key) => Silence::Ignored(key),
-                None if self.options.compat != Compat::None && ports.is_empty() => Silence::Unpublished,
+                None if self.options.compat.is_registrators() && ports.is_empty() => Silence::Unpublished,
                 None if self.options.explicit && self.problems.is_empty() => Silence::Unnamed,
                 None => Silence::Nameless,
             });
@@ -298,14 +297,11 @@ impl Reader<'_> {
         Ok(Label::default_namespace())
     }
 
-    /// Equal for equal directories, and not the path itself, which is this host's own affair: FNV-1a, 64 bits. Nobody
-    /// gains by making two of them equal.
+    /// Equal for equal directories, and not the path itself, which is this host's own affair.
     fn directory(&self) -> Option<Arc<str>> {
         self.metadata.engine(COMPOSE_PROJECT)?;
         let path = self.metadata.engine(COMPOSE_DIRECTORY).filter(|path| !path.is_empty())?;
-        let step = |hash: u64, octet: u8| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
-        let digest = path.trim_end_matches('/').bytes().fold(0xcbf2_9ce4_8422_2325, step);
-        Some(format!("{digest:016x}").into())
+        Some(format!("{:016x}", fnv1a(path.trim_end_matches('/'))).into())
     }
 
     fn derived_service(
@@ -315,7 +311,7 @@ impl Reader<'_> {
         wanted: Option<&Label>,
     ) -> Option<Named> {
         let (key, text) = match (self.metadata.engine(COMPOSE_SERVICE), self.metadata.engine(SWARM_SERVICE)) {
-            _ if self.options.compat != Compat::None => ("", registrator::name_of(image)),
+            _ if self.options.compat.is_registrators() => ("", registrator::name_of(image)),
             (Some(service), _) => (COMPOSE_SERVICE, service),
             (None, Some(service)) => {
                 let stack = self.metadata.engine(SWARM_STACK);

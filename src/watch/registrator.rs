@@ -44,6 +44,13 @@ pub enum Compat {
     RegistratorInternal,
 }
 
+impl Compat {
+    /// Whether Registrator's rules hold, which ports they ever take.
+    pub fn is_registrators(self) -> bool {
+        self != Self::None
+    }
+}
+
 /// What the ports of one container have together.
 #[derive(Debug, Default)]
 pub(super) struct Extras {
@@ -62,7 +69,7 @@ impl Reader<'_> {
     /// Whether names get their port behind them.
     pub(super) fn is_suffixed(&self, ports: &BTreeSet<(u16, Proto)>) -> bool {
         let ours = || self.metadata.entries.get(&Key::Service).is_some_and(|entry| entry.origin == Origin::Label);
-        self.options.compat != Compat::None && ports.len() > 1 && !ours()
+        self.options.compat.is_registrators() && ports.len() > 1 && !ours()
     }
 
     /// The name of one of several ports.
@@ -80,7 +87,7 @@ impl Reader<'_> {
 
     /// The id and the attributes of a port: what is said of the port itself beats what is said of all.
     pub(super) fn extra(&mut self, port: u16, proto: Proto, extras: &mut Extras) -> Option<Arc<Extra>> {
-        if self.options.compat == Compat::None {
+        if !self.options.compat.is_registrators() {
             return None;
         }
         let metadata = self.metadata;
@@ -121,10 +128,7 @@ impl Reader<'_> {
         extras.octets += extra.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if extras.octets > MAX_ATTRIBUTES {
             let expected = format!("at most {MAX_ATTRIBUTES} octets of attributes for all ports; the rest is left out");
-            let problem = Problem::new(self.place, "more attributes", expected);
-            if !self.problems.contains(&problem) {
-                self.problems.push(problem);
-            }
+            self.note(Problem::new(self.place, "more attributes", expected));
             return extra.id.map(|id| Arc::new(Extra { id: Some(id), attributes: BTreeMap::new() }));
         }
         if let Some(last) = extras.last.as_ref().filter(|last| ***last == extra) {

@@ -221,7 +221,7 @@ impl World {
                 }
             }
         }
-        let all = self.keys.hosts_range();
+        let all = self.keys.catalog_range();
         let request = Request::Range { start: all.start, end: all.end, limit: 0, revision: None };
         let Ok(Reply::Range { kvs, .. }) = self.store.call(self.now, &request) else { panic!("etcd answers") };
         let stored: Records = kvs

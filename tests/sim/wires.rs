@@ -155,7 +155,7 @@ impl World {
         if self.recorded.1 == header.revision {
             return;
         }
-        let all = vec![self.keys.hosts_range()];
+        let all = vec![self.keys.catalog_range()];
         let mut held = self.history[&self.recorded].clone();
         let changes = self.store.changes_since(self.recorded.1 + 1, &all).expect("recorded before it is compacted");
         let mut changes = changes.into_iter().peekable();

@@ -98,10 +98,6 @@ fn refusal(shared: &Shared, source: IpAddr) -> Option<ResponseCode> {
 pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later) -> Option<Vec<u8>> {
     let Later { reason, source, packet, transport, permit } = later;
     let shard = shared.metrics.tasks();
-    let over_cap = || {
-        shard.count(Counter::OverCap);
-        failure(&packet, ResponseCode::ServFail)
-    };
     let (_place, follow) = match reason {
         Reason::Forward => (permit, None),
         Reason::Follow(follow) => (permit, Some(follow)),
@@ -109,21 +105,22 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
             shard.count(Counter::Waited);
             let outcome = await_asker(shared, source, &packet, transport).await;
             drop(permit);
-            match outcome {
+            let follow = match outcome {
                 Outcome::Reply(reply) => return Some(reply),
                 Outcome::Drop => return None,
                 Outcome::Wait => {
                     shard.count(Counter::StayedUnknown);
                     return failure(&packet, ResponseCode::ServFail);
                 }
-                Outcome::Forward(_) => match shared.forwarding.admit(source) {
-                    Some(place) => (place, None),
-                    None => return over_cap(),
-                },
-                Outcome::Follow(follow) => match shared.forwarding.admit(source) {
-                    Some(place) => (place, Some(follow)),
-                    None => return over_cap(),
-                },
+                Outcome::Forward(_) => None,
+                Outcome::Follow(follow) => Some(follow),
+            };
+            match shared.forwarding.admit(source) {
+                Some(place) => (place, follow),
+                None => {
+                    shard.count(Counter::OverCap);
+                    return failure(&packet, ResponseCode::ServFail);
+                }
             }
         }
     };

@@ -15,13 +15,13 @@ fn tcp() -> Check {
     Check { ask: Ask::Tcp, port: Some(80), interval, timeout, rise: 1, fall: 3, initial: Initial::Starting }
 }
 
-fn network(driver: Driver, ip: &str) -> Attachment {
+pub(in crate::watch) fn network(driver: Driver, ip: &str) -> Attachment {
     let ips = ip.split_whitespace().map(|ip| ip.parse().unwrap()).collect();
     let id = NetworkId("n1".into());
     Attachment { id, name: "n1".into(), driver, scope: Scope::Local, internal: false, ips }
 }
 
-fn publication(container: ShortId) -> Publication {
+pub(in crate::watch) fn publication(container: ShortId) -> Publication {
     let port = Port { name: None, port: 80, proto: Proto::Tcp, published: Box::default(), extra: None };
     let offer = Offer {
         service: Label::parse("web").unwrap(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     super::{
         metadata::{Entry, Key, MAX_VALUE, Origin, Value, Word, port_number},
-        registrator::{self, Compat},
+        registrator,
     },
     MAX_PORTS, MAX_TAG, MAX_TAGS, NAME_EXPECTED, Reader, expected,
 };
@@ -14,15 +14,12 @@ use crate::model::{Label, LabelError, Port, Problem, Proto, WhenNoneReady};
 impl Reader<'_> {
     /// A value that was found, with its place; one that is too long is a problem and `Err`.
     pub(in crate::watch) fn text(&mut self, key: &Key) -> Option<Result<(Arc<str>, Entry), ()>> {
-        let entry = self.metadata.entries.get(key)?;
+        let metadata = self.metadata;
+        let entry = metadata.entries.get(key)?;
         match &entry.value {
             Value::Text(text) => Some(Ok((text.clone(), entry.clone()))),
             Value::TooLong(length) => {
-                let problem = self.problem(entry, &format!("{length} octets"), format!("at most {MAX_VALUE} octets"));
-                // Several ports ask for the same general key: say it once.
-                if !self.problems.contains(&problem) {
-                    self.problems.push(problem);
-                }
+                self.complain(entry, &format!("{length} octets"), format!("at most {MAX_VALUE} octets"));
                 Some(Err(()))
             }
         }
@@ -43,7 +40,11 @@ impl Reader<'_> {
     }
 
     pub(in crate::watch) fn complain(&mut self, entry: &Entry, found: &str, expected: impl Into<String>) {
-        let problem = self.problem(entry, found, expected);
+        self.note(self.problem(entry, found, expected));
+    }
+
+    /// Several ports ask for the same general key: what is wrong with it is said once.
+    pub(in crate::watch) fn note(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
@@ -55,7 +56,7 @@ impl Reader<'_> {
             Err(()) => return Some(Err(())),
         };
         // Registrator takes an empty name for none: Compose passes unset variables so.
-        if self.options.compat != Compat::None && entry.origin != Origin::Label && text.is_empty() {
+        if self.options.compat.is_registrators() && entry.origin != Origin::Label && text.is_empty() {
             return None;
         }
         match Label::parse(&text) {
@@ -75,7 +76,13 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn is_ignored(&mut self) -> bool {
+    /// The key that ignores the container.
+    pub(super) fn ignored_by(&mut self) -> Option<Arc<str>> {
+        let ignored = self.is_ignored();
+        self.metadata.entries.get(&Key::Ignore).filter(|_| ignored).map(|entry| Arc::clone(&entry.key))
+    }
+
+    fn is_ignored(&mut self) -> bool {
         match self.text(&Key::Ignore) {
             None => false,
             Some(Err(())) => true,
@@ -131,7 +138,7 @@ impl Reader<'_> {
         let (labelled, others): (Vec<_>, Vec<_>) = exposed.iter().copied().partition(|(port, _)| named.contains(port));
         // Registrator knows only what Docker says.
         named.retain(|port| {
-            self.options.compat == Compat::None
+            !self.options.compat.is_registrators()
                 && !exposed.iter().any(|(exposed, _)| exposed == port)
                 && self.ignores(*port, Proto::Tcp).is_none()
         });
@@ -148,7 +155,7 @@ impl Reader<'_> {
     /// Whether something of that kind is said of single ports where Registrator's rules hold.
     pub(super) fn has_port_words(&self, word: &Word) -> bool {
         let says = |key: &Key| matches!(key, Key::Of(_, held) if held == word);
-        self.options.compat != Compat::None && self.metadata.entries.keys().any(says)
+        self.options.compat.is_registrators() && self.metadata.entries.keys().any(says)
     }
 
     /// The ports that nothing ignores, and a key that ignores one.
@@ -172,9 +179,7 @@ impl Reader<'_> {
         match self.text(&self.metadata.of(port, proto, Word::Ignore)) {
             Some(Ok((text, entry))) => (!text.is_empty()).then_some(entry.key),
             Some(Err(())) => Some("SERVICE_<n>_IGNORE".into()),
-            None if self.options.compat != Compat::None && self.is_ignored() => {
-                self.metadata.entries.get(&Key::Ignore).map(|entry| Arc::clone(&entry.key))
-            }
+            None if self.options.compat.is_registrators() => self.ignored_by(),
             None => None,
         }
     }
@@ -204,7 +209,7 @@ impl Reader<'_> {
             }
         }
         let udp = || ports.iter().any(|port| port.proto == Proto::Udp).then(|| Arc::from(registrator::UDP));
-        let compat = (self.options.compat != Compat::None).then(udp).flatten();
+        let compat = (self.options.compat.is_registrators()).then(udp).flatten();
         for tag in self.options.tags.iter().cloned().chain(compat) {
             if !tags.contains(&tag) {
                 tags.push(tag);

@@ -17,8 +17,11 @@ use tokio_rustls::{
 
 use super::*;
 use crate::{
-    model::{Attachment, Check, Checks, Driver, Initial, Label, NetworkId, Offer, Phase, Publication, Scope, ShortId},
-    watch::health::MAX_RUNNING,
+    model::{Check, Checks, Driver, Initial, Publication, ShortId},
+    watch::health::{
+        MAX_RUNNING,
+        tests::{network, publication},
+    },
 };
 
 /// For conditions that come true by themselves.
@@ -60,34 +63,8 @@ fn probe(ask: Ask, target: Option<SocketAddr>, timeout: Duration) -> Probe {
 
 /// One container on the host's network, with one check.
 fn desired(container: ShortId, check: Check) -> Arc<Desired> {
-    let offer = Offer {
-        service: Label::parse("web").unwrap(),
-        namespace: Label::default_namespace(),
-        tags: Box::default(),
-        weight: 1,
-        port: None,
-        ports: Box::default(),
-        when_none_ready: None,
-    };
-    let host = Attachment {
-        id: NetworkId("host".into()),
-        name: "host".into(),
-        driver: Driver::Host,
-        scope: Scope::Local,
-        internal: false,
-        ips: Box::default(),
-    };
-    let publication = Publication {
-        container,
-        name: "web".into(),
-        image: "web".into(),
-        phase: Phase::Serving,
-        health: Health::None,
-        services: [offer].into(),
-        networks: [host].into(),
-        directory: None,
-        elsewhere: None,
-    };
+    let host = network(Driver::Host, "");
+    let publication = Publication { networks: [host].into(), ..publication(container) };
     let checks = Checks { life: 0, all: [check].into() };
     Arc::new(Desired {
         listed: true,
