@@ -22,6 +22,7 @@ use crate::{
         reach::Obstacle,
         server::Shared,
         source::Source,
+        zone::Service,
     },
     model::{
         Asker, Driver, GWBRIDGE, HostId, Label, Network, NetworkId, Origin, Resident, Residents, ShortId, Standing,
@@ -38,8 +39,9 @@ const ANOTHER_HOST: &str = "another host";
 /// A function that explains.
 pub(super) fn explainer(host: HostId, shared: Arc<Shared>, residents: watch::Receiver<Arc<Residents>>) -> Explain {
     Arc::new(move |request| {
-        let (zone, local, residents) = (shared.zone(), shared.local(), Arc::clone(&residents.borrow()));
-        let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
+        let (zone, local, settings) = (shared.zone(), shared.local(), shared.settings());
+        let residents = Arc::clone(&residents.borrow());
+        let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
         let explainer = Explainer { host: &host, snapshot, residents: &residents };
         explainer.reply(&request, &mut rand::rng())
     })
@@ -195,10 +197,11 @@ impl Explainer<'_> {
 
     fn container(&self, resident: &Resident, asker: Option<&Source>) -> ExplainedContainer {
         let Snapshot { zone, settings, .. } = self.snapshot;
-        let own = zone.services().flatten().filter(|candidate| {
+        let own = zone.services().flat_map(Service::all).filter(|candidate| {
             candidate.home.origin == Origin::Own && candidate.publication.container == resident.container
         });
-        let own: Vec<_> = own.collect();
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|candidate| (candidate.offer().namespace.clone(), candidate.offer().service.clone()));
         let apex = &settings.apex;
         let names = own.iter().flat_map(|candidate| {
             let offer = candidate.offer();

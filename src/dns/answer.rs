@@ -31,6 +31,7 @@ use hickory_proto::rr::{
 use ipnet::IpNet;
 use rand::{Rng, seq::SliceRandom};
 
+pub(super) use self::sample::{Order, distinct};
 use self::sample::{Weighted, sample};
 
 pub use super::source::{Source, locate};
@@ -520,14 +521,14 @@ pub(super) fn numbers<'c>(
 }
 
 /// The other name of an external service that has one.
-fn named(candidate: &Candidate) -> Option<Name> {
+pub(super) fn named(candidate: &Candidate) -> Option<Name> {
     match &candidate.publication.elsewhere {
         Some(Elsewhere::Name(host)) => Name::from_ascii(format!("{host}.")).ok(),
         _ => None,
     }
 }
 
-fn weighted(candidate: &Candidate, address: IpAddr) -> Weighted {
+pub(super) fn weighted(candidate: &Candidate, address: IpAddr) -> Weighted {
     (address, u32::from(candidate.offer().weight))
 }
 

@@ -15,6 +15,8 @@
 //! - `zone.rs` is the index: immutable, swapped whole, changed in the time of what changed;
 //! - `answer.rs` decides between records, NODATA, NXDOMAIN, SERVFAIL and "not ours"; `wire.rs` turns packets into
 //!   questions and decisions into packets. Both are pure: time plays no part, chance comes from the caller;
+//! - `hot.rs` answers ordinary questions in their place, from what was encoded of their answers before: the same
+//!   octets, without the work;
 //! - `access.rs` and `listen.rs` decide who may ask and where we listen; `server.rs` and `forward.rs` hold the sockets.
 //!
 //! Nobody here owns state that outlives a snapshot. Nothing here asks etcd, Docker or an upstream in order to
@@ -27,6 +29,7 @@ pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod forward;
+pub mod hot;
 pub mod listen;
 pub mod name;
 pub mod prefer;

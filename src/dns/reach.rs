@@ -150,6 +150,11 @@ impl<'a> Viewpoint<'a> {
         self.confined
     }
 
+    /// Whether some way of the asker leads over a bridge, where it finds its host.
+    pub fn is_bridged(&self) -> bool {
+        self.bridged
+    }
+
     /// The gateways of the asker's own networks: where it finds its host.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         let bridges = self.networks.iter().filter(|network| network.driver == Driver::Bridge);

@@ -4,15 +4,16 @@
 //! one may ask in `access.rs`, where to listen in `listen.rs`, what to reply in `wire.rs`.
 //!
 //! ```text
-//! wanted addresses ─► serve ─► bind.rs ─► udp.rs   threads, one socket each per address ─┐
-//!                                    └──► tcp.rs   a task per listener and connection   ─┼─► query.rs ─► wire::respond
-//!                                                                                        └─ Later ─► forwarder
+//! wanted addresses ─► serve ─► bind.rs ─► udp.rs   threads, one socket each per address ─► front.rs ─► hot::respond
+//!                                    │      └─ odd queries ─► odd.rs   one thread        ─┐
+//!                                    └──► tcp.rs   a task per listener and connection    ─┼─► query.rs ─► wire::respond
+//!                                                                                         └─ Later ─► forwarder
 //! ```
 //!
-//! A name of ours is answered from memory: the snapshots are read, the answer is built and sent, with no lock, no
-//! `await` and no other thread in between. What takes time goes elsewhere, below caps: questions to forward, and
-//! questions of an asker whom Docker has not told us of yet. Over a cap the reply is SERVFAIL at once, so that the
-//! client turns to its next server instead of waiting.
+//! A name of ours is answered from memory: an ordinary question over UDP on the worker's own thread, from what was encoded
+//! before, with no lock, no allocation and no other thread in between; all others by the complete path, behind a bounded
+//! queue. What takes time goes elsewhere, below caps: questions to forward, and questions of an asker whom Docker has not
+//! told us of yet. Over a cap the reply is SERVFAIL at once, so that the client turns to its next server instead of waiting.
 //!
 //! Nothing here gives up. An address that cannot be bound is reported with the reason and tried again for ever; an
 //! error of one socket, connection or packet is counted and costs nobody else anything. The set of addresses may
@@ -22,7 +23,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -33,12 +34,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{access::AccessList, answer::Settings, forward::Forwarder, zone::Zone};
+use super::{access::AccessList, answer::Settings, forward::Forwarder, hot::Ground, zone::Zone};
 use crate::model::Local;
 
 mod admission;
+mod batch;
 mod bind;
+mod front;
 mod metrics;
+mod odd;
 mod query;
 mod tcp;
 mod udp;
@@ -111,11 +115,13 @@ const STRANGERS_PER_CLIENT: usize = 2;
 /// What answers are made from, shared by everybody who makes them. Each snapshot is swapped whole.
 pub struct Shared {
     zone: ArcSwap<Zone>,
-    local: ArcSwap<Local>,
-    /// Told of every change of `local`.
+    /// What this host knows of itself, and what the operator chose.
+    ground: ArcSwap<Ground>,
+    /// Held by whoever changes `ground`.
+    writing: Mutex<()>,
+    /// Told of every change of what this host knows.
     local_changes: watch::Sender<()>,
     access: ArcSwap<AccessList>,
-    settings: Settings,
     limits: Limits,
     metrics: Metrics,
     forwarding: Arc<Admission>,
@@ -129,10 +135,10 @@ impl Shared {
     pub fn new(settings: Settings, limits: Limits) -> Self {
         Self {
             zone: ArcSwap::default(),
-            local: ArcSwap::default(),
+            ground: ArcSwap::from_pointee(Ground::new(Arc::default(), Arc::new(settings))),
+            writing: Mutex::default(),
             local_changes: watch::Sender::default(),
             access: ArcSwap::default(),
-            settings,
             metrics: Metrics::new(limits.udp_workers),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
             waiting: Admission::new(limits.waiting, limits.waiting_per_source),
@@ -149,7 +155,7 @@ impl Shared {
 
     /// Askers are told apart by this from now on; those who wait to become known are looked at again.
     pub fn set_local(&self, local: Arc<Local>) {
-        self.local.store(local);
+        self.change_ground(|ground| ground.with_local(local));
         self.local_changes.send_replace(());
     }
 
@@ -165,7 +171,7 @@ impl Shared {
 
     /// What askers are told apart by.
     pub fn local(&self) -> Arc<Local> {
-        self.local.load_full()
+        Arc::clone(&self.ground.load().local)
     }
 
     /// Who may ask.
@@ -173,9 +179,20 @@ impl Shared {
         self.access.load_full()
     }
 
+    /// The operator has chosen otherwise: answers are made by this from now on.
+    pub fn set_settings(&self, settings: Arc<Settings>) {
+        self.change_ground(|ground| Ground::new(Arc::clone(&ground.local), settings));
+    }
+
+    /// One writer after the other; readers see either the old or the new.
+    fn change_ground(&self, change: impl FnOnce(&Ground) -> Ground) {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ground.store(Arc::new(change(&self.ground.load())));
+    }
+
     /// What the operator chose.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.ground.load().settings)
     }
 
     /// TCP connections that are open now.

@@ -1,16 +1,18 @@
 //! The catalog as DNS asks for it: by service, and by address for reverse names.
 //!
 //! A [`Zone`] is immutable and holds references only: one entry of 24 bytes per instance beside the publication that
-//! the catalog holds anyway, so 100,000 instances of 10,000 services cost 7 MB in all. Answers are not pre-encoded.
+//! the catalog holds anyway. Services are found by one look-up of the octets that stand in a question. Beside each lies
+//! what was encoded of it so far ([`Memo`]): it goes with the service, so that no answer outlives what it was made from.
 //!
 //! [`Zone::update`] follows the structure that two catalogs share: what they hold in common is never visited. Each
 //! service that changed is rebuilt once, in the time of its own instances.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::Bound, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, net::IpAddr, ops::Deref, sync::Arc};
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::{GenericHashMap, OrdMap, ordmap::DiffItem, shared_ptr::DefaultSharedPtr};
 
-use crate::model::{Catalog, Driver, Host, Offer, Origin, Publication, Scope, Session, ShortId};
+use super::hot::Memo;
+use crate::model::{Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId};
 
 /// What an answer needs to know of the host an instance runs on.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,12 +67,115 @@ impl Candidate {
     }
 }
 
+/// The instances of one service, external ones first, then sorted by container; never empty.
+#[derive(Debug)]
+pub struct Service {
+    candidates: Box<[Candidate]>,
+    /// How many of them are external.
+    externals: usize,
+    /// What was encoded of them.
+    pub(super) memo: Memo,
+}
+
+impl Service {
+    fn new(mut candidates: Vec<Candidate>) -> Self {
+        candidates.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+        let externals = candidates.partition_point(Candidate::is_external);
+        Self { candidates: candidates.into(), externals, memo: Memo::default() }
+    }
+
+    /// Those that answers are made from, ready or not. Where an operator has registered the service as an external one,
+    /// that is all of it: the operator's word counts for the whole name, so that a service moves at one stroke and is
+    /// never in two places.
+    pub fn members(&self) -> &[Candidate] {
+        match self.externals {
+            0 => &self.candidates,
+            externals => &self.candidates[..externals],
+        }
+    }
+
+    /// All of them, those included in whose place an external service stands.
+    pub fn all(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// The containers in whose place an external service stands.
+    pub fn replaced(&self) -> &[Candidate] {
+        match self.externals {
+            0 => &[],
+            externals => &self.candidates[externals..],
+        }
+    }
+}
+
+/// What was encoded follows from the rest.
+impl PartialEq for Service {
+    fn eq(&self, other: &Self) -> bool {
+        self.candidates == other.candidates
+    }
+}
+
+impl Eq for Service {}
+
+/// A service's name as it begins in a question: service and namespace, each behind its length, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Key(Arc<[u8]>);
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Room for a [`Key`] on the way to a look-up.
+#[derive(Clone, Copy)]
+pub(super) struct KeyText {
+    octets: [u8; 2 * (1 + MAX_LABEL)],
+    length: usize,
+}
+
+impl KeyText {
+    pub(super) const fn new() -> Self {
+        Self { octets: [0; 2 * (1 + MAX_LABEL)], length: 0 }
+    }
+
+    /// Adds a label; false where it is none.
+    #[must_use]
+    pub(super) fn push(&mut self, label: &[u8]) -> bool {
+        let end = self.length + 1 + label.len();
+        let Ok(length @ 1..=63) = u8::try_from(label.len()) else { return false };
+        if end > self.octets.len() {
+            return false;
+        }
+        self.octets[self.length] = length;
+        self.octets[self.length + 1..end].copy_from_slice(label);
+        self.length = end;
+        true
+    }
+
+    pub(super) fn of(service: &str, namespace: &str) -> Option<Self> {
+        let mut text = Self::new();
+        (text.push(service.as_bytes()) && text.push(namespace.as_bytes())).then_some(text)
+    }
+}
+
+impl Deref for KeyText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.octets[..self.length]
+    }
+}
+
+/// Names come from containers, so the hash is seeded: nobody can choose names that collide.
+type Services = GenericHashMap<Key, Arc<Service>, foldhash::fast::RandomState, DefaultSharedPtr>;
+
 /// The immutable index DNS answers from. [`Zone::default`] knows nothing and is not complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
-    /// By `namespace.service`, so that a namespace is a range. External instances first, then sorted by container; never
-    /// empty.
-    services: OrdMap<Arc<str>, Arc<[Candidate]>>,
+    services: Services,
+    /// The services of each namespace, counted; never 0.
+    namespaces: OrdMap<Label, usize>,
     /// Containers by address: this host's own, and others' on networks that span hosts.
     addresses: OrdMap<(IpAddr, Origin, ShortId), Arc<Publication>>,
     homes: OrdMap<Origin, Arc<Home>>,
@@ -97,7 +202,7 @@ impl Zone {
         let mut next = self.clone();
         next.complete = new.is_complete();
         next.revision = new.revision;
-        let mut changes: BTreeMap<Arc<str>, Change> = BTreeMap::new();
+        let mut changes: BTreeMap<Key, Change> = BTreeMap::new();
         for difference in old.hosts.diff(&new.hosts) {
             match difference {
                 DiffItem::Add(origin, host) => next.add_host(origin, host, &mut changes),
@@ -118,7 +223,7 @@ impl Zone {
         next
     }
 
-    fn add_host(&mut self, origin: &Origin, host: &Host, changes: &mut BTreeMap<Arc<str>, Change>) {
+    fn add_host(&mut self, origin: &Origin, host: &Host, changes: &mut BTreeMap<Key, Change>) {
         let home = Arc::new(Home::of(origin, &host.session));
         for publication in host.publications.values() {
             self.add(&home, publication, changes);
@@ -126,14 +231,14 @@ impl Zone {
         self.homes.insert(origin.clone(), home);
     }
 
-    fn remove_host(&mut self, origin: &Origin, host: &Host, changes: &mut BTreeMap<Arc<str>, Change>) {
+    fn remove_host(&mut self, origin: &Origin, host: &Host, changes: &mut BTreeMap<Key, Change>) {
         for publication in host.publications.values() {
             self.remove(origin, publication, changes);
         }
         self.homes.remove(origin);
     }
 
-    fn update_host(&mut self, origin: &Origin, old: &Host, new: &Host, changes: &mut BTreeMap<Arc<str>, Change>) {
+    fn update_host(&mut self, origin: &Origin, old: &Host, new: &Host, changes: &mut BTreeMap<Key, Change>) {
         let Some(home) = self.homes.get(origin).cloned() else {
             debug_assert!(false, "the zone is not that of the old catalog: {origin:?} is missing");
             return self.add_host(origin, new, changes);
@@ -150,7 +255,7 @@ impl Zone {
         }
     }
 
-    fn add(&mut self, home: &Arc<Home>, publication: &Arc<Publication>, changes: &mut BTreeMap<Arc<str>, Change>) {
+    fn add(&mut self, home: &Arc<Home>, publication: &Arc<Publication>, changes: &mut BTreeMap<Key, Change>) {
         for (offer, offered) in (0..).zip(&publication.services) {
             let candidate = Candidate { home: Arc::clone(home), publication: Arc::clone(publication), offer };
             changes.entry(self.key(offered)).or_default().new.push(candidate);
@@ -161,7 +266,7 @@ impl Zone {
         }
     }
 
-    fn remove(&mut self, origin: &Origin, publication: &Publication, changes: &mut BTreeMap<Arc<str>, Change>) {
+    fn remove(&mut self, origin: &Origin, publication: &Publication, changes: &mut BTreeMap<Key, Change>) {
         for offered in &publication.services {
             let gone = (publication.container, origin.clone());
             changes.entry(self.key(offered)).or_default().gone.push(gone);
@@ -172,15 +277,15 @@ impl Zone {
     }
 
     /// The key of an offer: the one in use where there is one, so that its text is held once.
-    fn key(&self, offer: &Offer) -> Arc<str> {
-        let text = key(offer.namespace.as_str(), offer.service.as_str());
-        match self.services.get_key_value(text.as_str()) {
-            Some((known, _)) => Arc::clone(known),
-            None => text.into(),
+    fn key(&self, offer: &Offer) -> Key {
+        let text = KeyText::of(offer.service.as_str(), offer.namespace.as_str()).expect("a label is one");
+        match self.services.get_key_value(&*text) {
+            Some((known, _)) => known.clone(),
+            None => Key((*text).into()),
         }
     }
 
-    fn rebuild(&mut self, key: Arc<str>, mut change: Change) {
+    fn rebuild(&mut self, key: Key, mut change: Change) {
         change.gone.sort_unstable();
         let stays = |candidate: &&Candidate| {
             let place = |(container, origin): &(ShortId, Origin)| {
@@ -188,41 +293,52 @@ impl Zone {
             };
             change.gone.binary_search_by(place).is_err()
         };
-        let mut candidates: Vec<Candidate> =
-            self.services.get(&*key).into_iter().flat_map(|known| known.iter()).filter(stays).cloned().collect();
-        candidates.extend(change.new);
-        if candidates.is_empty() {
-            self.services.remove(&*key);
+        let known = self.services.get(&*key.0).cloned();
+        let held = known.iter().flat_map(|service| &service.candidates);
+        let candidates: Vec<Candidate> = held.filter(stays).cloned().chain(change.new).collect();
+        let Some(namespace) = candidates.first().map(|candidate| candidate.offer().namespace.clone()) else {
+            self.services.remove(&*key.0);
+            if let Some(last) = known.iter().find_map(|service| service.candidates.first()) {
+                self.uncount(&last.offer().namespace);
+            }
             return;
+        };
+        if known.is_none() {
+            *self.namespaces.entry(namespace).or_insert(0) += 1;
         }
-        candidates.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
-        self.services.insert(key, candidates.into());
+        self.services.insert(key, Arc::new(Service::new(candidates)));
     }
 
-    /// The instances of a service, ready or not, ordered by container; `None` where there is no such service. Where an
-    /// operator has registered it as an external one, that is all of it: the operator's word counts for the whole name, so
-    /// that a service moves at one stroke and is never in two places.
-    pub fn service(&self, namespace: &str, service: &str) -> Option<&[Candidate]> {
-        let all = self.services.get(key(namespace, service).as_str())?;
-        match all.partition_point(Candidate::is_external) {
-            0 => Some(all),
-            externals => Some(&all[..externals]),
+    fn uncount(&mut self, namespace: &Label) {
+        match self.namespaces.get(namespace) {
+            Some(1) => drop(self.namespaces.remove(namespace)),
+            Some(services) => {
+                let fewer = services - 1;
+                self.namespaces.insert(namespace.clone(), fewer);
+            }
+            None => debug_assert!(false, "{namespace:?} was not counted"),
         }
+    }
+
+    /// The instances of a service that answers are made from; `None` where there is no such service.
+    pub fn service(&self, namespace: &str, service: &str) -> Option<&[Candidate]> {
+        self.lookup(&KeyText::of(service, namespace)?).map(Service::members)
+    }
+
+    /// The service with this key: its own and its namespace's label, as they stand in a question, in lower case.
+    #[inline]
+    pub(super) fn lookup(&self, key: &[u8]) -> Option<&Service> {
+        self.services.get(key).map(|service| &**service)
     }
 
     /// The containers in whose place an external service stands.
     pub fn replaced(&self, namespace: &str, service: &str) -> &[Candidate] {
-        match self.services.get(key(namespace, service).as_str()) {
-            Some(all) if all[0].is_external() => &all[all.partition_point(Candidate::is_external)..],
-            _ => &[],
-        }
+        KeyText::of(service, namespace).and_then(|key| self.lookup(&key)).map_or(&[], Service::replaced)
     }
 
     /// Whether the namespace has a service.
     pub fn has_namespace(&self, namespace: &str) -> bool {
-        let first = key(namespace, "");
-        let from = (Bound::Included(first.as_str()), Bound::Unbounded);
-        self.services.range::<_, str>(from).next().is_some_and(|(key, _)| key.starts_with(&first))
+        self.namespaces.contains_key(namespace)
     }
 
     /// The containers that have an address: several only while one that left and one that came overlap.
@@ -251,9 +367,9 @@ impl Zone {
         self.homes.values()
     }
 
-    /// All services, each as its instances, ordered by namespace and name.
-    pub fn services(&self) -> impl Iterator<Item = &[Candidate]> {
-        self.services.values().map(|candidates| &**candidates)
+    /// All services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().map(|service| &**service)
     }
 
     /// Whether a name's absence may be stated (see [`Catalog::is_complete`]).
@@ -265,15 +381,6 @@ impl Zone {
     pub fn revision(&self) -> i64 {
         self.revision
     }
-}
-
-/// Labels hold no dot, so this is unambiguous.
-fn key(namespace: &str, service: &str) -> String {
-    let mut key = String::with_capacity(namespace.len() + 1 + service.len());
-    key.push_str(namespace);
-    key.push('.');
-    key.push_str(service);
-    key
 }
 
 /// The addresses of a container by which it may be found: another host's local addresses mean nothing here.

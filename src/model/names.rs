@@ -48,9 +48,12 @@ impl Label {
         Ok(Self(label.into()))
     }
 
+    /// [`Label::global`] as text.
+    pub const GLOBAL: &str = "global";
+
     /// The namespace of names that were given explicitly without one.
     pub fn global() -> Self {
-        static GLOBAL: std::sync::LazyLock<Label> = std::sync::LazyLock::new(|| Label("global".into()));
+        static GLOBAL: std::sync::LazyLock<Label> = std::sync::LazyLock::new(|| Label(Label::GLOBAL.into()));
         GLOBAL.clone()
     }
 

@@ -10,33 +10,73 @@ use std::net::IpAddr;
 use rand::{Rng, RngExt, seq::SliceRandom};
 
 /// An address with the sum of the weights of those who have it.
-pub(super) type Weighted = (IpAddr, u32);
+pub(in crate::dns) type Weighted = (IpAddr, u32);
 
 /// At most `most` of the addresses in the order of the answer. Equal ones become one.
-pub(super) fn sample(mut addresses: Vec<Weighted>, most: usize, rng: &mut impl Rng) -> Vec<Weighted> {
+pub(super) fn sample(addresses: Vec<Weighted>, most: usize, rng: &mut impl Rng) -> Vec<Weighted> {
+    let addresses = distinct(addresses);
+    let weights: Vec<u32> = addresses.iter().map(|(_, weight)| *weight).collect();
+    // Nobody said a weight: no logarithm for anyone.
+    let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
+    let weights = (!equal).then_some(weights.as_slice());
+    let mut order = Order::default();
+    order.draw(addresses.len(), weights, most, rng).iter().map(|place| addresses[*place as usize]).collect()
+}
+
+/// The addresses in their own order, each once, with the weights of all who have it.
+pub(in crate::dns) fn distinct(mut addresses: Vec<Weighted>) -> Vec<Weighted> {
     addresses.sort_unstable_by_key(|(address, _)| *address);
     addresses.dedup_by(|(address, weight), (kept, sum)| {
         let same = address == kept;
         *sum = if same { sum.saturating_add(*weight) } else { *sum };
         same
     });
-    // Nobody said a weight: no logarithm for anyone.
-    if addresses.windows(2).all(|pair| pair[0].1 == pair[1].1) {
-        let (chosen, _) = addresses.partial_shuffle(rng, most);
-        return chosen.to_vec();
-    }
-    let mut timed: Vec<(bool, f64, Weighted)> = addresses
-        .into_iter()
-        .map(|(address, weight)| {
+    addresses
+}
+
+/// Draws the order of an answer, as places of what is to be given. Keeps its memory from one answer to the next.
+#[derive(Debug, Default)]
+pub(in crate::dns) struct Order {
+    places: Vec<u32>,
+    timed: Vec<(bool, f64, u32)>,
+}
+
+impl Order {
+    /// At most `most` of `count` places; `weights`: of each, unless all are equal.
+    pub(in crate::dns) fn draw(
+        &mut self,
+        count: usize,
+        weights: Option<&[u32]>,
+        most: usize,
+        rng: &mut impl Rng,
+    ) -> &[u32] {
+        let Some(weights) = weights else {
+            self.places.clear();
+            self.places.extend((0..).take(count));
+            let (chosen, _) = self.places.partial_shuffle(rng, most);
+            return chosen;
+        };
+        self.timed.clear();
+        self.timed.extend((0..).zip(weights).map(|(place, weight)| {
             // In (0, 1], so that its logarithm is finite.
             let chance = 1.0 - rng.random::<f64>();
-            (weight == 0, -chance.ln() / f64::from(weight.max(1)), (address, weight))
-        })
-        .collect();
-    timed.sort_unstable_by(|(never, time, _), (other_never, other, _)| {
-        never.cmp(other_never).then_with(|| time.total_cmp(other))
-    });
-    timed.into_iter().take(most).map(|(.., weighted)| weighted).collect()
+            (*weight == 0, -chance.ln() / f64::from((*weight).max(1)), place)
+        }));
+        self.timed.sort_unstable_by(|(never, time, _), (other_never, other, _)| {
+            never.cmp(other_never).then_with(|| time.total_cmp(other))
+        });
+        self.places.clear();
+        self.places.extend(self.timed.iter().take(most).map(|(.., place)| *place));
+        &self.places
+    }
+
+    /// All of `count` places.
+    pub(in crate::dns) fn shuffle(&mut self, count: usize, rng: &mut impl Rng) -> &mut [u32] {
+        self.places.clear();
+        self.places.extend((0..).take(count));
+        self.places.shuffle(rng);
+        &mut self.places
+    }
 }
 
 #[cfg(test)]

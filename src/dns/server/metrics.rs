@@ -25,6 +25,8 @@ pub enum Counter {
     StayedUnknown,
     /// Queries over one of the caps on forwarding and waiting: SERVFAIL at once.
     OverCap,
+    /// Queries that the hot path leaves to the complete one, dropped because too many of them wait.
+    OddOverCap,
     /// Panics while answering, caught: each is a bug.
     Panics,
     /// Replies that the kernel did not take.
@@ -41,7 +43,7 @@ pub enum Counter {
 
 impl Counter {
     /// All of them, in order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::UdpQueries,
         Self::TcpQueries,
         Self::NotPermitted,
@@ -51,6 +53,7 @@ impl Counter {
         Self::Waited,
         Self::StayedUnknown,
         Self::OverCap,
+        Self::OddOverCap,
         Self::Panics,
         Self::SendErrors,
         Self::ReceiveErrors,
@@ -71,6 +74,7 @@ impl Counter {
             Self::Waited => "waited",
             Self::StayedUnknown => "stayed_unknown",
             Self::OverCap => "over_cap",
+            Self::OddOverCap => "odd_over_cap",
             Self::Panics => "panics",
             Self::SendErrors => "send_errors",
             Self::ReceiveErrors => "receive_errors",
@@ -116,6 +120,15 @@ impl Shard {
         self.counters[counter as usize].fetch_add(1, Relaxed);
     }
 
+    /// Adds what was counted in a batch.
+    pub(super) fn add(&self, tally: &Tally) {
+        let Counts { counters, rcodes } = &tally.0;
+        let sums = self.counters.iter().zip(counters).chain(self.rcodes.iter().zip(rcodes));
+        for (sum, counted) in sums.filter(|(_, counted)| **counted > 0) {
+            sum.fetch_add(*counted, Relaxed);
+        }
+    }
+
     /// Counts a reply by what its header says.
     pub(super) fn count_reply(&self, reply: &[u8]) {
         let [_, _, flags, more, ..] = reply else { return };
@@ -126,7 +139,23 @@ impl Shard {
     }
 }
 
-/// The shards: one per worker, the last for all tasks.
+/// What a worker counted in one batch, added to its shard at the end of it.
+#[derive(Debug, Default)]
+pub(super) struct Tally(Counts);
+
+impl Tally {
+    pub(super) fn count(&mut self, counter: Counter) {
+        self.0.counters[counter as usize] += 1;
+    }
+
+    /// Counts a reply of the hot path, which truncates none, by what its header says.
+    pub(super) fn count_reply(&mut self, reply: &[u8]) {
+        let Some(code) = reply.get(3) else { return };
+        self.0.rcodes[usize::from(code & 0x0f)] += 1;
+    }
+}
+
+/// The shards: one per worker, then that of the complete path, the last for all tasks.
 #[derive(Debug)]
 pub(super) struct Metrics {
     shards: Box<[Shard]>,
@@ -134,12 +163,17 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(workers: usize) -> Self {
-        Self { shards: (0..=workers).map(|_| Shard::default()).collect() }
+        Self { shards: (0..workers + 2).map(|_| Shard::default()).collect() }
     }
 
     /// The shard of one worker.
     pub(super) fn worker(&self, index: usize) -> &Shard {
         &self.shards[index.min(self.shards.len() - 1)]
+    }
+
+    /// The shard of the complete path's thread.
+    pub(super) fn odd(&self) -> &Shard {
+        &self.shards[self.shards.len() - 2]
     }
 
     /// The shard of everything that is no worker.
@@ -173,11 +207,18 @@ mod tests {
         metrics.tasks().count(Counter::TcpTimeouts);
         metrics.worker(1).count_reply(&[0, 0, 0x82, 0x83]);
         metrics.worker(1).count_reply(&[0, 0]);
+        let mut tally = Tally::default();
+        tally.count(Counter::UdpQueries);
+        tally.count(Counter::Dropped);
+        tally.count_reply(&[0, 0, 0x84, 0x80]);
+        metrics.worker(0).add(&tally);
+        metrics.odd().count(Counter::UdpQueries);
         let counts = metrics.counts();
-        assert_eq!(counts.get(Counter::UdpQueries), 2);
+        assert_eq!(counts.get(Counter::UdpQueries), 4);
+        assert_eq!(counts.get(Counter::Dropped), 1);
         assert_eq!(counts.get(Counter::TcpTimeouts), 1);
         assert_eq!(counts.get(Counter::Truncated), 1);
-        assert_eq!((counts.rcodes()[3], counts.rcodes().iter().sum::<u64>()), (1, 1));
+        assert_eq!((counts.rcodes()[3], counts.rcodes().iter().sum::<u64>()), (1, 2));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     metrics::{Counter, Shard},
 };
 use crate::dns::{
-    answer::{Snapshot, locate},
+    answer::locate,
     forward::Forwarder,
     wire::{Follow, Outcome, ResponseCode, Transport, failure, followed, respond},
 };
@@ -87,7 +87,7 @@ fn refusal(shared: &Shared, source: IpAddr) -> Option<ResponseCode> {
     if permits() {
         return None;
     }
-    if !shared.local.load().listed {
+    if !shared.ground.load().local.listed {
         return Some(ResponseCode::ServFail);
     }
     (!permits()).then_some(ResponseCode::Refused)
@@ -156,9 +156,8 @@ fn outcome(
     rng: &mut impl Rng,
 ) -> Outcome {
     let decided = catch_unwind(AssertUnwindSafe(|| {
-        let (zone, local) = (shared.zone.load(), shared.local.load());
-        let snapshot = Snapshot { zone: &zone, local: &local, settings: &shared.settings };
-        respond(&snapshot, &locate(&local, source), packet, transport, rng)
+        let (zone, ground) = (shared.zone.load(), shared.ground.load());
+        respond(&ground.snapshot(&zone), &locate(&ground.local, source), packet, transport, rng)
     }));
     decided.unwrap_or_else(|_| {
         shard.count(Counter::Panics);

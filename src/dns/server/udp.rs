@@ -1,43 +1,39 @@
 //! UDP: a few threads of their own, each with one socket per address, so that neither a busy runtime nor a slow
-//! upstream delays an answer to a name of ours. A thread waits in epoll for its sockets and its commands, takes what
-//! came in batches, and answers in place; what takes time goes to the runtime as a [`Job`].
+//! upstream delays an answer to a name of ours. A thread waits in epoll for its sockets and its commands and takes what
+//! came in batches. Ordinary queries are answered in place (`front.rs`), and their replies leave as one batch; the others go
+//! to the complete path on a thread of its own (`odd.rs`), and what takes time from there to the runtime, as a [`Job`].
 
 use std::{
     collections::HashMap,
-    io::{self, ErrorKind, IoSliceMut},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     ops::ControlFlow,
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, mpsc as std_mpsc},
     thread,
     time::Duration,
 };
 
 use nix::{
-    cmsg_space,
     errno::Errno,
     libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::{EfdFlags, EventFd},
-        socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg},
+        socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
     },
 };
-use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared,
-    metrics::{Counter, Shard},
-    query::{Desk, Later, Verdict, decide, is_martian, settle},
+    batch::{Batch, MAX_QUERY},
+    front::Front,
+    metrics::{Counter, Shard, Tally},
+    odd::{self, Odd},
+    query::{Desk, Later, is_martian, settle},
 };
-use crate::dns::wire::Transport;
-
-/// Most datagrams taken from one socket before the others have their turn.
-const BATCH: usize = 32;
-
-/// Longest query over UDP. The longest name with every option in use stays far below it.
-const MAX_QUERY: usize = 4096;
 
 /// Pause of a worker after an error that may come again at once: at most 1,000 turns a second are wasted on it.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -45,12 +41,18 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Sockets told of in one turn of epoll; the rest is told of in the next.
 const EVENTS: usize = 64;
 
+/// Octets of a header (RFC 1035 section 4.1.1), and the bit in its third that marks a response.
+const HEADER: usize = 12;
+const QR: u8 = 0x80;
+
 /// The event that says: there are commands.
 const WAKE: u64 = 0;
 
 /// The worker threads. Dropping them stops and joins them: each ends after its current batch.
 pub(super) struct Workers {
     workers: Vec<Handle>,
+    /// The complete path's; it ends when the workers have.
+    odd: Option<thread::JoinHandle<()>>,
 }
 
 struct Handle {
@@ -67,7 +69,8 @@ enum Command {
 impl Workers {
     /// Starts as many threads as the limits say.
     pub(super) fn start(shared: &Arc<Shared>, jobs: &mpsc::Sender<Job>) -> io::Result<Self> {
-        let mut workers = Self { workers: Vec::new() };
+        let (queue, thread) = odd::start(shared, jobs)?;
+        let mut workers = Self { workers: Vec::new(), odd: Some(thread) };
         for index in 0..shared.limits.udp_workers {
             let (commands, inbox) = std_mpsc::channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
@@ -75,18 +78,17 @@ impl Workers {
             epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
             let mut worker = Worker {
                 index,
+                front: Front::new(shared),
                 shared: Arc::clone(shared),
-                jobs: jobs.clone(),
+                odd: queue.clone(),
                 commands: inbox,
                 wake: Arc::clone(&wake),
                 epoll,
                 endpoints: HashMap::new(),
                 next_token: WAKE + 1,
-                rng: rand::make_rng(),
-                buffer: vec![0; MAX_QUERY + 1].into(),
-                control: cmsg_space!(in6_pktinfo, in_pktinfo),
             };
-            let thread = thread::Builder::new().name(format!("dns-udp-{index}")).spawn(move || worker.run())?;
+            let run = move || worker.run(&mut Batch::new());
+            let thread = thread::Builder::new().name(format!("dns-udp-{index}")).spawn(run)?;
             workers.workers.push(Handle { commands, wake, thread });
         }
         Ok(workers)
@@ -111,7 +113,7 @@ impl Workers {
 
     /// Whether all threads run.
     pub(super) fn are_alive(&self) -> bool {
-        self.workers.iter().all(|worker| !worker.thread.is_finished())
+        self.workers.iter().map(|worker| &worker.thread).chain(&self.odd).all(|thread| !thread.is_finished())
     }
 }
 
@@ -136,26 +138,27 @@ impl Drop for Workers {
             let _ = wake.write(1);
             let _ = thread.join();
         }
+        if let Some(thread) = self.odd.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 struct Worker {
     index: usize,
     shared: Arc<Shared>,
-    jobs: mpsc::Sender<Job>,
+    front: Front,
+    odd: odd::Queue,
     commands: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     epoll: Epoll,
     endpoints: HashMap<u64, Arc<Endpoint>>,
     /// Never used twice: an event of a socket just closed finds nothing.
     next_token: u64,
-    rng: SmallRng,
-    buffer: Box<[u8]>,
-    control: Vec<u8>,
 }
 
 impl Worker {
-    fn run(&mut self) {
+    fn run(&mut self, batch: &mut Batch) {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
             let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -174,7 +177,7 @@ impl Worker {
                         return;
                     }
                 } else if let Some(endpoint) = self.endpoints.get(&event.data()).cloned() {
-                    trouble |= self.take_batch(&endpoint).is_err();
+                    trouble |= self.take_batch(&endpoint, batch).is_err();
                 }
             }
             if trouble {
@@ -208,47 +211,71 @@ impl Worker {
     }
 
     /// Answers what is there, up to a batch. An error is one that may come again at once.
-    fn take_batch(&mut self, endpoint: &Arc<Endpoint>) -> io::Result<()> {
+    fn take_batch(&mut self, endpoint: &Arc<Endpoint>, batch: &mut Batch) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let shard = shared.metrics.worker(self.index);
-        for _ in 0..BATCH {
-            match endpoint.receive(&mut self.buffer, &mut self.control) {
-                Ok((length, way)) => self.take(shard, endpoint, length, way),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => {
-                    shard.count(Counter::ReceiveErrors);
-                    // An ICMP error of an earlier reply is delivered once; interruptions pass.
-                    if !matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::Interrupted) {
-                        return Err(error);
-                    }
+        let came = match batch.receive(endpoint.socket.as_fd(), endpoint.address.ip().is_unspecified()) {
+            Ok(came) => came,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => {
+                shard.count(Counter::ReceiveErrors);
+                // An ICMP error of an earlier reply is delivered once; interruptions pass.
+                return match error.kind() {
+                    ErrorKind::ConnectionRefused | ErrorKind::Interrupted => Ok(()),
+                    _ => Err(error),
+                };
+            }
+        };
+        let mut tally = Tally::default();
+        let zone = self.front.refresh(&shared);
+        for place in 0..came {
+            tally.count(Counter::UdpQueries);
+            let way = batch.way(place).filter(|way| !is_martian(way.peer) && !way.is_to_many());
+            let (packet, reply) = batch.exchange(place);
+            let Some(way) = way.filter(|_| may_be_query(packet)) else {
+                tally.count(Counter::Dropped);
+                continue;
+            };
+            // A panic in it is our bug: the complete path looks at the packet, and no worker is lost (P8).
+            let answered = catch_unwind(AssertUnwindSafe(|| self.front.answer(&zone, way.peer.ip(), packet, reply)));
+            match answered {
+                Ok(Some(length)) => batch.reply(place, length),
+                Ok(None) => self.hand_over(&mut tally, endpoint, packet, way),
+                Err(_) => {
+                    tally.count(Counter::Panics);
+                    self.hand_over(&mut tally, endpoint, packet, way);
                 }
             }
+        }
+        for reply in batch.replies() {
+            tally.count_reply(reply);
+        }
+        // Before the replies leave, so that who has one finds itself counted.
+        shard.add(&tally);
+        for _refused in 0..batch.send(endpoint.socket.as_fd()) {
+            shard.count(Counter::SendErrors);
         }
         Ok(())
     }
 
-    fn take(&mut self, shard: &Shard, endpoint: &Arc<Endpoint>, length: usize, way: Way) {
-        shard.count(Counter::UdpQueries);
-        if length > MAX_QUERY || is_martian(way.peer) || way.is_to_many() {
-            return shard.count(Counter::Dropped);
-        }
-        let packet = &self.buffer[..length];
-        match decide(&self.shared, shard, way.peer.ip(), packet, Transport::Udp, &mut self.rng) {
-            Verdict::Reply(reply) | Verdict::Refuse(Some(reply)) => endpoint.send(shard, &reply, way),
-            Verdict::Drop | Verdict::Refuse(None) => shard.count(Counter::Dropped),
-            Verdict::Later(later) => {
-                // There is room for as many jobs as there are permits, so this fails only when the server ends.
-                let _ = self.jobs.try_send(Job { later, endpoint: Arc::downgrade(endpoint), way });
-            }
+    fn hand_over(&self, tally: &mut Tally, endpoint: &Arc<Endpoint>, packet: &[u8], way: Way) {
+        let odd = Odd { packet: packet.into(), way, endpoint: Arc::downgrade(endpoint) };
+        if self.odd.try_send(odd).is_err() {
+            tally.count(Counter::OddOverCap);
         }
     }
 }
 
+/// Whether there is anybody to answer: a header, that of a query, and not more octets than a query has.
+fn may_be_query(packet: &[u8]) -> bool {
+    (HEADER..=MAX_QUERY).contains(&packet.len()) && packet[2] & QR == 0
+}
+
 /// A query to be settled on the runtime.
 pub(super) struct Job {
-    later: Later,
-    endpoint: Weak<Endpoint>,
-    way: Way,
+    pub(super) later: Later,
+    pub(super) endpoint: Weak<Endpoint>,
+    pub(super) way: Way,
 }
 
 impl Job {
@@ -262,21 +289,21 @@ impl Job {
 }
 
 /// One worker's socket for one address.
-struct Endpoint {
+pub(super) struct Endpoint {
     address: SocketAddr,
     socket: UdpSocket,
 }
 
 /// Where a query came from, and which address of ours it went to: the reply takes the same way back.
 #[derive(Clone, Copy, Debug)]
-struct Way {
-    peer: SocketAddr,
-    asked: Asked,
+pub(super) struct Way {
+    pub(super) peer: SocketAddr,
+    pub(super) asked: Asked,
 }
 
 /// The address that was asked.
 #[derive(Clone, Copy, Debug)]
-enum Asked {
+pub(super) enum Asked {
     /// The one that the socket is bound to.
     Bound,
     V4(Ipv4Addr),
@@ -296,27 +323,8 @@ impl Way {
 }
 
 impl Endpoint {
-    fn receive(&self, buffer: &mut [u8], control: &mut [u8]) -> io::Result<(usize, Way)> {
-        if !self.address.ip().is_unspecified() {
-            let (length, peer) = self.socket.recv_from(buffer)?;
-            return Ok((length, Way { peer, asked: Asked::Bound }));
-        }
-        let mut parts = [IoSliceMut::new(buffer)];
-        let message =
-            recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::empty())?;
-        let peer = message.address.as_ref().and_then(to_std).ok_or(ErrorKind::InvalidData)?;
-        let asked = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv4PacketInfo(info) => Some(Asked::V4(u32::from_be(info.ipi_addr.s_addr).into())),
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                Some(Asked::V6(info.ipi6_addr.s6_addr.into(), info.ipi6_ifindex))
-            }
-            _ => None,
-        });
-        Ok((message.bytes, Way { peer, asked: asked.unwrap_or(Asked::Bound) }))
-    }
-
     /// Counts a reply and sends it. Whether it arrives is the client's affair, as always with UDP.
-    fn send(&self, shard: &Shard, reply: &[u8], way: Way) {
+    pub(super) fn send(&self, shard: &Shard, reply: &[u8], way: Way) {
         shard.count_reply(reply);
         let parts = [io::IoSlice::new(reply)];
         let control = |message: &[ControlMessage]| {
@@ -340,9 +348,4 @@ impl Endpoint {
             shard.count(Counter::SendErrors);
         }
     }
-}
-
-fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = || address.as_sockaddr_in().map(|a| SocketAddr::new(IpAddr::V4(a.ip()), a.port()));
-    v4().or_else(|| address.as_sockaddr_in6().map(|a| SocketAddr::V6((*a).into())))
 }

@@ -178,8 +178,8 @@ proptest! {
             }
             zone = zone.update(&old, &catalog);
             prop_assert_eq!(&zone, &Zone::of(&catalog));
-            for candidates in zone.services() {
-                prop_assert!(candidates.is_sorted_by_key(Candidate::order));
+            for service in zone.services() {
+                prop_assert!(service.all().is_sorted_by_key(Candidate::order));
             }
         }
     }

@@ -1,0 +1,156 @@
+//! The hot path: ordinary questions for our own names, answered without an allocation, a lock or a tree walk.
+//!
+//! ```text
+//! packet ─ question.rs ─► Question ─┐
+//! source ─ view.rs ─────► View ─────┼─► one look-up in Zone ─► Memo ─ memo.rs ─► Encoded ─ write.rs ─► reply
+//! ```
+//!
+//! What a container may be told of a service is worked out once, by the same functions that the complete path
+//! (`answer.rs`) calls, and kept beside the service as the numbers that records consist of. From then on a question is
+//! parsed in place, found by one look-up, and written out: id, flags, letter case, EDNS and the order of the records are
+//! the question's own. When a service changes, its successor begins with an empty [`Memo`], and what was encoded goes
+//! with the last zone that holds it; nothing is ever invalidated.
+//!
+//! Whoever asks in an unusual way is handed to the complete path: [`respond`] gives `None` for whatever it does not know for
+//! certain. Where it answers, its reply is octet for octet that of the complete path, given the same chance; a property
+//! test holds both against each other.
+
+use rand::Rng;
+
+use super::{
+    answer::{MAX_ADDRESSES, Settings},
+    zone::{KeyText, Service, Zone},
+};
+use crate::model::Label;
+
+mod memo;
+mod question;
+mod view;
+mod write;
+
+pub(in crate::dns) use memo::Memo;
+pub use view::{Ground, View};
+
+use memo::{Encoded, Slot};
+use question::{Question, Shape};
+use write::{Denial, Writer};
+
+/// The kinds of records that the hot path knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    A,
+    Aaaa,
+    Srv,
+}
+
+/// What one worker reuses from question to question.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(super) order: super::answer::Order,
+}
+
+/// Answers one packet of the asker that `view` describes: the octets of `reply` that were written. `None`: nothing was
+/// decided, ask the complete path.
+pub fn respond(
+    ground: &Ground,
+    zone: &Zone,
+    view: &View,
+    packet: &[u8],
+    rng: &mut impl Rng,
+    scratch: &mut Scratch,
+    reply: &mut [u8],
+) -> Option<usize> {
+    let question = Question::parse(packet, &ground.apex)?;
+    let writer = Writer::new(packet, &question, view.forwards, reply)?;
+    let mut near = KeyText::new();
+    let (key, service) = match question.shape {
+        Shape::Full => (question.key(), zone.lookup(question.key())),
+        Shape::Bare | Shape::Near => {
+            // The asker's own namespace, else `global`: never both.
+            let mut within = |namespace: &[u8]| {
+                near = KeyText::new();
+                (near.push(question.first()) && near.push(namespace)).then(|| zone.lookup(&near)).flatten()
+            };
+            let service = within(&view.namespace).or_else(|| within(Label::GLOBAL.as_bytes()));
+            (&*near, service)
+        }
+    };
+    let Some(service) = service else {
+        let denial = denial(zone, &question)?;
+        return writer.deny(denial, &question, &ground.denials(), zone.revision());
+    };
+    let memo = service.memo.read();
+    if let Some(encoded) = memo.find(ground, view, question.kind) {
+        return write(encoded, ground, zone, &question, key, rng, scratch, writer);
+    }
+    let encoded = encode(service, ground, view, question.kind);
+    write(&encoded, ground, zone, &question, key, rng, scratch, writer)
+}
+
+/// Works out what this asker may be told of a service, and keeps it.
+#[cold]
+fn encode(service: &Service, ground: &Ground, view: &View, kind: Kind) -> std::sync::Arc<Encoded> {
+    let encoded = Encoded::of(service.members(), ground, view, kind);
+    service.memo.keep(ground, Slot::of(service.members(), ground, view, kind), encoded)
+}
+
+/// How the absence of a service is stated; `None` where it cannot be, yet or here.
+fn denial(zone: &Zone, question: &Question<'_>) -> Option<Denial> {
+    if !zone.is_complete() {
+        return None;
+    }
+    let first = question.first();
+    let stands_above = match question.shape {
+        Shape::Full => false,
+        Shape::Near => std::str::from_utf8(first).is_ok_and(|label| zone.has_namespace(label)),
+        // The last label of the apex stands above us; `deny` leaves that one to the complete path.
+        Shape::Bare => false,
+    };
+    Some(if stands_above { Denial::NoData } else { Denial::NoName })
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of `respond`, called from two places in it")]
+#[inline]
+fn write(
+    encoded: &Encoded,
+    ground: &Ground,
+    zone: &Zone,
+    question: &Question<'_>,
+    key: &[u8],
+    rng: &mut impl Rng,
+    scratch: &mut Scratch,
+    writer: Writer<'_>,
+) -> Option<usize> {
+    let ttl = ground.settings.ttl;
+    match encoded {
+        Encoded::Addresses(addresses) => {
+            let order = scratch.order.draw(addresses.len(), addresses.weights(), MAX_ADDRESSES, rng);
+            writer.addresses(addresses, order, ttl)
+        }
+        Encoded::Targets(targets) => {
+            let order = scratch.order.shuffle(targets.len(), rng);
+            writer.targets(targets, order, ttl, key, &ground.apex, question)
+        }
+        // The other family has addresses, so this one may be denied at any time; else only by who knows everything.
+        Encoded::NoData { any } if *any || zone.is_complete() => {
+            writer.deny(Denial::NoData, question, &ground.denials(), zone.revision())
+        }
+        Encoded::NoData { .. } | Encoded::Unknown => None,
+    }
+}
+
+/// What negative answers hold besides the revision.
+pub(super) struct Denials<'g> {
+    pub(super) apex: &'g [u8],
+    pub(super) ttl: u32,
+}
+
+impl Ground {
+    fn denials(&self) -> Denials<'_> {
+        let Settings { negative_ttl, .. } = *self.settings;
+        Denials { apex: &self.apex, ttl: negative_ttl }
+    }
+}
+
+#[cfg(test)]
+mod tests;
