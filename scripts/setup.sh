@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # setup.sh: installs from Debian's packages what building and testing need and this machine lacks. Safe to run again:
-# with nothing missing it looks, and ends at once.
+# with nothing missing it looks, and ends at once. More may be asked for as `COMMAND:PACKAGE` arguments, as the benchmarks do.
 set -euo pipefail
 
 # What must be there, and the package that brings it.
@@ -18,10 +18,15 @@ need etcdctl etcd-client
 need dig bind9-dnsutils
 need dnsperf dnsperf
 need mmdebstrap mmdebstrap
+# The server that our answers are compared with.
+need nsd nsd
+# The C library of Alpine's images, whose resolver is another one.
+need musl-gcc musl-tools
 # Certificates for the tests that speak TLS with etcd.
 need openssl openssl
 # Tests put busybox alone into an image, so it must be the one without libraries.
 if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(busybox-static); fi
+for wish in "$@"; do need "${wish%%:*}" "${wish#*:}"; done
 docker_missing=0
 if ! command -v docker >/dev/null; then
     missing+=(docker.io)
@@ -45,14 +50,21 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     echo "setup: installing ${missing[*]}"
     "${sudo[@]}" apt-get update -q
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
-    # Debian starts an etcd of its own on port 2379. Ours run on ports of their own, so that one only gets in the way.
-    if [[ " ${missing[*]} " == *" etcd-server "* ]]; then
-        echo "setup: stopping the etcd service that the package starts"
-        if [ -d /run/systemd/system ]; then "${sudo[@]}" systemctl disable --now etcd; else
-            "${sudo[@]}" service etcd stop >/dev/null 2>&1 || true
-        fi
+    # 101 from this file says that nothing is to be started while packages are installed (invoke-rc.d(8)).
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap '"${sudo[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+        "${sudo[@]}" chmod 755 "$policy"
     fi
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    # Debian starts the servers it installs, and again after a reboot. Ours run on ports of their own with configurations of
+    # their own, so those only get in the way.
+    for service in etcd nsd knot unbound; do
+        if [ -d /run/systemd/system ] && systemctl is-enabled -q "$service" 2>/dev/null; then
+            case " ${missing[*]} " in *" $service "* | *" $service-server "*) "${sudo[@]}" systemctl disable --now "$service" ;; esac
+        fi
+    done
     if [ "$docker_missing" = 1 ] && ! "${sudo[@]}" docker info >/dev/null 2>&1; then
         echo "setup: starting the Docker engine"
         "${sudo[@]}" service docker start || true

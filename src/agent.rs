@@ -440,6 +440,10 @@ impl Agent {
                 let shared = Arc::clone(&shared);
                 move |request| answer(&shared, &request)
             }),
+            dump: Arc::new({
+                let shared = Arc::clone(&shared);
+                move |request| resolve::dump(&shared, &request)
+            }),
             explain: explain::explainer(self.identity.host.clone(), shared, self.residents.1.clone()),
         }
     }

@@ -16,6 +16,7 @@ mod registrator;
 mod resolve;
 mod services;
 mod watch;
+mod zone;
 
 use std::{
     io::{self, IsTerminal, Read},
@@ -83,6 +84,7 @@ enum Command {
     Register(register::Arguments),
     Unregister(register::UnregisterArguments),
     Leave(leave::Arguments),
+    Zone(zone::Arguments),
     Config(config::Arguments),
 }
 
@@ -116,6 +118,7 @@ pub async fn run(cli: Cli, process: Process) -> Exit {
         Command::Register(arguments) => register::register(&arguments, &process).await,
         Command::Unregister(arguments) => register::unregister(&arguments, &process).await,
         Command::Leave(arguments) => leave::run(&arguments, &process).await,
+        Command::Zone(arguments) => zone::run(&arguments, &process).await,
         Command::Config(arguments) => config::run(&arguments, &process),
     };
     outcome.unwrap_or_else(|error| tell(&error))

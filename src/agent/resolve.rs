@@ -10,10 +10,12 @@ use hickory_proto::{
 use rand::Rng;
 
 use crate::{
-    api::{AskAs, ResolveError, ResolveRecord, ResolveReply, ResolveRequest},
+    api::{AskAs, DumpError, DumpRequest, ResolveError, ResolveRecord, ResolveReply, ResolveRequest},
     dns::{
         answer::Snapshot,
         explain::words,
+        export::{ExportError, export},
+        server::Shared,
         source::{Source, locate},
         wire::{Outcome, Transport, respond},
     },
@@ -38,6 +40,21 @@ pub(super) fn resolve(
     }
     let asker = words::asker(&source);
     Ok(ResolveReply { name: name.to_string(), kind: request.kind.clone(), asker, rcode, answers, additionals })
+}
+
+/// Writes one zone from the snapshots of the moment.
+pub(super) fn dump(shared: &Shared, request: &DumpRequest) -> Result<String, DumpError> {
+    let (zone, local) = (shared.zone(), shared.local());
+    let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
+    let source = find(&local, request.asker.as_ref()).map_err(|error| DumpError::NotFound(error.to_string()))?;
+    let apex = shared.settings().apex.as_str();
+    let text = request.zone.as_deref().unwrap_or(apex).to_ascii_lowercase();
+    let origin = Name::from_ascii(format!("{}.", text.trim_end_matches('.')))
+        .map_err(|error| DumpError::Invalid(format!("`{text}` is no DNS name: {error}")))?;
+    export(&snapshot, &source, &origin, &mut rand::rng()).map_err(|error| match error {
+        ExportError::NotYet => DumpError::NotYet(error.to_string()),
+        ExportError::NoSuchZone { .. } => DumpError::NotFound(error.to_string()),
+    })
 }
 
 /// In place of a response code: somebody else is asked.

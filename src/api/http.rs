@@ -42,7 +42,7 @@ use tokio::{
 };
 
 use super::{
-    ApiState, AskAs, ExplainRequest, ResolveError, ResolveRequest,
+    ApiState, AskAs, DumpError, DumpRequest, ExplainRequest, ResolveError, ResolveRequest,
     changes::{Change, changes},
     json::{self},
     metrics, projects,
@@ -67,6 +67,12 @@ impl Default for Limits {
 /// Streams of `/v1/watch` at a time: a quarter of the connections, so that watchers never keep health checks out.
 pub const MAX_WATCHERS: usize = 16;
 
+/// Zone files under way at a time: that of 100,000 instances is some 100 MiB of text, held until its reader has taken it.
+pub const MAX_DUMPS: usize = 1;
+
+/// Octets of a zone file handed over at once.
+const DUMP_PIECE: usize = 64 << 10;
+
 /// Largest request head in bytes: a line and a few headers; hyper's smallest allowed is 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -89,6 +95,7 @@ struct Public {
     /// What was found in the last catalog that was looked through.
     projects: Mutex<(Weak<Catalog>, Arc<[Problem]>)>,
     watchers: Arc<Semaphore>,
+    dumps: Arc<Semaphore>,
 }
 
 impl Public {
@@ -121,8 +128,15 @@ impl Public {
 /// The read-only routes. `bound` is the address the listener really has.
 pub fn public(state: ApiState, bound: SocketAddr) -> Router {
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
-    let public =
-        Arc::new(Public { state, bound, was_ready: AtomicBool::new(false), projects: Mutex::default(), watchers });
+    let dumps = Arc::new(Semaphore::new(MAX_DUMPS));
+    let public = Arc::new(Public {
+        state,
+        bound,
+        was_ready: AtomicBool::new(false),
+        projects: Mutex::default(),
+        watchers,
+        dumps,
+    });
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -130,6 +144,7 @@ pub fn public(state: ApiState, bound: SocketAddr) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/resolve", get(resolve))
         .route("/v1/explain", get(explain))
+        .route("/v1/zone", get(zone))
         .route("/v1/watch", get(watch))
         .route("/v1/problems", get(problems))
         .route("/v1/status", get(status))
@@ -286,6 +301,35 @@ async fn explain(State(public): State<Arc<Public>>, Query(query): Query<ExplainQ
         Ok(Ok(reply)) => Json(reply).into_response(),
         Ok(Err(ResolveError::Invalid(message))) => refusal(StatusCode::BAD_REQUEST, message),
         Ok(Err(ResolveError::NoSuchAsker(message))) => refusal(StatusCode::NOT_FOUND, message),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+#[derive(Deserialize)]
+struct ZoneQuery {
+    zone: Option<String>,
+    #[serde(rename = "as")]
+    asker: Option<String>,
+}
+
+async fn zone(State(public): State<Arc<Public>>, Query(query): Query<ZoneQuery>) -> Response {
+    let Ok(permit) = Arc::clone(&public.dumps).try_acquire_owned() else {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "a zone is being written for somebody else; try again");
+    };
+    let request = DumpRequest { zone: query.zone, asker: query.asker.map(AskAs::from) };
+    match tokio::task::spawn_blocking(move || (public.state.dump)(request)).await {
+        Ok(Ok(text)) => {
+            // RFC 4027 names the type.
+            let pieces = stream::unfold((text.into_bytes(), 0, permit), |(text, sent, permit)| async move {
+                let piece = text[sent..].chunks(DUMP_PIECE).next()?.to_vec();
+                let sent = sent + piece.len();
+                Some((Ok::<_, Infallible>(piece), (text, sent, permit)))
+            });
+            ([(header::CONTENT_TYPE, "text/dns")], Body::from_stream(pieces)).into_response()
+        }
+        Ok(Err(DumpError::Invalid(message))) => refusal(StatusCode::BAD_REQUEST, message),
+        Ok(Err(DumpError::NotFound(message))) => refusal(StatusCode::NOT_FOUND, message),
+        Ok(Err(DumpError::NotYet(message))) => refusal(StatusCode::SERVICE_UNAVAILABLE, message),
         Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

@@ -42,6 +42,9 @@ pub use json::{ResolveRecord, ResolveReply};
 /// Answers a question as the DNS side would, without a packet.
 pub type Resolve = Arc<dyn Fn(ResolveRequest) -> Result<ResolveReply, ResolveError> + Send + Sync>;
 
+/// Writes a zone as a zone file.
+pub type Dump = Arc<dyn Fn(DumpRequest) -> Result<String, DumpError> + Send + Sync>;
+
 /// Explains what becomes of a name, or of a container.
 pub type Explain = Arc<dyn Fn(ExplainRequest) -> Result<ExplainReply, ResolveError> + Send + Sync>;
 
@@ -67,6 +70,31 @@ pub struct ApiState {
     pub resolve: Resolve,
     /// The DNS side's reasons.
     pub explain: Explain,
+    /// The DNS side's zones.
+    pub dump: Dump,
+}
+
+/// A question of `portolan zone dump`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpRequest {
+    /// The zone's name as typed; `None`: the one of `--zone`.
+    pub zone: Option<String>,
+    /// Who would see it; `None`: this host.
+    pub asker: Option<AskAs>,
+}
+
+/// Why a zone cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DumpError {
+    /// The name is malformed.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such asker, or no such zone.
+    #[error("{0}")]
+    NotFound(String),
+    /// Not everything is known yet.
+    #[error("{0}")]
+    NotYet(String),
 }
 
 /// A question of `portolan explain`. Both parts may be asked for at once.

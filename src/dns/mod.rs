@@ -11,7 +11,8 @@
 //!
 //! - `name.rs` says what a name means, `source.rs` who asks, `ready.rs` which instances count,
 //!   `reach.rs` which address that one gets, `prefer.rs` which are near enough;
-//! - `explain.rs` tells of the same stages why an instance is in or out: no rule is written twice;
+//! - `explain.rs` tells of the same stages why an instance is in or out, `export.rs` writes them down as a zone file: no
+//!   rule is written twice;
 //! - `zone.rs` is the index: immutable, swapped whole, changed in the time of what changed;
 //! - `answer.rs` decides between records, NODATA, NXDOMAIN, SERVFAIL and "not ours"; `wire.rs` turns packets into
 //!   questions and decisions into packets. Both are pure: time plays no part, chance comes from the caller;
@@ -26,6 +27,7 @@
 pub mod access;
 pub mod answer;
 pub mod explain;
+pub mod export;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod forward;

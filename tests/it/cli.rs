@@ -38,6 +38,8 @@ fn every_command_explains_itself_with_examples() {
         ("help_services", &["services", "--help"]),
         ("help_resolve", &["resolve", "--help"]),
         ("help_explain", &["explain", "--help"]),
+        ("help_zone", &["zone", "--help"]),
+        ("help_zone_dump", &["zone", "dump", "--help"]),
         ("help_watch", &["watch", "--help"]),
         ("help_drain", &["drain", "--help"]),
         ("help_undrain", &["undrain", "--help"]),
@@ -187,7 +189,7 @@ fn client_commands_ignore_settings_of_the_agent() {
 
 #[test]
 fn an_agent_that_is_not_there_is_exit_code_4_and_names_the_fix() {
-    for arguments in [&["services"][..], &["watch"], &["resolve", "web"], &["explain", "web"]] {
+    for arguments in [&["services"][..], &["watch"], &["resolve", "web"], &["explain", "web"], &["zone", "dump"]] {
         let output = portolan(&[arguments, &["--api", "http://127.0.0.1:1"]].concat(), &[]);
         assert_eq!(
             transcript(&output),
@@ -210,6 +212,7 @@ fn usage_errors_are_exit_code_2() {
         &["fly"],
         &["resolve"],
         &["explain"],
+        &["zone"],
         &["config"],
         &["services", "-o", "yaml"],
         &["leave", "--api", "x"],

@@ -111,6 +111,37 @@ async fn resolve_prints_data_alone_and_the_rest_aside() {
 }
 
 #[tokio::test]
+async fn zone_dump_prints_the_file_alone() {
+    let served = serve(catalog()).await;
+    insta::assert_snapshot!(shown(&["zone", "dump"], &served).await, @r"
+    exit 0
+    --- stdout
+    svc.internal. 1 IN SOA svc.internal. hostmaster.svc.internal. 1 7200 1800 86400 1
+    ; None
+    --- stderr
+    ");
+    insta::assert_snapshot!(shown(&["zone", "dump", "18.172.in-addr.arpa", "--as", "shop-web-1"], &served).await, @r#"
+    exit 0
+    --- stdout
+    18.172.in-addr.arpa. 1 IN SOA 18.172.in-addr.arpa. hostmaster.18.172.in-addr.arpa. 1 7200 1800 86400 1
+    ; Some(Container("shop-web-1"))
+    --- stderr
+    "#);
+    insta::assert_snapshot!(shown(&["zone", "dump", "nowhere"], &served).await, @r"
+    exit 3
+    --- stdout
+    --- stderr
+    error: `nowhere.` is no zone of this host; these are: svc.internal.
+    ");
+    insta::assert_snapshot!(shown(&["zone", "dump", "early"], &served).await, @r"
+    exit 1
+    --- stdout
+    --- stderr
+    error: docker or the registry has not been listed yet
+    ");
+}
+
+#[tokio::test]
 async fn the_exit_code_of_resolve_tells_the_kind_of_answer() {
     let served = serve(catalog()).await;
     for (arguments, code) in [

@@ -14,7 +14,8 @@ use futures_util::future::BoxFuture;
 use imbl::OrdMap;
 use portolan::{
     api::{
-        ApiState, AskAs, DockerFacts, Facts, ResolveError, ResolveRecord, ResolveReply, ResolveRequest,
+        ApiState, AskAs, DockerFacts, DumpError, DumpRequest, Facts, ResolveError, ResolveRecord, ResolveReply,
+        ResolveRequest,
         control::{Control, ControlSocket, Leave, control, serve_control},
         drain::{Drained, DrainedContainer, Drains, Progress},
         external::{Call, Externals, NotRegistered, Registered},
@@ -148,6 +149,19 @@ fn resolve(request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
     Ok(ResolveReply { name, kind: request.kind.clone(), asker, rcode: rcode.to_owned(), answers, additionals: vec![] })
 }
 
+fn dump(request: &DumpRequest) -> Result<String, DumpError> {
+    match (request.zone.as_deref(), &request.asker) {
+        (Some("nowhere"), _) => {
+            Err(DumpError::NotFound("`nowhere.` is no zone of this host; these are: svc.internal.".into()))
+        }
+        (Some("early"), _) => Err(DumpError::NotYet("docker or the registry has not been listed yet".into())),
+        (zone, asker) => {
+            let zone = zone.unwrap_or("svc.internal");
+            Ok(format!("{zone}. 1 IN SOA {zone}. hostmaster.{zone}. 1 7200 1800 86400 1\n; {asker:?}\n"))
+        }
+    }
+}
+
 pub(super) async fn serve(catalog: Catalog) -> Served {
     serve_within(catalog, "127.0.0.1:0", Limits::default()).await
 }
@@ -168,6 +182,7 @@ pub(super) async fn serve_within(catalog: Catalog, bind: &str, limits: Limits) -
         facts: Arc::new(move || facts_receiver.borrow().clone()),
         resolve: Arc::new(|request| resolve(&request)),
         explain: Arc::new(|request| super::explain::explain(&request)),
+        dump: Arc::new(|request| dump(&request)),
     };
     let router = public(state, address);
     let task = tokio::spawn(async move { match serve_tcp(listener, router, limits).await {} });

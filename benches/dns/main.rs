@@ -1,0 +1,284 @@
+//! `make bench-dns`: the DNS server beside its peers, on one core each for server and client.
+//!
+//! 10,000 names with three addresses each, asked for at random by a client of our own (`load.rs`), which checks every
+//! answer. Rounds are interleaved (`rounds.rs`); our server, and the echo that shows what the kernel alone costs, run in
+//! processes of this very binary (`serve.rs`); the peers are Debian's packages with generated configurations (`peers.rs`).
+//!
+//! | part | what is measured |
+//! |---|---|
+//! | a | A, as fast as it goes: us, NSD, Knot, dnsmasq, echo |
+//! | b | SRV with additional records: us, NSD, Knot |
+//! | c | A asked by 50 containers, each with its own view, beside one asker |
+//! | d | the same while 1,000 instances change per second |
+//! | e | A at 5,000 questions per second: latency, and what a server costs that is mostly idle |
+//! | f | names of others from the cache: us, unbound, dnsmasq, all before the same NSD |
+//! | g | our names while an upstream is silent and 2,000 questions per second are forwarded to it |
+//! | x | dnsperf's opinion of (a): it costs more per question than the servers do, so only a cross-check |
+//!
+//! `BENCH_ROUNDS`, `BENCH_ONLY=a,b`, `BENCH_PEERS=nsd,echo` and `BENCH_SMOKE=1` (seconds, to see that it works) choose.
+
+use std::{fs, net::UdpSocket, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+#[path = "../../tests/support/figures.rs"]
+mod figures;
+mod load;
+mod peers;
+mod rounds;
+mod serve;
+mod world;
+
+use figures::Figures;
+use load::{Expect, Questions};
+use peers::{Kind, Server};
+use rounds::{Contender, Load, Plan};
+
+/// As the binary has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Names of our zone, and as many of others'.
+const NAMES: usize = 10_000;
+/// Rounds, unless `BENCH_ROUNDS` says otherwise.
+const ROUNDS: usize = 7;
+/// Questions per second of an ordinary busy host.
+const STEADY: u32 = 5_000;
+/// Questions per second that are forwarded to nobody.
+const FORWARDED: u32 = 2_000;
+/// Record types on the wire.
+const A: u16 = 1;
+const SRV: u16 = 33;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["--echo", address] => serve::echo(address.parse()?),
+        ["--server", address, names] => serve::server(address.parse()?, names.parse()?, None),
+        ["--server", address, names, upstream] => {
+            serve::server(address.parse()?, names.parse()?, Some(upstream.parse()?))
+        }
+        _ => Bench::new()?.run(),
+    }
+}
+
+struct Bench {
+    plan: Plan,
+    names: usize,
+    only: Option<Vec<String>>,
+    peers: Option<Vec<String>>,
+    folder: tempfile::TempDir,
+    figures: Figures,
+    bad: u64,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let list = |name: &str| given(name).map(|text| text.split(',').map(|word| word.trim().to_owned()).collect());
+        let is_smoke = given("BENCH_SMOKE").is_some();
+        let rounds = match given("BENCH_ROUNDS") {
+            Some(text) => text.parse().context("BENCH_ROUNDS is a number of rounds")?,
+            None if is_smoke => 1,
+            None => ROUNDS,
+        };
+        let (each, warm_up, names) = if is_smoke { (300, 50, 1_000) } else { (2_000, 200, NAMES) };
+        let plan = Plan { rounds, each: Duration::from_millis(each), warm_up: Duration::from_millis(warm_up) };
+        let mut figures = Figures::new("dns");
+        figures.say(&format!(
+            "{names} names x {} addresses, server on core {}, client on core {}; medians of {rounds} rounds of {each} ms",
+            world::REPLICAS,
+            peers::SERVER_CORE,
+            peers::CLIENT_CORE
+        ));
+        let folder = tempfile::tempdir()?;
+        Ok(Self { plan, names, only: list("BENCH_ONLY"), peers: list("BENCH_PEERS"), folder, figures, bad: 0 })
+    }
+
+    fn run(mut self) -> Result<()> {
+        ensure!(
+            std::thread::available_parallelism()?.get() >= 2,
+            "two processors are needed, one for the server and one for the client"
+        );
+        // Before any thread is started, for threads and processes take over what is set here.
+        let pid = std::process::id().to_string();
+        let pinned = Command::new("taskset").args(["-cp", peers::CLIENT_CORE, &pid]).output().context("taskset")?;
+        ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
+        let parts: [(&str, fn(&mut Self) -> Result<()>); 8] = [
+            ("a", Self::addresses),
+            ("b", Self::services),
+            ("c", Self::askers),
+            ("d", Self::changes),
+            ("e", Self::steady),
+            ("f", Self::forwarded),
+            ("g", Self::black_hole),
+            ("x", Self::dnsperf),
+        ];
+        for (part, measure) in parts {
+            if self.only.as_ref().is_none_or(|only| only.iter().any(|word| word == part)) {
+                eprintln!("part {part}");
+                measure(&mut self).with_context(|| format!("part {part}"))?;
+            }
+        }
+        let bad = self.bad;
+        self.figures.write()?;
+        ensure!(bad == 0, "{bad} questions were lost or wrongly answered: see the table");
+        Ok(())
+    }
+
+    /// Starts those that were chosen, ours always, and checks that all say the same.
+    fn start(&self, kinds: &[Kind]) -> Result<Vec<Server>> {
+        let is_chosen = |kind: &&Kind| {
+            let is_ours = matches!(kind, Kind::Ours | Kind::OursForwarding(_));
+            is_ours || self.peers.as_ref().is_none_or(|peers| peers.iter().any(|peer| peer == kind.name()))
+        };
+        let start = |kind: &Kind| Server::start(*kind, self.folder.path(), self.names);
+        kinds.iter().filter(is_chosen).map(start).collect()
+    }
+
+    fn questions(&self, kind: u16, additionals: u16) -> Questions {
+        let answers = u16::try_from(world::REPLICAS).unwrap_or_default();
+        Questions::of((0..self.names).map(world::name), kind, Expect::Records { answers, additionals })
+    }
+
+    fn echoes(&self) -> Questions {
+        Questions { expect: Expect::Echo, ..self.questions(A, 0) }
+    }
+
+    /// One contender for each server.
+    fn contenders<'q>(servers: &[Server], questions: &'q Questions, echoes: &'q Questions) -> Vec<Contender<'q>> {
+        let of = |server: &Server| if server.kind == Kind::Echo { echoes } else { questions };
+        let new = |(place, server): (usize, &Server)| Contender::new(server.kind.name(), place, of(server));
+        servers.iter().enumerate().map(new).collect()
+    }
+
+    fn tell(&mut self, title: &str, results: &rounds::Results) {
+        self.figures.say(title);
+        self.bad += results.tell(&mut self.figures);
+        results.compare_first(&mut self.figures);
+    }
+
+    fn addresses(&mut self) -> Result<()> {
+        let kinds = [Kind::Ours, Kind::Nsd { srv: false }, Kind::Knot { srv: false }, Kind::Dnsmasq, Kind::Echo];
+        let mut servers = self.start(&kinds)?;
+        for server in servers.iter().filter(|server| server.kind != Kind::Echo) {
+            server.check(self.names)?;
+        }
+        let (questions, echoes) = (self.questions(A, 0), self.echoes());
+        let contenders = Self::contenders(&servers, &questions, &echoes);
+        let results = rounds::run(self.plan, Load::Closed, &mut servers, &contenders)?;
+        self.tell("a: A, saturated", &results);
+        results.compare(&mut self.figures, "nsd", "echo");
+        Ok(())
+    }
+
+    fn services(&mut self) -> Result<()> {
+        let mut servers = self.start(&[Kind::Ours, Kind::Nsd { srv: true }, Kind::Knot { srv: true }])?;
+        let questions = self.questions(SRV, u16::try_from(world::REPLICAS)?);
+        let contenders = Self::contenders(&servers, &questions, &questions);
+        let results = rounds::run(self.plan, Load::Closed, &mut servers, &contenders)?;
+        self.tell("b: SRV with additional records, saturated", &results);
+        Ok(())
+    }
+
+    fn askers(&mut self) -> Result<()> {
+        let mut servers = self.start(&[Kind::Ours])?;
+        let questions = self.questions(A, 0);
+        let one = Contender::new("one asker", 0, &questions);
+        let many = Contender { sources: askers(), ..Contender::new("50 askers", 0, &questions) };
+        let results = rounds::run(self.plan, Load::Closed, &mut servers, &[many, one])?;
+        self.tell("c: A, saturated, each of 50 askers with a view of its own", &results);
+        Ok(())
+    }
+
+    fn changes(&mut self) -> Result<()> {
+        let mut servers = self.start(&[Kind::Ours])?;
+        let questions = self.questions(A, 0);
+        let quiet = Contender { sources: askers(), ..Contender::new("quiet", 0, &questions) };
+        let changing = Contender { sources: askers(), churn: true, ..Contender::new("1,000 changes/s", 0, &questions) };
+        let one = Contender::new("quiet, one asker", 0, &questions);
+        let results = rounds::run(self.plan, Load::Closed, &mut servers, &[changing, quiet, one])?;
+        self.tell("d: A, saturated, 50 askers, while 1,000 instances change per second", &results);
+        Ok(())
+    }
+
+    fn steady(&mut self) -> Result<()> {
+        let kinds = [Kind::Ours, Kind::Nsd { srv: false }, Kind::Knot { srv: false }, Kind::Dnsmasq, Kind::Echo];
+        let mut servers = self.start(&kinds)?;
+        let (questions, echoes) = (self.questions(A, 0), self.echoes());
+        let contenders = Self::contenders(&servers, &questions, &echoes);
+        let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &contenders)?;
+        self.tell(&format!("e: A at {STEADY} q/s"), &results);
+        Ok(())
+    }
+
+    fn forwarded(&mut self) -> Result<()> {
+        let upstream = Server::start(Kind::NsdForeign, self.folder.path(), self.names)?;
+        let at = upstream.address;
+        let mut servers = self.start(&[Kind::OursForwarding(at), Kind::Unbound(at), Kind::DnsmasqForwarding(at)])?;
+        for server in &servers {
+            peers::fill(server.address, self.names)?;
+        }
+        let expect = Expect::Records { answers: u16::try_from(world::REPLICAS)?, additionals: 0 };
+        let questions = Questions::of((0..self.names).map(world::foreign_name), A, expect);
+        let contenders = Self::contenders(&servers, &questions, &questions);
+        let asked = upstream.cpu()?;
+        let results = rounds::run(self.plan, Load::Closed, &mut servers, &contenders)?;
+        self.tell("f: names of others, kept, saturated", &results);
+        self.figures.row("upstream meanwhile", &[("cpu", upstream.cpu()? - asked, "s")]);
+        Ok(())
+    }
+
+    fn black_hole(&mut self) -> Result<()> {
+        // Bound and never read: what is sent there is neither answered nor refused.
+        let hole = UdpSocket::bind("127.0.0.1:0")?;
+        let mut servers = self.start(&[Kind::OursForwarding(hole.local_addr()?)])?;
+        let questions = self.questions(A, 0);
+        let foreign = (0..self.names).map(|number| format!("{number:08x}.bench-nowhere.org"));
+        let nowhere = Questions { unique: true, ..Questions::of(foreign, A, Expect::Any) };
+        let before = servers[0].memory()?;
+        let silent =
+            Contender { beside: Some((&nowhere, FORWARDED)), ..Contender::new("upstream silent", 0, &questions) };
+        let quiet = Contender::new("nothing forwarded", 0, &questions);
+        let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &[silent, quiet])?;
+        self.tell(&format!("g: A at {STEADY} q/s while {FORWARDED} q/s are forwarded to a silent upstream"), &results);
+        self.figures.row("memory", &[("before", before, "MiB"), ("after", servers[0].memory()?, "MiB")]);
+        Ok(())
+    }
+
+    fn dnsperf(&mut self) -> Result<()> {
+        let servers = self.start(&[Kind::Ours, Kind::Nsd { srv: false }, Kind::Knot { srv: false }, Kind::Dnsmasq])?;
+        let list = self.folder.path().join("dnsperf");
+        fs::write(&list, (0..self.names).map(|name| format!("{} A\n", world::name(name))).collect::<String>())?;
+        self.figures.say("x: dnsperf, saturated, one run each");
+        for server in &servers {
+            let before = server.cpu()?;
+            let (rate, answered) = dnsperf(server, &list, self.plan.each)?;
+            let cpu = (server.cpu()? - before) / answered * 1e6;
+            self.figures.row(server.kind.name(), &[("rate", rate, "q/s"), ("cpu", cpu, "s/M")]);
+        }
+        Ok(())
+    }
+}
+
+fn askers() -> Vec<std::net::Ipv4Addr> {
+    (0..world::NETWORKS).map(world::asker).collect()
+}
+
+/// Questions per second, and how many were answered.
+fn dnsperf(server: &Server, list: &Path, each: Duration) -> Result<(f64, f64)> {
+    let port = server.address.port().to_string();
+    let seconds = each.as_secs().max(1).to_string();
+    let output = Command::new("dnsperf")
+        .args(["-s", "127.0.0.1", "-p", &port, "-l", &seconds, "-c", "4", "-q", "128", "-d"])
+        .arg(list)
+        .output()
+        .context("dnsperf (make setup)")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = |label: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(label))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    value("Queries per second:").zip(value("Queries completed:")).with_context(|| format!("dnsperf said: {text}"))
+}

@@ -1,0 +1,188 @@
+//! Interleaved rounds: in each one every contender is measured once, in an order that turns from round to round, so that
+//! what disturbs the machine for a while disturbs all of them. Ratios are made within a round; what is told is their median.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::Result;
+use rand::{SeedableRng, rngs::SmallRng};
+
+use crate::{
+    figures::{Figures, percentile},
+    load::{Questions, Stream, Tally, closed_loop, open_loop},
+    peers::Server,
+    serve,
+};
+
+/// Who is measured, and how it is asked.
+pub(crate) struct Contender<'q> {
+    /// In the table.
+    pub(crate) name: String,
+    /// Which of the servers.
+    pub(crate) server: usize,
+    /// Where questions come from.
+    pub(crate) sources: Vec<Ipv4Addr>,
+    /// What is asked.
+    pub(crate) questions: &'q Questions,
+    /// Instances change meanwhile.
+    pub(crate) churn: bool,
+    /// Asked beside it, without a look at the answers, so often a second.
+    pub(crate) beside: Option<(&'q Questions, u32)>,
+}
+
+impl<'q> Contender<'q> {
+    /// Asked from one address, with nothing beside it.
+    pub(crate) fn new(name: &str, server: usize, questions: &'q Questions) -> Self {
+        let sources = vec![Ipv4Addr::LOCALHOST];
+        Self { name: name.to_owned(), server, sources, questions, churn: false, beside: None }
+    }
+}
+
+/// How questions are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Load {
+    /// As fast as they are answered.
+    Closed,
+    /// So many per second.
+    Open(u32),
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Rounds.
+    pub(crate) rounds: usize,
+    /// One measurement.
+    pub(crate) each: Duration,
+    /// Before it, not counted.
+    pub(crate) warm_up: Duration,
+}
+
+/// What one measurement found.
+#[derive(Clone, Debug)]
+struct Sample {
+    tally: Tally,
+    cpu: f64,
+    p50: f64,
+    p99: f64,
+}
+
+impl Sample {
+    fn cpu_per_million(&self) -> f64 {
+        self.cpu / self.tally.answered as f64 * 1e6
+    }
+}
+
+/// The samples of every contender, by round.
+pub(crate) struct Results {
+    names: Vec<String>,
+    samples: Vec<Vec<Sample>>,
+    memory: Vec<f64>,
+    load: Load,
+}
+
+/// Measures all contenders, round by round.
+pub(crate) fn run(plan: Plan, load: Load, servers: &mut [Server], contenders: &[Contender<'_>]) -> Result<Results> {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut samples = vec![Vec::new(); contenders.len()];
+    for round in 0..plan.rounds {
+        for place in 0..contenders.len() {
+            let which = (place + round) % contenders.len();
+            let contender = &contenders[which];
+            let server = &mut servers[contender.server];
+            if contender.churn {
+                server.command(serve::CHURN)?;
+            }
+            measure(server, contender, load, plan.warm_up, &mut rng)?;
+            samples[which].push(measure(server, contender, load, plan.each, &mut rng)?);
+            if contender.churn {
+                server.command(serve::QUIET)?;
+            }
+        }
+    }
+    let memory = contenders.iter().map(|contender| servers[contender.server].memory()).collect::<Result<_>>()?;
+    let names = contenders.iter().map(|contender| contender.name.clone()).collect();
+    Ok(Results { names, samples, memory, load })
+}
+
+fn measure(
+    server: &Server,
+    contender: &Contender<'_>,
+    load: Load,
+    duration: Duration,
+    rng: &mut SmallRng,
+) -> Result<Sample> {
+    let before = server.cpu()?;
+    let mut tally = match load {
+        Load::Closed => closed_loop(server.address, &contender.sources, contender.questions, duration, rng)?,
+        Load::Open(rate) => {
+            let source = contender.sources[0];
+            let mut streams = vec![Stream { rate, questions: contender.questions, source }];
+            streams.extend(contender.beside.map(|(questions, rate)| Stream { rate, questions, source }));
+            open_loop(server.address, streams, duration, rng)?.swap_remove(0)
+        }
+    };
+    let cpu = server.cpu()? - before;
+    let mut latencies = std::mem::take(&mut tally.latencies);
+    let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut latencies, share));
+    Ok(Sample { tally, cpu, p50, p99 })
+}
+
+impl Results {
+    /// One row for each contender. Returns how many questions were lost or wrongly answered.
+    pub(crate) fn tell(&self, figures: &mut Figures) -> u64 {
+        let mut bad = 0;
+        for ((name, samples), memory) in self.names.iter().zip(&self.samples).zip(&self.memory) {
+            let of = |value: &dyn Fn(&Sample) -> f64| median(samples.iter().map(value).collect());
+            let sum = |value: &dyn Fn(&Sample) -> u64| samples.iter().map(value).sum::<u64>();
+            let (lost, wrong) = (sum(&|sample| sample.tally.lost), sum(&|sample| sample.tally.wrong));
+            let mut row = match self.load {
+                Load::Closed => vec![("rate", of(&|sample| sample.tally.rate()), "q/s")],
+                Load::Open(_) => vec![("p50", of(&|sample| sample.p50), "us"), ("p99", of(&|sample| sample.p99), "us")],
+            };
+            row.extend([
+                ("cpu", of(&Sample::cpu_per_million), "s/M"),
+                ("busy", 100.0 * of(&|sample| sample.cpu / sample.tally.seconds), "%"),
+                ("rss", *memory, "MiB"),
+                ("lost", lost as f64, ""),
+                ("wrong", wrong as f64, ""),
+            ]);
+            figures.row(name, &row);
+            bad += lost + wrong;
+        }
+        bad
+    }
+
+    /// One contender divided by another: the medians of the ratios within rounds.
+    pub(crate) fn compare(&self, figures: &mut Figures, left: &str, right: &str) {
+        let of = |name: &str| self.names.iter().position(|known| known == name).map(|place| &self.samples[place]);
+        let (Some(left_samples), Some(right_samples)) = (of(left), of(right)) else { return };
+        let ratio = |value: &dyn Fn(&Sample) -> f64| {
+            let pairs = left_samples.iter().zip(right_samples);
+            median(pairs.map(|(left, right)| value(left) / value(right)).collect())
+        };
+        let cpu = ("cpu", ratio(&Sample::cpu_per_million), "");
+        let row = match self.load {
+            Load::Closed => vec![("rate", ratio(&|sample| sample.tally.rate()), ""), cpu],
+            Load::Open(_) => {
+                vec![("p50", ratio(&|sample| sample.p50), ""), ("p99", ratio(&|sample| sample.p99), ""), cpu]
+            }
+        };
+        figures.row(&format!("{left} / {right}"), &row);
+    }
+
+    /// The first contender divided by each of the others.
+    pub(crate) fn compare_first(&self, figures: &mut Figures) {
+        for other in &self.names[1..] {
+            self.compare(figures, &self.names[0], other);
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => values[length / 2],
+        length => f64::midpoint(values[length / 2 - 1], values[length / 2]),
+    }
+}

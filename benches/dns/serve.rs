@@ -1,0 +1,153 @@
+//! Our own side: the real server in a process of its own, and a bare echo, each started by the benchmark from its own
+//! binary and ended with its standard input.
+
+use std::{
+    io::{BufRead, Write},
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use portolan::{
+    dns::{
+        access::AccessList,
+        answer::Settings,
+        forward::{Forwarder, Options, Upstreams},
+        name::Apex,
+        server::{BindState, Limits, Shared, serve},
+        zone::Zone,
+    },
+    model::Catalog,
+};
+use tokio::sync::watch;
+
+use crate::world;
+
+/// Changes of instances per second, when they are asked for.
+pub(crate) const CHANGES: u32 = 1_000;
+
+/// Commands on standard input.
+pub(crate) const CHURN: &str = "churn";
+/// Ends the changes.
+pub(crate) const QUIET: &str = "quiet";
+
+/// Sends back what comes, one datagram at a time.
+pub(crate) fn echo(address: SocketAddr) -> Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    ready()?;
+    thread::spawn(|| {
+        // The benchmark has ended, however it did.
+        let _ended = std::io::stdin().lock().read_until(0, &mut Vec::new());
+        std::process::exit(0);
+    });
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, peer) = socket.recv_from(&mut buffer)?;
+        socket.send_to(&buffer[..length], peer)?;
+    }
+}
+
+/// Answers from a zone of so many services until standard input ends, and forwards to `upstream`.
+pub(crate) fn server(address: SocketAddr, services: usize, upstream: Option<SocketAddr>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let catalog = world::catalog(services);
+    let shared = Arc::new(Shared::new(Settings::default(), Limits::default()));
+    let local = Arc::new(world::local());
+    let zone = Arc::new(Zone::of(&catalog));
+    shared.set_access(Arc::new(AccessList::new(&local, &catalog, &[])));
+    shared.set_local(Arc::clone(&local));
+    shared.set_zone(Arc::clone(&zone));
+    let (_wanted, watched) = watch::channel(Arc::new([address].into()));
+    let (_local, known) = watch::channel(local);
+    let (states, mut bound) = watch::channel(Arc::default());
+    let upstreams = upstream.map_or(Upstreams::None, |upstream| Upstreams::Fixed(vec![upstream]));
+    let options = Options { upstreams, ..Options::default() };
+    let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), known));
+    runtime.spawn({
+        let (shared, forwarder) = (Arc::clone(&shared), Arc::clone(&forwarder));
+        async move {
+            tokio::select! {
+                ended = serve(shared, watched, Arc::clone(&forwarder), states) => {
+                    eprintln!("the server has ended: {ended:?}");
+                }
+                () = forwarder.follow() => {}
+            }
+            std::process::exit(1);
+        }
+    });
+    runtime.block_on(async {
+        let waiting = bound.wait_for(|states| matches!(states.get(&address), Some(BindState::Bound { .. })));
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.context("cannot listen")??;
+        anyhow::Ok(())
+    })?;
+    ready()?;
+
+    let mut churn = Churn { shared, services, known: Some((catalog, zone)), running: None };
+    for line in std::io::stdin().lock().lines() {
+        match line?.as_str() {
+            CHURN => churn.start()?,
+            QUIET => churn.stop()?,
+            other => bail!("no such command: {other:?}"),
+        }
+        ready()?;
+    }
+    // Not by dropping everything first: the benchmark waits for nobody.
+    std::process::exit(0);
+}
+
+/// Tells the benchmark that what it asked for is done.
+fn ready() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ready")?;
+    Ok(out.flush()?)
+}
+
+type Known = (Catalog, Arc<Zone>);
+
+/// The thread that changes instances as a busy cluster does: one revision, one zone, one swap for each.
+struct Churn {
+    shared: Arc<Shared>,
+    services: usize,
+    known: Option<Known>,
+    running: Option<(Arc<AtomicBool>, thread::JoinHandle<Known>)>,
+}
+
+impl Churn {
+    fn start(&mut self) -> Result<()> {
+        let (mut catalog, mut zone) = self.known.take().context("changes go on already")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, shared, services) = (Arc::clone(&stop), Arc::clone(&self.shared), self.services);
+        let thread = thread::Builder::new().name("churn".into()).spawn(move || {
+            let began = Instant::now();
+            for step in 0u32.. {
+                if stopped.load(Relaxed) {
+                    break;
+                }
+                // A prime, so that services come in an order of no meaning.
+                let service = (step as usize * 7_919) % services;
+                let next = world::moved(&catalog, service, step as usize / services);
+                zone = Arc::new(zone.update(&catalog, &next));
+                shared.set_zone(Arc::clone(&zone));
+                catalog = next;
+                let due = Duration::from_secs(1) * (step + 1) / CHANGES;
+                thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+            (catalog, zone)
+        })?;
+        self.running = Some((stop, thread));
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if let Some((stop, thread)) = self.running.take() {
+            stop.store(true, Relaxed);
+            self.known = Some(thread.join().ok().context("the thread that changes instances has died")?);
+        }
+        Ok(())
+    }
+}
