@@ -45,9 +45,10 @@ pub(super) fn resolve(
 /// Writes one zone from the snapshots of the moment.
 pub(super) fn dump(shared: &Shared, request: &DumpRequest) -> Result<String, DumpError> {
     let (zone, local) = (shared.zone(), shared.local());
-    let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
+    let settings = shared.settings();
+    let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
     let source = find(&local, request.asker.as_ref()).map_err(|error| DumpError::NotFound(error.to_string()))?;
-    let apex = shared.settings().apex.as_str();
+    let apex = settings.apex.as_str();
     let text = request.zone.as_deref().unwrap_or(apex).to_ascii_lowercase();
     let origin = Name::from_ascii(format!("{}.", text.trim_end_matches('.')))
         .map_err(|error| DumpError::Invalid(format!("`{text}` is no DNS name: {error}")))?;

@@ -19,7 +19,7 @@ use super::{
     reach::{Family, Viewpoint, one_port},
     ready::Chosen,
     source::{Source, is_ours},
-    zone::Candidate,
+    zone::Service,
 };
 use crate::model::{Elsewhere, Port};
 
@@ -70,8 +70,10 @@ pub fn export(
             }
         }
         _ => {
-            for candidates in snapshot.zone.services() {
-                file.service(candidates, rng);
+            let mut services: Vec<&Service> = snapshot.zone.services().collect();
+            services.sort_unstable_by_key(|service| service.name());
+            for service in services {
+                file.service(service, rng);
             }
         }
     }
@@ -108,19 +110,15 @@ struct File<'a> {
 
 impl File<'_> {
     /// Every name of one service.
-    fn service(&mut self, candidates: &[Candidate], rng: &mut impl Rng) {
-        let Some(first) = candidates.first() else { return };
-        let (service, namespace) = (first.offer().service.clone(), first.offer().namespace.clone());
+    fn service(&mut self, all: &Service, rng: &mut impl Rng) {
+        let (namespace, service) = all.name();
         let within = format!("{service}.{namespace}");
         let near = Named { service: service.as_str(), namespace: None };
         // `web` alone means this one for this asker.
-        let is_near = find(self.snapshot.zone, self.source, near).is_some_and(|(found, _)| found == namespace);
-        // An external service stands in for the containers of its name.
-        let Some(meant) = self.snapshot.zone.service(namespace.as_str(), service.as_str()) else { return };
-
+        let is_near = find(self.snapshot.zone, self.source, near).is_some_and(|(found, _)| found == *namespace);
         let mut names = BTreeSet::from([within.clone(), format!("all.{within}")]);
         let mut ports = BTreeSet::new();
-        for candidate in meant {
+        for candidate in all.members() {
             names.insert(format!("{}.{within}", candidate.publication.container.as_str()));
             names.insert(format!("{}.{within}", candidate.publication.name.replace('.', "-").to_ascii_lowercase()));
             let named = |port: &Port| port.name.as_ref().map(|name| format!("_{name}._{}", port.proto.as_str()));

@@ -84,6 +84,12 @@ impl Service {
         Self { candidates: candidates.into(), externals, memo: Memo::default() }
     }
 
+    /// Its namespace and its name.
+    pub fn name(&self) -> (&Label, &Label) {
+        let offer = self.candidates[0].offer();
+        (&offer.namespace, &offer.service)
+    }
+
     /// Those that answers are made from, ready or not. Where an operator has registered the service as an external one,
     /// that is all of it: the operator's word counts for the whole name, so that a service moves at one stroke and is
     /// never in two places.
