@@ -16,6 +16,7 @@
 //! - `zone.rs` is the index: immutable, swapped whole, changed in the time of what changed;
 //! - `answer.rs` decides between records, NODATA, NXDOMAIN, SERVFAIL and "not ours"; `wire.rs` turns packets into
 //!   questions and decisions into packets. Both are pure: time plays no part, chance comes from the caller;
+//! - `cookie.rs` knows clients again that have proven their address;
 //! - `hot.rs` answers ordinary questions in their place, from what was encoded of their answers before: the same
 //!   octets, without the work;
 //! - `access.rs` and `listen.rs` decide who may ask and where we listen; `server.rs` and `forward.rs` hold the sockets.
@@ -26,6 +27,7 @@
 
 pub mod access;
 pub mod answer;
+pub mod cookie;
 pub mod explain;
 pub mod export;
 #[cfg(test)]

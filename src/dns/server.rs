@@ -34,7 +34,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{access::AccessList, answer::Settings, forward::Forwarder, hot::Ground, zone::Zone};
+use super::{access::AccessList, answer::Settings, cookie::Cookies, forward::Forwarder, hot::Ground, zone::Zone};
 use crate::model::Local;
 
 mod admission;
@@ -44,6 +44,7 @@ mod front;
 mod metrics;
 mod odd;
 mod query;
+mod rate;
 mod tcp;
 mod udp;
 
@@ -76,6 +77,9 @@ pub struct Limits {
     pub tcp_read: Duration,
     /// A client must take its replies within this.
     pub tcp_write: Duration,
+    /// Queries per second over UDP that one source is answered, twice as many at once, by each worker; 0: any number. This
+    /// host and its containers are not counted: nobody else's packets come from there.
+    pub per_source: u32,
     /// Questions being forwarded: as many as Docker's own DNS forwards. At 5 s each, 200 a second to dead upstreams.
     pub forwarding: usize,
     /// Questions of one source being forwarded.
@@ -100,6 +104,7 @@ impl Default for Limits {
             tcp_idle: Duration::from_secs(10),
             tcp_read: Duration::from_secs(5),
             tcp_write: Duration::from_secs(5),
+            per_source: 1000,
             forwarding: 1024,
             forwarding_per_source: 128,
             waiting: 256,
@@ -122,6 +127,7 @@ pub struct Shared {
     /// Told of every change of what this host knows.
     local_changes: watch::Sender<()>,
     access: ArcSwap<AccessList>,
+    cookies: Cookies,
     limits: Limits,
     metrics: Metrics,
     forwarding: Arc<Admission>,
@@ -139,6 +145,7 @@ impl Shared {
             writing: Mutex::default(),
             local_changes: watch::Sender::default(),
             access: ArcSwap::default(),
+            cookies: Cookies::new(rand::random()),
             metrics: Metrics::new(limits.udp_workers),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
             waiting: Admission::new(limits.waiting, limits.waiting_per_source),

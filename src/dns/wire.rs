@@ -9,17 +9,25 @@
 //! without EDNS. Where the answer is longer, the records that fit stay and TC is set (RFC 2181 section 9): those who
 //! can will ask over TCP, and those who cannot (musl before 1.2.4) still hold addresses that work. In ADDITIONAL the
 //! addresses of a name come all together or not at all, and their absence sets no TC.
+//!
+//! Whose address anybody may have written into the query ([`Guard`]) gets no more than three times the octets that it sent,
+//! and not more often than is fair, unless it shows a cookie of ours.
+
+use std::net::IpAddr;
 
 use hickory_proto::{
     op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query},
-    rr::{DNSClass, Name, RData, Record, RecordType},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata::opt::EdnsOption},
     serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, DecodeError},
 };
 use rand::Rng;
 
 pub use hickory_proto::op::ResponseCode;
 
-use super::answer::{Answer, Snapshot, Source, answer, may_forward};
+use super::{
+    answer::{Answer, Snapshot, Source, answer, may_forward},
+    cookie::{CLIENT, Cookies, SERVER, Shown},
+};
 
 /// The longest reply over UDP: 1280 octets, which every IPv6 path carries, less 40 and 8 for its headers. No path
 /// cuts it into fragments (RFC 8085 section 3.2, DNS flag day 2020).
@@ -30,6 +38,13 @@ pub const MAX_UDP_PLAIN: u16 = 512;
 
 /// The OPT record of a reply: root, type, size, version and flags, no options.
 const OPT_LENGTH: u16 = 1 + 2 + 2 + 4 + 2;
+
+/// The cookie option (RFC 7873 section 4): its code, and what it takes in a reply.
+const COOKIE: u16 = 10;
+const COOKIE_LENGTH: u16 = 2 + 2 + (CLIENT + SERVER) as u16;
+
+/// How many octets leave over UDP for one that came, at most, for a client that has not proven its address.
+pub const MAX_AMPLIFICATION: usize = 3;
 
 /// What the query came over, and the reply goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +137,32 @@ pub fn followed(packet: &[u8], transport: Transport, follow: &Follow, reply: &[u
     Some(made.encode(transport))
 }
 
-/// Decides on one packet of `source`.
+/// How often a client was answered lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// Not too often: answer.
+    #[default]
+    Answer,
+    /// Too often: say that the answer is longer than fits, so that a real client asks over TCP.
+    Truncate,
+    /// Too often: say nothing.
+    Drop,
+}
+
+/// What protects others from those who write foreign addresses into queries.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard<'a> {
+    /// What makes cookies.
+    pub cookies: &'a Cookies,
+    /// Where the packet says that it comes from.
+    pub address: IpAddr,
+    /// Seconds since 1970.
+    pub now: u32,
+    /// How often that one was answered.
+    pub pace: Pace,
+}
+
+/// Decides on one packet of `source`, whose address is beyond doubt: it came over a stream, or from ourselves.
 pub fn respond(
     snapshot: &Snapshot<'_>,
     source: &Source,
@@ -130,8 +170,51 @@ pub fn respond(
     transport: Transport,
     rng: &mut impl Rng,
 ) -> Outcome {
-    let Some(request) = Request::read(packet) else { return Outcome::Drop };
+    decide(snapshot, source, packet, transport, None, rng)
+}
+
+/// Decides on one packet that seems to come from `source`.
+pub fn respond_guarded(
+    snapshot: &Snapshot<'_>,
+    source: &Source,
+    packet: &[u8],
+    transport: Transport,
+    guard: &Guard<'_>,
+    rng: &mut impl Rng,
+) -> Outcome {
+    decide(snapshot, source, packet, transport, Some(guard), rng)
+}
+
+fn decide(
+    snapshot: &Snapshot<'_>,
+    source: &Source,
+    packet: &[u8],
+    transport: Transport,
+    guard: Option<&Guard<'_>>,
+    rng: &mut impl Rng,
+) -> Outcome {
+    let Some(mut request) = Request::read(packet) else { return Outcome::Drop };
+    if let Some(guard) = guard {
+        request.look_at_cookie(guard);
+        let is_proven = transport == Transport::Tcp || request.shown.is_some_and(|shown| shown.is_ours);
+        // Between containers of one host and the host nobody else's packets pass.
+        if !is_proven && !matches!(source, Source::Container(_) | Source::Host) {
+            request.most = Some(packet.len().saturating_mul(MAX_AMPLIFICATION));
+            match guard.pace {
+                Pace::Answer => {}
+                Pace::Truncate => {
+                    let mut reply = request.reply(ResponseCode::NoError);
+                    reply.metadata.truncation = true;
+                    return Outcome::Reply(reply.encode(transport));
+                }
+                Pace::Drop => return Outcome::Drop,
+            }
+        }
+    }
     let refuse = |code| Outcome::Reply(request.reply(code).encode(transport));
+    if request.asks_for_cookie() {
+        return refuse(ResponseCode::NoError);
+    }
     let query = match request.check() {
         Ok(query) => query,
         Err(code) => return refuse(code),
@@ -177,6 +260,13 @@ struct Request {
     query: Option<Query>,
     /// What it says of itself by EDNS; an error where the rest of the packet could not be read.
     edns: Result<Option<Edns>, Malformed>,
+    /// The data of its cookie option.
+    cookie: Option<Vec<u8>>,
+    /// What that says, and the cookie to hand back.
+    shown: Option<Shown>,
+    given: Option<[u8; CLIENT + SERVER]>,
+    /// The longest reply over UDP, if there is reason to be careful.
+    most: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -194,8 +284,30 @@ impl Request {
         let mut decoder = BinDecoder::new(packet);
         let header = Header::read(&mut decoder).ok().filter(|header| header.message_type == MessageType::Query)?;
         let query = (header.counts.queries == 1).then(|| read_question(&mut decoder)).and_then(Result::ok);
-        let edns = if query.is_some() { read_edns(&mut decoder, &header) } else { Err(Malformed) };
-        Some(Self { header, query, edns })
+        let mut cookie = None;
+        let readable = query.is_some() || header.counts.queries == 0;
+        let edns = if readable { read_edns(&mut decoder, &header, &mut cookie) } else { Err(Malformed) };
+        Some(Self { header, query, edns, cookie, shown: None, given: None, most: None })
+    }
+
+    /// Takes up what the cookie option says. One that is malformed makes the whole query so (RFC 7873 section 5.2.2).
+    fn look_at_cookie(&mut self, guard: &Guard<'_>) {
+        let Some(option) = &self.cookie else { return };
+        match guard.cookies.read(option, guard.address, guard.now) {
+            Ok(shown) => {
+                self.shown = Some(shown);
+                self.given = Some(guard.cookies.answer(&shown.client, guard.address, guard.now));
+            }
+            Err(_) => self.edns = Err(Malformed),
+        }
+    }
+
+    /// Whether it has no question and wants nothing but a cookie (RFC 7873 section 5.4).
+    fn asks_for_cookie(&self) -> bool {
+        self.header.op_code == OpCode::Query
+            && self.header.counts.queries == 0
+            && self.given.is_some()
+            && self.edns.as_ref().is_ok_and(|edns| edns.as_ref().is_some_and(|edns| edns.version() == 0))
     }
 
     /// The question, if it is one that we answer or forward. The first thing wrong decides.
@@ -234,7 +346,11 @@ fn read_question(decoder: &mut BinDecoder<'_>) -> Result<Query, Malformed> {
 }
 
 /// Walks the records after the question. Only OPT matters; the others must merely be whole, and nothing may follow.
-fn read_edns(decoder: &mut BinDecoder<'_>, header: &Header) -> Result<Option<Edns>, Malformed> {
+fn read_edns(
+    decoder: &mut BinDecoder<'_>,
+    header: &Header,
+    cookie: &mut Option<Vec<u8>>,
+) -> Result<Option<Edns>, Malformed> {
     let outside = u32::from(header.counts.answers) + u32::from(header.counts.authorities);
     let mut edns = None;
     for place in 0..outside + u32::from(header.counts.additionals) {
@@ -251,7 +367,7 @@ fn read_edns(decoder: &mut BinDecoder<'_>, header: &Header) -> Result<Option<Edn
         if edns.is_some() || place < outside || !owner.is_root() {
             return Err(Malformed);
         }
-        walk_options(data)?;
+        *cookie = walk_options(data)?.map(<[u8]>::to_vec);
         let [_, version, flags, _] = ttl.to_be_bytes();
         let mut read = Edns::new();
         read.set_version(version).set_max_payload(class).set_dnssec_ok(flags & 0x80 != 0);
@@ -260,15 +376,20 @@ fn read_edns(decoder: &mut BinDecoder<'_>, header: &Header) -> Result<Option<Edn
     if decoder.is_empty() { Ok(edns) } else { Err(Malformed) }
 }
 
-/// Options mean nothing to us, known or not (RFC 6891 section 6.1.2), but they must be whole.
-fn walk_options(data: &[u8]) -> Result<(), Malformed> {
+/// Options must be whole; of all there are only the first cookie means anything to us (RFC 6891 section 6.1.2, RFC 7873
+/// section 5.2).
+fn walk_options(data: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let mut decoder = BinDecoder::new(data);
+    let mut cookie = None;
     while !decoder.is_empty() {
-        let _code = decoder.read_u16()?;
+        let code = decoder.read_u16()?.unverified(/* any value is a code */);
         let length = decoder.read_u16()?.unverified(/* read_slice checks it */);
-        decoder.read_slice(length.into())?;
+        let value = decoder.read_slice(length.into())?.unverified(/* cookie.rs looks at it */);
+        if code == COOKIE {
+            cookie = cookie.or(Some(value));
+        }
     }
-    Ok(())
+    Ok(cookie)
 }
 
 /// A reply in the making.
@@ -283,15 +404,26 @@ struct Reply<'r> {
 impl Reply<'_> {
     fn encode(mut self, transport: Transport) -> Vec<u8> {
         let asked = self.request.edns.as_ref().ok().and_then(Option::as_ref);
+        let given = self.request.given.filter(|_| asked.is_some());
+        let opt = match asked {
+            Some(_) => OPT_LENGTH + given.map_or(0, |_| COOKIE_LENGTH),
+            None => 0,
+        };
         let limit = match (transport, asked) {
             (Transport::Tcp, _) => u16::MAX,
             (Transport::Udp, None) => MAX_UDP_PLAIN,
             (Transport::Udp, Some(edns)) => edns.max_payload().clamp(MAX_UDP_PLAIN, MAX_UDP),
         };
+        // Header, question and OPT always fit: a query has them, too, and a cookie's first half.
+        let least = 12 + self.request.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4) + usize::from(opt);
+        let limit = match (transport, self.request.most) {
+            (Transport::Udp, Some(most)) => limit.min(u16::try_from(most.max(least)).unwrap_or(u16::MAX)),
+            _ => limit,
+        };
         let mut packet = Vec::with_capacity(usize::from(MAX_UDP_PLAIN));
         let mut encoder = BinEncoder::new(&mut packet);
         let mut counts = HeaderCounts::default();
-        encoder.set_max_size(limit - if asked.is_some() { OPT_LENGTH } else { 0 });
+        encoder.set_max_size(limit - opt);
 
         let place = encoder.place::<Header>().expect("a header fits into 501 octets");
         if let Some(query) = &self.request.query {
@@ -299,7 +431,7 @@ impl Reply<'_> {
             counts.queries = 1;
         }
         counts.answers = emit_until_full(&mut encoder, &self.answers);
-        self.metadata.truncation = usize::from(counts.answers) < self.answers.len();
+        self.metadata.truncation |= usize::from(counts.answers) < self.answers.len();
         if !self.metadata.truncation {
             counts.authorities = emit_until_full(&mut encoder, self.authority.as_slice());
             for set in self.additionals.chunk_by(|a, b| a.name == b.name) {
@@ -319,6 +451,9 @@ impl Reply<'_> {
             edns.set_max_payload(MAX_UDP).set_rcode_high(self.metadata.response_code.high());
             // DO is copied (RFC 3225 section 3), the rest of the flags is ours and zero.
             edns.set_dnssec_ok(asked.flags().dnssec_ok);
+            if let Some(given) = given {
+                edns.options_mut().insert(EdnsOption::Unknown(COOKIE, given.to_vec()));
+            }
             edns.emit(&mut encoder).expect("room was left for it");
             counts.additionals += 1;
         }

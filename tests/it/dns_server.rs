@@ -4,6 +4,7 @@
 
 pub(crate) mod support;
 
+mod guards;
 mod listeners;
 mod tcp;
 mod udp;

@@ -107,6 +107,11 @@ enum Standpoint {
 }
 
 impl View {
+    /// A container of this host, or the host: nobody else's packets pass between them and us.
+    pub fn is_near(&self) -> bool {
+        matches!(self.source, Source::Container(_) | Source::Host)
+    }
+
     /// The view of `source`; `None` for one that is not known yet.
     pub fn of(ground: &Ground, source: &Source) -> Option<Self> {
         let Ground { local, settings, terrain, .. } = ground;

@@ -1,14 +1,15 @@
 //! A worker's own view of the snapshots: what it answers ordinary queries from, without a lock or an allocation.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use rand::rngs::SmallRng;
 
-use super::Shared;
+use super::{Shared, rate::Rates};
 use crate::dns::{
     access::AccessList,
     hot::{self, Ground, Scratch, View},
     source::locate,
+    wire::{MAX_AMPLIFICATION, Pace},
     zone::Zone,
 };
 
@@ -23,6 +24,9 @@ pub(super) struct Front {
     /// Grows with each change of those two.
     generation: u64,
     sources: Box<[Known]>,
+    rates: Rates,
+    /// When this batch came, once somebody wants to know.
+    now: Option<Instant>,
     scratch: Scratch,
     rng: SmallRng,
 }
@@ -44,6 +48,8 @@ impl Front {
             access: shared.access.load_full(),
             generation: 1,
             sources: vec![nobody; SOURCES].into(),
+            rates: Rates::new(shared.limits.per_source),
+            now: None,
             scratch: Scratch::default(),
             rng: rand::make_rng(),
         }
@@ -53,6 +59,7 @@ impl Front {
     /// state of things, the zone that this gives.
     pub(super) fn refresh(&mut self, shared: &Shared) -> arc_swap::Guard<Arc<Zone>> {
         // In the order in which they are set: who may ask, who asks, and what there is.
+        self.now = None;
         let zone = shared.zone.load();
         let (ground, access) = (shared.ground.load(), shared.access.load());
         if !Arc::ptr_eq(&ground, &self.ground) || !Arc::ptr_eq(&access, &self.access) {
@@ -63,17 +70,34 @@ impl Front {
         zone
     }
 
-    /// Answers one packet into `reply`: the octets written, or `None` for the complete path to decide.
+    /// Answers one packet into `reply`: the octets written, or, for the complete path, how often this one was answered.
     #[inline]
-    pub(super) fn answer(&mut self, zone: &Zone, source: IpAddr, packet: &[u8], reply: &mut [u8]) -> Option<usize> {
+    pub(super) fn answer(
+        &mut self,
+        zone: &Zone,
+        source: IpAddr,
+        packet: &[u8],
+        reply: &mut [u8],
+    ) -> Result<usize, Pace> {
         let source = source.to_canonical();
         let known = &mut self.sources[place(source)];
         if known.generation != self.generation || known.source != source {
             let view = self.access.permits(source).then(|| View::of(&self.ground, &locate(&self.ground.local, source)));
             *known = Known { generation: self.generation, source, view: view.flatten() };
         }
-        let view = known.view.as_ref()?;
-        hot::respond(&self.ground, zone, view, packet, &mut self.rng, &mut self.scratch, reply)
+        let view = known.view.as_ref();
+        let is_near = view.is_some_and(View::is_near);
+        if !is_near {
+            let pace = self.rates.take(source, *self.now.get_or_insert_with(Instant::now));
+            if pace != Pace::Answer {
+                return Err(pace);
+            }
+        }
+        let (rng, scratch) = (&mut self.rng, &mut self.scratch);
+        let length = view.and_then(|view| hot::respond(&self.ground, zone, view, packet, rng, scratch, reply));
+        // Longer ones are cut by the complete path, unless a cookie says that this one may have them.
+        let is_fair = |length: &usize| is_near || *length <= MAX_AMPLIFICATION * packet.len();
+        length.filter(is_fair).ok_or(Pace::Answer)
     }
 }
 

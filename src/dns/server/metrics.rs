@@ -25,6 +25,8 @@ pub enum Counter {
     StayedUnknown,
     /// Queries over one of the caps on forwarding and waiting: SERVFAIL at once.
     OverCap,
+    /// Queries beyond the rate of their source: truncated or dropped, unless they carry a cookie of ours.
+    TooOften,
     /// Queries that the hot path leaves to the complete one, dropped because too many of them wait.
     OddOverCap,
     /// Panics while answering, caught: each is a bug.
@@ -43,7 +45,7 @@ pub enum Counter {
 
 impl Counter {
     /// All of them, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::UdpQueries,
         Self::TcpQueries,
         Self::NotPermitted,
@@ -53,6 +55,7 @@ impl Counter {
         Self::Waited,
         Self::StayedUnknown,
         Self::OverCap,
+        Self::TooOften,
         Self::OddOverCap,
         Self::Panics,
         Self::SendErrors,
@@ -74,6 +77,7 @@ impl Counter {
             Self::Waited => "waited",
             Self::StayedUnknown => "stayed_unknown",
             Self::OverCap => "over_cap",
+            Self::TooOften => "too_often",
             Self::OddOverCap => "odd_over_cap",
             Self::Panics => "panics",
             Self::SendErrors => "send_errors",

@@ -14,7 +14,7 @@ use super::{
     query::{Verdict, decide},
     udp::{Endpoint, Job, Way},
 };
-use crate::dns::wire::Transport;
+use crate::dns::wire::{Pace, Transport};
 
 /// Odd queries that wait, of 4 KiB at most: some 50 ms of work. Beyond that they are dropped, as a full socket would.
 const WAITING: usize = 1024;
@@ -23,6 +23,7 @@ const WAITING: usize = 1024;
 pub(super) struct Odd {
     pub(super) packet: Box<[u8]>,
     pub(super) way: Way,
+    pub(super) pace: Pace,
     pub(super) endpoint: Weak<Endpoint>,
 }
 
@@ -46,11 +47,11 @@ pub(super) fn start(
 }
 
 fn answer(shared: &Shared, jobs: &tokio_mpsc::Sender<Job>, odd: Odd, rng: &mut SmallRng) {
-    let Odd { packet, way, endpoint } = odd;
+    let Odd { packet, way, pace, endpoint } = odd;
     // The address may have been closed meanwhile.
     let Some(socket) = endpoint.upgrade() else { return };
     let shard = shared.metrics.odd();
-    match decide(shared, shard, way.peer.ip(), &packet, Transport::Udp, rng) {
+    match decide(shared, shard, way.peer.ip(), &packet, Transport::Udp, pace, rng) {
         Verdict::Reply(reply) | Verdict::Refuse(Some(reply)) => socket.send(shard, &reply, way),
         Verdict::Drop | Verdict::Refuse(None) => shard.count(Counter::Dropped),
         Verdict::Later(later) => {

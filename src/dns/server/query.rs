@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rand::Rng;
@@ -17,7 +18,7 @@ use super::{
 use crate::dns::{
     answer::locate,
     forward::Forwarder,
-    wire::{Follow, Outcome, ResponseCode, Transport, failure, followed, respond},
+    wire::{Follow, Guard, Outcome, Pace, ResponseCode, Transport, failure, followed, respond_guarded},
 };
 
 /// What becomes of a query right now.
@@ -54,14 +55,15 @@ pub(super) fn decide(
     source: IpAddr,
     packet: &[u8],
     transport: Transport,
+    pace: Pace,
     rng: &mut impl Rng,
 ) -> Verdict {
     let source = source.to_canonical();
     if let Some(code) = refusal(shared, source) {
         shard.count(if code == ResponseCode::Refused { Counter::NotPermitted } else { Counter::StayedUnknown });
-        return Verdict::Refuse(failure(packet, code));
+        return Verdict::Refuse(failure(packet, code).filter(|_| pace != Pace::Drop));
     }
-    let (reason, caps) = match outcome(shared, shard, source, packet, transport, rng) {
+    let (reason, caps) = match outcome(shared, shard, source, packet, transport, pace, rng) {
         Outcome::Reply(reply) => return Verdict::Reply(reply),
         Outcome::Drop => return Verdict::Drop,
         Outcome::Forward(_) => (Reason::Forward, &shared.forwarding),
@@ -139,7 +141,8 @@ async fn await_asker(shared: &Shared, source: IpAddr, packet: &[u8], transport: 
     let deadline = Instant::now() + shared.limits.unknown_asker;
     let mut changes = shared.local_changes.subscribe();
     loop {
-        let outcome = outcome(shared, shared.metrics.tasks(), source, packet, transport, &mut rand::rng());
+        let outcome =
+            outcome(shared, shared.metrics.tasks(), source, packet, transport, Pace::Answer, &mut rand::rng());
         if outcome != Outcome::Wait || !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
             return outcome;
         }
@@ -153,11 +156,16 @@ fn outcome(
     source: IpAddr,
     packet: &[u8],
     transport: Transport,
+    pace: Pace,
     rng: &mut impl Rng,
 ) -> Outcome {
     let decided = catch_unwind(AssertUnwindSafe(|| {
         let (zone, ground) = (shared.zone.load(), shared.ground.load());
-        respond(&ground.snapshot(&zone), &locate(&ground.local, source), packet, transport, rng)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        // Cookies count in 32 bits (RFC 9018 section 4.3).
+        let now = u32::try_from(now & u64::from(u32::MAX)).unwrap_or_default();
+        let guard = Guard { cookies: &shared.cookies, address: source, now, pace };
+        respond_guarded(&ground.snapshot(&zone), &locate(&ground.local, source), packet, transport, &guard, rng)
     }));
     decided.unwrap_or_else(|_| {
         shard.count(Counter::Panics);

@@ -18,7 +18,7 @@ use super::{
     metrics::Counter,
     query::{Desk, Verdict, decide, is_martian, settle},
 };
-use crate::dns::wire::Transport;
+use crate::dns::wire::{Pace, Transport};
 
 /// Pause after an error of accept that comes again at once, such as no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -136,7 +136,7 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr, desk: &Desk) -> Resul
                 shard.count(Counter::Dropped);
                 return Err(End::Closed);
             }
-            match decide(shared, shard, peer.ip(), message, Transport::Tcp, &mut rng) {
+            match decide(shared, shard, peer.ip(), message, Transport::Tcp, Pace::Answer, &mut rng) {
                 Verdict::Reply(reply) => push(&mut outbox, &reply),
                 Verdict::Drop => shard.count(Counter::Dropped),
                 Verdict::Refuse(reply) => {

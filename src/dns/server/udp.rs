@@ -34,6 +34,7 @@ use super::{
     odd::{self, Odd},
     query::{Desk, Later, is_martian, settle},
 };
+use crate::dns::wire::Pace;
 
 /// Pause of a worker after an error that may come again at once: at most 1,000 turns a second are wasted on it.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -239,11 +240,11 @@ impl Worker {
             // A panic in it is our bug: the complete path looks at the packet, and no worker is lost (P8).
             let answered = catch_unwind(AssertUnwindSafe(|| self.front.answer(&zone, way.peer.ip(), packet, reply)));
             match answered {
-                Ok(Some(length)) => batch.reply(place, length),
-                Ok(None) => self.hand_over(&mut tally, endpoint, packet, way),
+                Ok(Ok(length)) => batch.reply(place, length),
+                Ok(Err(pace)) => self.hand_over(&mut tally, endpoint, packet, way, pace),
                 Err(_) => {
                     tally.count(Counter::Panics);
-                    self.hand_over(&mut tally, endpoint, packet, way);
+                    self.hand_over(&mut tally, endpoint, packet, way, Pace::Answer);
                 }
             }
         }
@@ -258,8 +259,11 @@ impl Worker {
         Ok(())
     }
 
-    fn hand_over(&self, tally: &mut Tally, endpoint: &Arc<Endpoint>, packet: &[u8], way: Way) {
-        let odd = Odd { packet: packet.into(), way, endpoint: Arc::downgrade(endpoint) };
+    fn hand_over(&self, tally: &mut Tally, endpoint: &Arc<Endpoint>, packet: &[u8], way: Way, pace: Pace) {
+        let odd = Odd { packet: packet.into(), way, pace, endpoint: Arc::downgrade(endpoint) };
+        if pace != Pace::Answer {
+            tally.count(Counter::TooOften);
+        }
         if self.odd.try_send(odd).is_err() {
             tally.count(Counter::OddOverCap);
         }

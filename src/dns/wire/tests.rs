@@ -601,3 +601,5 @@ proptest! {
         }
     }
 }
+
+mod guarded;
