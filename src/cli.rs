@@ -5,6 +5,7 @@
 //! running agent over its API and know nothing themselves.
 
 mod agent;
+mod cache;
 mod config;
 mod drain;
 mod explain;
@@ -83,6 +84,7 @@ enum Command {
     Register(register::Arguments),
     Unregister(register::UnregisterArguments),
     Leave(leave::Arguments),
+    Cache(cache::Arguments),
     Config(config::Arguments),
 }
 
@@ -116,6 +118,7 @@ pub async fn run(cli: Cli, process: Process) -> Exit {
         Command::Register(arguments) => register::register(&arguments, &process).await,
         Command::Unregister(arguments) => register::unregister(&arguments, &process).await,
         Command::Leave(arguments) => leave::run(&arguments, &process).await,
+        Command::Cache(arguments) => cache::run(&arguments, &process).await,
         Command::Config(arguments) => config::run(&arguments, &process),
     };
     outcome.unwrap_or_else(|error| tell(&error))

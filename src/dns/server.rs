@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -118,6 +118,8 @@ pub struct Shared {
     settings: Settings,
     limits: Limits,
     metrics: Metrics,
+    /// What upstreams have said before, once somebody serves.
+    forwarder: OnceLock<Arc<Forwarder>>,
     forwarding: Arc<Admission>,
     waiting: Arc<Admission>,
     connections: Arc<Admission>,
@@ -134,6 +136,7 @@ impl Shared {
             access: ArcSwap::default(),
             settings,
             metrics: Metrics::new(limits.udp_workers),
+            forwarder: OnceLock::new(),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
             waiting: Admission::new(limits.waiting, limits.waiting_per_source),
             connections: Admission::new(limits.tcp_connections, limits.tcp_per_client),
@@ -225,6 +228,8 @@ pub async fn serve(
     forwarder: Arc<Forwarder>,
     bound: watch::Sender<Arc<BTreeMap<SocketAddr, BindState>>>,
 ) -> io::Result<()> {
+    // Whoever serves twice with one `Shared` has the first one's cache.
+    let _ = shared.forwarder.set(Arc::clone(&forwarder));
     let (jobs, queue) = mpsc::channel((shared.limits.forwarding + shared.limits.waiting).max(1));
     let workers = udp::Workers::start(&shared, &jobs)?;
     let desk = Desk { shared, forwarder };
