@@ -345,12 +345,13 @@ struct Exchange {
 impl Exchange {
     /// Our own judgement, by RFC 5452 section 9.1: a response, to a QUERY, with this id and this one question.
     fn is_a_match(&self) -> bool {
-        let (asked, end) = (&self.query, self.query.len());
+        // What goes up has an OPT of our own behind the question.
+        let (asked, end) = (&self.query, example().len());
         let Some(reply) = self.damaged.get(..end) else { return false };
         reply[..2] == asked[..2]
             && reply[2] >> 3 == 0b10000
             && reply[4..6] == [0, 1]
-            && reply[12..].eq_ignore_ascii_case(&asked[12..])
+            && reply[12..].eq_ignore_ascii_case(&asked[12..end])
             && reply[end - 4..] == asked[end - 4..]
     }
 }
