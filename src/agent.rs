@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 use crate::{
     api::{ApiState, ResolveError, ResolveReply, ResolveRequest, control, drain::Drains, external, http},
-    config::{Config, OnTerm, Registry, Upstreams},
+    config::{Config, General, OnTerm, Registry},
     dns::{
         answer::{Settings, Snapshot},
         forward::{self, Forwarder},
@@ -199,7 +199,7 @@ impl Agent {
             ttl: config.ttl.value,
             routed: config.routed.value.clone(),
             nameserver: listens.iter().filter_map(nameserver).collect(),
-            forwarding: config.upstream.value != Upstreams::None,
+            forwarding: config.upstream.value.forward(),
             when_none_ready: config.when_none_ready.value,
             prefer: Preference {
                 by: config.prefer.value,
@@ -208,13 +208,15 @@ impl Agent {
             },
             ..Settings::default()
         };
-        let upstreams = match &config.upstream.value {
-            Upstreams::System => forward::Upstreams::ResolvConf(config.resolv_conf.value.clone()),
-            Upstreams::None => forward::Upstreams::None,
-            Upstreams::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
+        let upstreams = match &config.upstream.value.general {
+            General::System => forward::Upstreams::ResolvConf(config.resolv_conf.value.clone()),
+            General::None => forward::Upstreams::None,
+            General::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
         };
         let (local, wanted) = (Channel::<Local>::default(), Channel::default());
-        let options = forward::Options { upstreams, ..forward::Options::default() };
+        let suffixes = config.upstream.value.by_suffix();
+        let cache = config.cache_size.value.0;
+        let options = forward::Options { upstreams, suffixes, cache, ..forward::Options::default() };
         let forwarder = Forwarder::new(options, &apex, wanted.1.clone(), local.1.clone());
         let session = Session {
             nonce: format!("{:032x}", rand::random::<u128>()).into(),
@@ -406,7 +408,10 @@ impl Agent {
             register: Arc::new(move |text| Box::pin(Arc::clone(&keeper).obey(Order::Register(text)))),
             unregister: Arc::new(move |text| Box::pin(Arc::clone(&forgetter).obey(Order::Unregister(text)))),
         };
-        let control_of = control::Control { host: self.identity.host.clone(), leave: leaves_out, drains, externals };
+        let forwarder = Arc::clone(&self.forwarder);
+        let flush = Arc::new(move |name: Option<&str>| forwarder.flush(name));
+        let host = self.identity.host.clone();
+        let control_of = control::Control { host, leave: leaves_out, drains, externals, flush };
         let router = control::control(control_of);
         spawn(tasks, "control", async move {
             match control::serve_control(socket, router, http::Limits::default()).await {}

@@ -5,6 +5,7 @@
 //! running agent over its API and know nothing themselves.
 
 mod agent;
+mod cache;
 mod config;
 mod drain;
 mod explain;
@@ -85,6 +86,7 @@ enum Command {
     Unregister(register::UnregisterArguments),
     Leave(leave::Arguments),
     Zone(zone::Arguments),
+    Cache(cache::Arguments),
     Config(config::Arguments),
 }
 
@@ -119,6 +121,7 @@ pub async fn run(cli: Cli, process: Process) -> Exit {
         Command::Unregister(arguments) => register::unregister(&arguments, &process).await,
         Command::Leave(arguments) => leave::run(&arguments, &process).await,
         Command::Zone(arguments) => zone::run(&arguments, &process).await,
+        Command::Cache(arguments) => cache::run(&arguments, &process).await,
         Command::Config(arguments) => config::run(&arguments, &process),
     };
     outcome.unwrap_or_else(|error| tell(&error))

@@ -33,15 +33,15 @@ use std::{
 
 use ipnet::IpNet;
 
-use self::show::Show;
 pub use self::{
     env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
-        LogFormat, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE,
-        MIN_LEASE, OnTerm, Registry, Secret, Upstreams, User, parse_duration,
+        General, LogFormat, MAX_CACHE, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL,
+        MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret, Upstreams, User, parse_duration,
     },
 };
+use self::{show::Show, values::Upstream};
 use crate::{
     dns::{listen::Listen, prefer::Prefer},
     model::{External, ExternalName, HostId, WhenNoneReady},
@@ -155,6 +155,8 @@ pub struct Config {
     pub when_none_ready: Setting<WhenNoneReady>,
     pub upstream: Setting<Upstreams>,
     pub resolv_conf: Setting<PathBuf>,
+    /// 0: none.
+    pub cache_size: Setting<Octets>,
     pub prefer: Setting<Prefer>,
     pub prefer_floor: Setting<u32>,
     pub http: Setting<SocketAddr>,
@@ -205,7 +207,7 @@ impl Config {
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
         show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence external routed state_dir on_term check_commands);
-        show!(dns allow zone ttl when_none_ready upstream resolv_conf prefer prefer_floor);
+        show!(dns allow zone ttl when_none_ready upstream resolv_conf cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
     }
@@ -377,6 +379,7 @@ impl<'a> Reader<'a> {
             when_none_ready: self.one("when-none-ready", values::when_none_ready),
             upstream: self.upstream(),
             resolv_conf: self.one("resolv-conf", values::path),
+            cache_size: self.one("cache-size", values::cache_size),
             prefer: self.one("prefer", values::prefer),
             prefer_floor: self.one("prefer-floor", values::prefer_floor),
             http: self.one("http", values::http),
@@ -393,6 +396,7 @@ impl<'a> Reader<'a> {
         self.settle_advertise(&config);
         self.settle_prefer(&config);
         self.settle_external(&config);
+        self.settle_upstream(&config);
         // Registrator's names have no namespace, so those who want them want flat ones.
         if config.compat.value.is_registrators() && config.namespaces.source == Source::Default {
             config.namespaces = Setting { value: Namespaces::Off, source: config.compat.source.clone() };
@@ -434,12 +438,26 @@ impl<'a> Reader<'a> {
     }
 
     fn upstream(&mut self) -> Setting<Upstreams> {
-        if let Some(Raw { source, .. }) = self.given("upstream").filter(|raw| raw.values == ["none"]) {
-            return Setting { value: Upstreams::None, source };
+        let Setting { value, source } = self.many("upstream", values::upstream);
+        let mut upstreams = Upstreams { general: General::System, suffixes: Vec::new() };
+        let (mut addresses, mut none) = (Vec::new(), false);
+        for one in value {
+            match one {
+                Upstream::None => none = true,
+                Upstream::General(address) => addresses.push(address),
+                Upstream::Of(suffix, server) => upstreams.suffixes.push((suffix, server)),
+            }
         }
-        let Setting { value, source } = self.many("upstream", values::name_server);
-        let value = if source == Source::Default { Upstreams::System } else { Upstreams::Addresses(value) };
-        Setting { value, source }
+        match (none, addresses.is_empty()) {
+            (false, true) => {}
+            (true, true) => upstreams.general = General::None,
+            (false, false) => upstreams.general = General::Addresses(addresses),
+            (true, false) => {
+                let message = "contradicts the addresses beside it; leave one of the two out";
+                self.wrong("upstream", "none", &source, message);
+            }
+        }
+        Setting { value: upstreams, source }
     }
 }
 

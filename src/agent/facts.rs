@@ -6,9 +6,9 @@ use tokio::sync::watch;
 
 use super::route::Advertised;
 use crate::{
-    api::{CheckFacts, Collect, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts},
+    api::{CacheFacts, CheckFacts, Collect, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts, UpstreamFacts},
     dns::{
-        forward::Forwarder,
+        forward::{Forwarder, UpstreamState},
         server::{BindState, Counter, Shared},
     },
     model::{Desired, Problem},
@@ -48,6 +48,7 @@ impl Sources {
             docker: self.docker(),
             registry: self.registry(),
             dns: self.dns(),
+            cache: self.cache(),
             checks: self.checks(),
             problems: self.problems(&listeners),
             listeners,
@@ -97,6 +98,22 @@ impl Sources {
         }
     }
 
+    fn cache(&self) -> CacheFacts {
+        let (held, done) = (self.forwarder.cache(), self.forwarder.counts());
+        CacheFacts {
+            entries: held.entries,
+            octets: held.octets,
+            limit: held.limit,
+            hits: held.hits,
+            misses: held.misses,
+            stale: done.stale,
+            coalesced: done.coalesced,
+            evictions: held.evictions,
+            mismatched: done.mismatched,
+            upstreams: self.forwarder.states().into_iter().map(upstream).collect(),
+        }
+    }
+
     fn problems(&self, listeners: &[Listener]) -> Vec<Problem> {
         let failed = listeners.iter().filter_map(|listener| {
             let reason = listener.error.as_ref()?;
@@ -123,4 +140,19 @@ fn listener(address: SocketAddr, state: &BindState) -> Listener {
         BindState::Failed { reason, .. } => Some(reason.clone()),
     };
     Listener { address, error }
+}
+
+fn upstream(state: UpstreamState) -> UpstreamFacts {
+    let word = match (state.is_looping, state.standing.is_down) {
+        (true, _) => "loop",
+        (_, true) => "down",
+        _ => "up",
+    };
+    UpstreamFacts {
+        domain: state.domain,
+        address: state.address,
+        state: word.to_owned(),
+        rtt_ms: state.standing.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        failures: state.standing.failures,
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use super::{
     drain::Drains,
     external::{Externals, NotRegistered, Registered},
     http::{Limits, no_such_route, refusal, serve, wrong_method},
-    json::Left,
+    json::{Flushed, Left},
 };
 use crate::{
     model::HostId,
@@ -44,6 +45,10 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 /// A request to withdraw this host. The answer says that it is done, or why not.
 pub type Leave = oneshot::Sender<Result<(), String>>;
 
+/// Forgets what upstreams have said of a name and all below it, or of everything: how many answers went, or why the text is
+/// no name.
+pub type Flush = Arc<dyn Fn(Option<&str>) -> Result<usize, String> + Send + Sync>;
+
 /// What the control socket can do.
 #[derive(Clone)]
 pub struct Control {
@@ -55,6 +60,8 @@ pub struct Control {
     pub drains: Drains,
     /// What registers external services.
     pub externals: Externals,
+    /// What forgets answers of upstreams.
+    pub flush: Flush,
 }
 
 /// The routes that change state of this host; only ever served on the control socket.
@@ -65,6 +72,7 @@ pub fn control(control: Control) -> Router {
         .route("/v1/undrain", post(undrain))
         .route("/v1/register", post(register))
         .route("/v1/unregister", post(unregister))
+        .route("/v1/cache/flush", post(flush))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(control)
@@ -96,6 +104,18 @@ async fn order(control: Control, query: DrainQuery, order: fn(Target) -> Command
         Ok(Err(NotDone::NoSuch(message))) => refusal(StatusCode::NOT_FOUND, message),
         Ok(Err(NotDone::Impossible(message))) => refusal(StatusCode::INTERNAL_SERVER_ERROR, message),
         Err(_) => refusal(StatusCode::GATEWAY_TIMEOUT, format!("not done within {} s", DRAIN_DEADLINE.as_secs())),
+    }
+}
+
+#[derive(Deserialize)]
+struct FlushQuery {
+    name: Option<String>,
+}
+
+async fn flush(State(control): State<Control>, Query(query): Query<FlushQuery>) -> Response {
+    match (control.flush)(query.name.as_deref()) {
+        Ok(flushed) => Json(Flushed { flushed }).into_response(),
+        Err(message) => refusal(StatusCode::BAD_REQUEST, message),
     }
 }
 

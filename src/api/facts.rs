@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::Problem;
 
@@ -18,6 +18,8 @@ pub struct Facts {
     pub registry: RegistryFacts,
     /// The side that answers.
     pub dns: DnsFacts,
+    /// What upstreams have said, and how they stand.
+    pub cache: CacheFacts,
     /// Every DNS address that is wanted.
     pub listeners: Vec<Listener>,
     /// What is broken beyond the registry's data, which the catalog tells itself: labels, listeners, upstreams.
@@ -106,6 +108,48 @@ pub struct DnsFacts {
     pub forward_failures: u64,
     /// TCP connections open now.
     pub tcp_connections: u64,
+}
+
+/// What upstreams have said, and how they stand; also the answer to `GET /v1/cache`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CacheFacts {
+    /// Questions whose answer, or failure, is known.
+    pub entries: u64,
+    /// Octets they take, everything counted.
+    pub octets: u64,
+    /// The most they may take; 0: there is no cache.
+    pub limit: u64,
+    /// Questions answered from it.
+    pub hits: u64,
+    /// Questions that an upstream had to be asked for.
+    pub misses: u64,
+    /// Questions answered with what is older than it should be, because no upstream answered in time.
+    pub stale: u64,
+    /// Questions that waited for what somebody else had asked already.
+    pub coalesced: u64,
+    /// Answers that had to make room.
+    pub evictions: u64,
+    /// Replies to upstreams' addresses that answered none of our questions: late, confused or forged.
+    pub mismatched: u64,
+    /// Whom we may ask.
+    pub upstreams: Vec<UpstreamFacts>,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamFacts {
+    /// The domain that it is asked about; without one it is asked about all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// `up`, `down` (it replies to nothing) or `loop` (it leads back to us): only the first are asked.
+    pub state: String,
+    /// Smoothed round-trip time in milliseconds; absent where nothing was heard lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+    /// How often it was silent or unreachable in a row.
+    pub failures: u32,
 }
 
 /// One DNS address that is wanted.

@@ -148,6 +148,7 @@ pub fn public(state: ApiState, bound: SocketAddr) -> Router {
         .route("/v1/watch", get(watch))
         .route("/v1/problems", get(problems))
         .route("/v1/status", get(status))
+        .route("/v1/cache", get(cache))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&public), check))
@@ -357,6 +358,10 @@ async fn status(State(public): State<Arc<Public>>) -> Response {
         "facts": (public.state.facts)(),
     }))
     .into_response()
+}
+
+async fn cache(State(public): State<Arc<Public>>) -> Response {
+    Json((public.state.facts)().cache).into_response()
 }
 
 #[derive(Deserialize)]

@@ -201,6 +201,13 @@ pub(super) fn host_of<'a>(origin: &'a Origin, own: &'a HostId) -> &'a HostId {
     }
 }
 
+/// The answer to `POST /v1/cache/flush`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// Answers of upstreams that were forgotten.
+    pub flushed: usize,
+}
+
 /// The answer to `POST /v1/leave`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {

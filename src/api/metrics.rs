@@ -32,6 +32,15 @@
 //! | `portolan_dns_dropped_total` | counter | packets dropped without a reply |
 //! | `portolan_dns_forwarded_total` | counter | questions passed on |
 //! | `portolan_dns_forward_failures_total` | counter | of those, answered by no upstream |
+//! | `portolan_dns_cache_hits_total` | counter | questions answered with what upstreams have said before |
+//! | `portolan_dns_cache_misses_total` | counter | questions that an upstream had to be asked for |
+//! | `portolan_dns_cache_stale_total` | counter | questions answered with what is over, because no upstream answered in time |
+//! | `portolan_dns_cache_coalesced_total` | counter | questions that waited for what somebody else had asked already |
+//! | `portolan_dns_cache_evictions_total` | counter | answers that had to make room |
+//! | `portolan_dns_cache_entries` | gauge | answers held |
+//! | `portolan_dns_cache_octets` | gauge | memory they take |
+//! | `portolan_dns_upstreams{state}` | gauge | upstreams, by `up`, `down` (silent) and `loop` (they lead back to us) |
+//! | `portolan_dns_upstream_mismatched_total` | counter | replies that answered none of our questions: late, confused or forged |
 //! | `portolan_dns_tcp_connections` | gauge | TCP connections open |
 //! | `portolan_dns_listeners{state}` | gauge | wanted addresses, by `bound` and `failed` |
 
@@ -112,7 +121,7 @@ fn flag(set: bool) -> f64 {
 
 fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: usize) -> Vec<Row> {
     let Sizes { hosts, services, without_ready, ready, not_ready } = Sizes::of(catalog, policy);
-    let Facts { docker, checks, registry, dns, listeners, .. } = facts;
+    let Facts { docker, checks, registry, dns, cache, listeners, .. } = facts;
     let failed = listeners.iter().filter(|listener| listener.error.is_some()).count();
     let unsigned = |number: u64| count(usize::try_from(number).unwrap_or(usize::MAX));
     #[expect(
@@ -179,6 +188,29 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
         counter("dns_dropped", "Packets dropped without a reply", dns.dropped),
         counter("dns_forwarded", "Questions passed on", dns.forwarded),
         counter("dns_forward_failures", "Of those, answered by no upstream", dns.forward_failures),
+        counter("dns_cache_hits", "Questions answered with what upstreams have said before", cache.hits),
+        counter("dns_cache_misses", "Questions that an upstream had to be asked for", cache.misses),
+        counter(
+            "dns_cache_stale",
+            "Questions answered with what is over, because no upstream answered in time",
+            cache.stale,
+        ),
+        counter("dns_cache_coalesced", "Questions that waited for what somebody else had asked", cache.coalesced),
+        counter("dns_cache_evictions", "Answers that had to make room", cache.evictions),
+        gauge("dns_cache_entries", "Answers held", unsigned(cache.entries)),
+        gauge("dns_cache_octets", "Memory they take", unsigned(cache.octets)),
+        Row {
+            name: "dns_upstreams",
+            help: "Upstreams, by how they stand",
+            label: "state",
+            samples: ["up", "down", "loop"]
+                .map(|word| {
+                    let number = cache.upstreams.iter().filter(|upstream| upstream.state == word).count();
+                    (word, Value::Gauge(count(number)))
+                })
+                .into(),
+        },
+        counter("dns_upstream_mismatched", "Replies that answered none of our questions", cache.mismatched),
         gauge("dns_tcp_connections", "TCP connections open", unsigned(dns.tcp_connections)),
         Row {
             name: "dns_listeners",

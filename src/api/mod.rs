@@ -36,7 +36,7 @@ pub mod metrics;
 mod projects;
 
 pub use explain::ExplainReply;
-pub use facts::{CheckFacts, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts};
+pub use facts::{CacheFacts, CheckFacts, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts, UpstreamFacts};
 pub use json::{ResolveRecord, ResolveReply};
 
 /// Answers a question as the DNS side would, without a packet.

@@ -203,13 +203,15 @@ pub const KEYS: &[Key] = &[
     ),
     row(
         "upstream",
-        "ADDR",
+        "[DOMAIN=]ADDR",
         Arity::Many,
         "",
         DNS,
-        "who answers all other names, or none [default: the name servers of --resolv-conf]",
+        "who answers all other names, or those below a domain (corp.example=10.0.0.2), or none [default: the name servers of --resolv-conf]",
     ),
     row("resolv-conf", "FILE", Arity::One, "/etc/resolv.conf", DNS, "names the upstream servers"),
+    // Some 30,000 answers, more than the containers of one host ask for.
+    row("cache-size", "SIZE", Arity::One, "16MiB", DNS, "memory for what the upstreams say; 0 for none"),
     // Spreading over everybody is what nobody is surprised by; a host of many clients would overload its own instances.
     row("prefer", "WHAT", Arity::One, "none", DNS, "which instances are given first: none, host or locality"),
     // One is enough: who wants to spread over more says so.

@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, path::Path};
 
 use super::{Config, Reader, Registry, Secret, Setting, Source, User, show::Show, unreadable};
 use crate::{
-    dns::prefer::Prefer,
+    dns::{forward::Suffix, prefer::Prefer},
     registry::external::{leads_out, words},
 };
 
@@ -95,6 +95,16 @@ impl Reader<'_> {
             if value[..place].iter().any(|(other, _)| other == name) {
                 self.wrong("external", &text, source, "a second entry of this name: one entry may have many addresses");
             }
+        }
+    }
+
+    /// Our own names are answered here: giving them away would do nothing but mislead.
+    pub(super) fn settle_upstream(&mut self, config: &Config) {
+        let Setting { value, source } = &config.upstream;
+        let Ok(zone) = config.zone.value.parse::<Suffix>() else { return };
+        for (suffix, server) in value.suffixes.iter().filter(|(suffix, _)| zone.covers(suffix.as_str())) {
+            let message = format!("{zone} is our own zone and answered here; name a domain outside of it");
+            self.wrong("upstream", &format!("{suffix}={server}"), source, &message);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::values::{LogFormat, OnTerm, Registry, Upstreams, User};
+use super::values::{General, LogFormat, Octets, OnTerm, Registry, Upstreams, User};
 use crate::dns::{listen::Listen, prefer::Prefer};
 use crate::model::{External, ExternalName, HostId, WhenNoneReady};
 use crate::registry::external::words;
@@ -125,10 +125,22 @@ impl Show for Listen {
 
 impl Show for Upstreams {
     fn show(&self) -> String {
-        match self {
-            Self::System => String::new(),
-            Self::None => "none".to_owned(),
-            Self::Addresses(addresses) => addresses.show(),
+        let general = match &self.general {
+            General::System => vec![],
+            General::None => vec!["none".to_owned()],
+            General::Addresses(addresses) => addresses.iter().map(Show::show).collect(),
+        };
+        let special = self.suffixes.iter().map(|(suffix, server)| format!("{suffix}={server}"));
+        general.into_iter().chain(special).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Show for Octets {
+    fn show(&self) -> String {
+        let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match units.into_iter().find(|(_, unit)| self.0 >= *unit && self.0 % unit == 0) {
+            Some((name, unit)) => format!("{}{name}", self.0 / unit),
+            None => self.0.to_string(),
         }
     }
 }

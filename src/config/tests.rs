@@ -305,6 +305,20 @@ fn good_values_are_taken() {
         ("routed", "0.0.0.0/0", "0.0.0.0/0"),
         ("upstream", "none", "none"),
         ("upstream", "9.9.9.9,10.0.0.2:5353,fd00::1", "9.9.9.9:53,10.0.0.2:5353,[fd00::1]:53"),
+        (
+            "upstream",
+            "Corp.Example.=10.0.0.2, corp.example=[::1]:5353",
+            "corp.example=10.0.0.2:53,corp.example=[::1]:5353",
+        ),
+        ("upstream", "a.b=10.0.0.2,none", "none,a.b=10.0.0.2:53"),
+        (
+            "upstream",
+            "10.in-addr.arpa=10.0.0.2,internal=10.0.0.2,9.9.9.9",
+            "9.9.9.9:53,10.in-addr.arpa=10.0.0.2:53,internal=10.0.0.2:53",
+        ),
+        ("cache-size", "0", "0"),
+        ("cache-size", "256KiB", "256KiB"),
+        ("cache-size", "1024MiB", "1GiB"),
         ("dns", "auto", "auto"),
         ("http", "[::]:0", "[::]:0"),
         ("host-id", "node-1.example", "node-1.example"),
@@ -362,6 +376,19 @@ fn bad_values_are_refused() {
         ("upstream", "0.0.0.0"),
         ("upstream", "dns.example"),
         ("upstream", "9.9.9.9:0"),
+        ("upstream", "=9.9.9.9"),
+        ("upstream", "a..b=9.9.9.9"),
+        ("upstream", "corp.example="),
+        ("upstream", "corp.example=none"),
+        ("upstream", "corp.example=dns.example"),
+        ("upstream", "svc.internal=9.9.9.9"),
+        ("upstream", "shop.SVC.internal=9.9.9.9"),
+        ("cache-size", "1"),
+        ("cache-size", "16MB"),
+        ("cache-size", "255KiB"),
+        ("cache-size", "2GiB"),
+        ("cache-size", "-1MiB"),
+        ("cache-size", "99999999999999999999GiB"),
         ("dns", "53"),
         ("dns", "localhost:53"),
         ("http", "localhost:7300"),
@@ -399,6 +426,34 @@ fn bad_values_are_refused() {
     }
     let many = vec!["10.0.0.0/8"; MAX_VALUES + 1].join(",");
     refuses(&[&format!("--allow={many}")], &[], "", &["--allow \"…\" (flag): 65 values; use at most 64"]);
+}
+
+#[test]
+fn what_an_upstream_cannot_be_is_told_with_the_way_out() {
+    refuses(
+        &["--upstream=shop.svc.internal=10.0.0.2,none,9.9.9.9"],
+        &[],
+        "",
+        &[
+            "--upstream \"none\" (flag): contradicts the addresses beside it; leave one of the two out",
+            "--upstream \"shop.svc.internal=10.0.0.2:53\" (flag): svc.internal is our own zone and answered here; name a \
+             domain outside of it",
+        ],
+    );
+}
+
+#[test]
+fn several_servers_of_one_domain_stay_together() {
+    let config = load(&["--upstream=a.b=10.0.0.1,c=10.0.0.2,a.b=10.0.0.3"], &[], "").unwrap();
+    let servers = |servers: &[&str]| servers.iter().map(|server| server.parse().unwrap()).collect::<Vec<SocketAddr>>();
+    assert_eq!(
+        config.upstream.value.by_suffix(),
+        [
+            ("a.b".parse().unwrap(), servers(&["10.0.0.1:53", "10.0.0.3:53"])),
+            ("c".parse().unwrap(), servers(&["10.0.0.2:53"])),
+        ]
+    );
+    assert_eq!(config.upstream.value.general, General::System);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::show::Show;
 use crate::{
-    dns::{listen::Listen, prefer::Prefer},
+    dns::{forward::Suffix, listen::Listen, prefer::Prefer},
     model::{EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
     registry::external,
     watch::{
@@ -45,6 +45,12 @@ pub const MAX_LOCALITY: usize = 100;
 
 /// Highest `--prefer-floor`: an A answer holds 16 addresses, so more neighbours than a few of those change nothing.
 pub const MAX_FLOOR: u32 = 1000;
+
+/// Smallest cache of what upstreams say, other than none: some hundred answers.
+pub const MIN_CACHE: usize = 256 << 10;
+
+/// Largest: two million answers, which no host's containers ask for.
+pub const MAX_CACHE: usize = 1 << 30;
 
 /// Longest path of a unix socket in bytes: 108 in `sockaddr_un` (unix(7)) with the final zero; 8 more are kept for
 /// the name it has while it is being made.
@@ -110,7 +116,16 @@ pub enum LogFormat {
 
 /// Who answers the names that are not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstreams {
+pub struct Upstreams {
+    /// Those that no suffix covers.
+    pub general: General,
+    /// Those below a domain, in the order given: several of one domain stand one after the other.
+    pub suffixes: Vec<(Suffix, SocketAddr)>,
+}
+
+/// Who answers names that no suffix covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum General {
     /// The name servers of `--resolv-conf`.
     System,
     /// Nobody: such names are refused.
@@ -118,6 +133,37 @@ pub enum Upstreams {
     /// These, in order.
     Addresses(Vec<SocketAddr>),
 }
+
+impl Upstreams {
+    /// Whether any name is forwarded.
+    pub fn forward(&self) -> bool {
+        self.general != General::None || !self.suffixes.is_empty()
+    }
+
+    /// The servers of each domain, in the order given.
+    pub fn by_suffix(&self) -> Vec<(Suffix, Vec<SocketAddr>)> {
+        let mut all: Vec<(Suffix, Vec<SocketAddr>)> = Vec::new();
+        for (suffix, server) in &self.suffixes {
+            match all.iter_mut().find(|(other, _)| other == suffix) {
+                Some((_, servers)) => servers.push(*server),
+                None => all.push((suffix.clone(), vec![*server])),
+            }
+        }
+        all
+    }
+}
+
+/// One value of `--upstream`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Upstream {
+    None,
+    General(SocketAddr),
+    Of(Suffix, SocketAddr),
+}
+
+/// A number of octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Octets(pub usize);
 
 /// An etcd user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -425,19 +471,57 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
     Ok(zone)
 }
 
+/// `none`, a name server, or a domain and its name server.
+pub(super) fn upstream(text: &str) -> Result<Upstream, String> {
+    match text.split_once('=') {
+        _ if text == "none" => Ok(Upstream::None),
+        None => name_server(text).map(Upstream::General),
+        Some((domain, server)) => {
+            let suffix = domain.trim().parse::<Suffix>().map_err(|error| error.to_string())?;
+            name_server(server.trim()).map(|server| Upstream::Of(suffix, server))
+        }
+    }
+}
+
 /// A name server: an address, with port 53 unless said otherwise.
-pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
+fn name_server(text: &str) -> Result<SocketAddr, String> {
     let address = match text.parse::<IpAddr>() {
         Ok(address) => SocketAddr::new(address, 53),
         Err(_) => match text.parse::<SocketAddr>() {
             Ok(address) => address,
-            Err(_) => return fail("no name server; write its address such as 9.9.9.9 or 10.0.0.2:5353, or none"),
+            Err(_) => {
+                return fail(
+                    "no name server; write its address such as 9.9.9.9 or 10.0.0.2:5353, corp.example=10.0.0.2 for one \
+                     domain, or none",
+                );
+            }
         },
     };
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
         return fail("nobody answers there; write a name server's address such as 9.9.9.9");
     }
     Ok(address)
+}
+
+/// `0`, or a whole number and its unit: `512KiB`, `16MiB`, `1GiB`.
+pub(super) fn cache_size(text: &str) -> Result<Octets, String> {
+    let expected = "a size is a whole number and a unit: 512KiB, 16MiB, 1GiB; or 0 for no cache";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: usize = match &text[digits.len()..] {
+        "" if digits == "0" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return fail(expected),
+    };
+    let octets = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).ok_or(expected)?;
+    match octets {
+        1..MIN_CACHE => {
+            fail(format!("too small to hold what is used; use at least {}, or 0", Octets(MIN_CACHE).show()))
+        }
+        octets if octets > MAX_CACHE => fail(format!("use at most {}", Octets(MAX_CACHE).show())),
+        octets => Ok(Octets(octets)),
+    }
 }
 
 pub(super) fn http(text: &str) -> Result<SocketAddr, String> {

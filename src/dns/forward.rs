@@ -1,41 +1,49 @@
-//! Names of others: asked of an upstream on behalf of our asker. \[IO\]
+//! Names of others: asked of an upstream on behalf of our asker, and remembered. \[IO\]
 //!
-//! In comes a query as the client sent it, out goes what to send back. The message passes through unchanged but for
-//! its id, so flags and options (DO, AD, CD) mean what the client and the upstream say they mean; what little must be
-//! understood of it is read in `forward/message.rs`, what resolv.conf says in `forward/resolv.rs`, both pure.
+//! In comes a query as the client sent it, out goes what to send back. EDNS is between two neighbours only (RFC 6891), so
+//! the query that goes up is made anew from what the answer depends on (`key.rs`): name, type, class, RD, CD, DO. What
+//! comes back is read once (`reply.rs`), kept (`cache.rs`), and copied for each who asks.
 //!
-//! A forged reply must guess (RFC 5452): every attempt has a random id and a socket of its own with a random port,
-//! connected, so that the kernel takes packets of the upstream alone. A reply that is not to this very question is
-//! skipped and counted, and waiting goes on until the deadline. An upstream that is silent, unreachable, or says
-//! SERVFAIL or REFUSED gives way to the next; the silent ones are tried again while time remains. A truncated reply is
-//! fetched over TCP.
+//! ```text
+//! query ─► cache ─ fresh ──────────────────────────────────────────────────────────────► reply
+//!            └─ no ─► flight: asked already? ─ no ─► race ─► exchange ─► upstream ─► cache ─┤
+//!                         └─ yes: wait for the same ───────────────────────────────────────┤
+//!                       1.8 s without an answer, or a failure: an older one if there is ────┘
+//! ```
 //!
-//! Upstreams come from `--upstream` or from resolv.conf, which is read again every few seconds. We are never among
-//! them: addresses we listen on are left out, however they came in. Where nothing is left the answer is REFUSED, so
-//! that Docker tries its next server, and [`Forwarder::problems`] says why. A file that cannot be read leaves the list
-//! as it was.
+//! The cache keeps working when the upstreams do not (RFC 8767): an answer that is over is kept for a day and given with a
+//! TTL of 30 s when nobody upstream answers within [`Options::patience`], while the asking goes on behind the scenes. A failure
+//! is remembered, too, for moments (RFC 9520). [`Forwarder::cached`] is for the threads that answer: it looks, takes one
+//! lock of many for that long, and waits for nothing.
 //!
-//! Deliberately absent: retries at the caller (each answer is final), and any wish to judge what an upstream says. Our
-//! own zone and single labels never leave; `answer.rs` sees to that, and a check here makes sure.
+//! `race.rs` asks the likeliest upstream first and the next one as soon as that is slow; `score.rs` says who is likely, and
+//! who is down and not asked at all. `exchange.rs` makes one question hard to forge (RFC 5452). What is open at a time is
+//! bounded: questions, those who wait for one, sockets.
+//!
+//! Upstreams come from `--upstream`, for all names or for those below a domain, or from resolv.conf, which is followed
+//! (`source.rs`). When they change, nothing in the cache counts as true any more. We are never among them: addresses we
+//! listen on are left out, however they came in, and `probe.rs` finds those that lead back to us in another way. Where
+//! nothing is left the answer is REFUSED, so that Docker tries its next server, and [`Forwarder::problems`] says why. A
+//! file that cannot be read leaves the list as it was.
+//!
+//! Deliberately absent: validation (an upstream's AD is handed on to whoever asks for it), and any wish to judge what an
+//! upstream says. Our own zone and single labels never leave; `answer.rs` sees to that, and a check here makes sure.
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
+use hickory_proto::rr::Name;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
-    sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout, timeout_at},
 };
 
 use super::{
@@ -44,13 +52,38 @@ use super::{
 };
 use crate::model::{Local, Problem};
 
+mod cache;
+mod counts;
+mod exchange;
+mod flight;
+mod key;
 mod message;
+mod probe;
+mod race;
+mod reply;
 mod resolv;
+mod score;
+mod source;
+mod suffix;
 
-use message::Question;
+pub use cache::CacheCounts;
+pub use counts::ForwardCounts;
+pub use score::Standing;
+pub use source::name_servers;
+pub use suffix::{Suffix, SuffixError};
+
+use cache::{Again, Cache, Found};
+use counts::{Counters, count};
+use flight::{Boarding, Duty, Flights, Outcome, Unanswered};
+use key::Key;
+use message::{Asked, Question};
+use probe::{Probes, Way, is_probe};
+use reply::Age;
 use resolv::Own;
+use score::Scores;
+use source::{Current, Watch, read};
 
-/// Where upstreams come from.
+/// Where upstreams for all names come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstreams {
     /// `--upstream none`: names of others are REFUSED.
@@ -66,94 +99,97 @@ pub enum Upstreams {
 pub struct Options {
     /// Where upstreams come from.
     pub upstreams: Upstreams,
+    /// Domains that have upstreams of their own. The most exact one counts.
+    pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
     /// Where systemd-resolved writes the real servers when resolv.conf names its stub alone.
     pub resolved: PathBuf,
-    /// Wait this long for one upstream, TCP after truncation included. glibc waits 5 s for the whole of us.
+    /// Octets that the cache may take; 0: there is none.
+    pub cache: usize,
+    /// Wait this long for one upstream, TCP after truncation included. Another one is asked after a quarter of it at the
+    /// latest. glibc waits 5 s for the whole of us.
     pub attempt: Duration,
     /// Wait this long in all; then SERVFAIL. Two silent upstreams and half of a third fit.
     pub total: Duration,
-    /// Read the file again this often.
+    /// Wait this long where an older answer is at hand (RFC 8767 section 5: "client response timer", 1.8 s).
+    pub patience: Duration,
+    /// Read the file again this often, whatever inotify says.
     pub reread: Duration,
 }
+
+/// Octets of the cache unless `--cache-size` says otherwise: some 30,000 answers.
+pub const DEFAULT_CACHE: usize = 16 * 1024 * 1024;
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             upstreams: Upstreams::ResolvConf("/etc/resolv.conf".into()),
+            suffixes: Vec::new(),
             resolved: "/run/systemd/resolve/resolv.conf".into(),
+            cache: DEFAULT_CACHE,
             attempt: Duration::from_secs(2),
             total: Duration::from_secs(5),
+            patience: Duration::from_millis(1800),
             reread: Duration::from_secs(5),
         }
     }
 }
 
-/// What the forwarder has done since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ForwardCounts {
-    /// Questions handed to it.
-    pub asked: u64,
-    /// Answered by an upstream.
-    pub answered: u64,
-    /// SERVFAIL because every upstream failed.
-    pub failed: u64,
-    /// REFUSED because there is no upstream.
-    pub refused: u64,
-    /// Questions that must not leave, stopped here although nobody should have brought them.
-    pub withheld: u64,
-    /// Times that some upstream was asked.
-    pub attempts: u64,
-    /// Attempts that ended without a reply.
-    pub timeouts: u64,
-    /// Replies that were not to our question: late, confused or forged.
-    pub mismatched: u64,
-    /// Truncated replies fetched over TCP.
-    pub over_tcp: u64,
+/// Questions under way to upstreams, whoever waits for them: half of those that may wait (`Limits::forwarding`), for
+/// each may have two sockets.
+const MAX_FLIGHTS: usize = 512;
+
+/// Who may wait for one question. A service of 100 containers that starts asks for one name a few times each.
+const MAX_WAITERS: usize = 256;
+
+/// Sockets to upstreams. With 512 TCP connections of clients some hundred descriptors of the usual 1,024 are left.
+const MAX_SOCKETS: usize = 384;
+
+/// Upstreams are probed for loops this often, and when they change. A loop is made by people, who notice after minutes.
+const PROBE: Duration = Duration::from_secs(300);
+
+/// One that is disabled is looked at again this often.
+const PROBE_AGAIN: Duration = Duration::from_secs(30);
+
+/// Room for most answers.
+const USUAL_REPLY: usize = 512;
+
+/// How an upstream stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamState {
+    /// The domain that it is asked about; `None`: all others.
+    pub domain: Option<String>,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What was seen of it.
+    pub standing: Standing,
+    /// It leads back to us, and is not asked.
+    pub is_looping: bool,
 }
 
-#[derive(Default)]
-struct Counters {
-    asked: AtomicU64,
-    answered: AtomicU64,
-    failed: AtomicU64,
-    refused: AtomicU64,
-    withheld: AtomicU64,
-    attempts: AtomicU64,
-    timeouts: AtomicU64,
-    mismatched: AtomicU64,
-    over_tcp: AtomicU64,
-}
-
-/// Asks upstreams. One per agent; every method takes `&self`.
+/// Asks upstreams. One per agent; every method takes `&self`. Dropping it ends everything that is under way.
 pub struct Forwarder {
+    inner: Arc<Inner>,
+}
+
+/// What the tasks share.
+struct Inner {
     options: Options,
     /// The labels of our zone's apex, first to last.
     apex: Vec<Box<[u8]>>,
     wanted: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
     local: watch::Receiver<Arc<Local>>,
+    /// What the options mean, and that without those that lead back to us.
+    configured: ArcSwap<Current>,
     current: ArcSwap<Current>,
+    /// Told when `configured` has changed.
+    changed: watch::Sender<()>,
+    cache: Cache,
+    flights: Arc<Flights>,
+    scores: Mutex<Scores>,
+    probes: Mutex<Probes>,
+    sockets: Semaphore,
+    tasks: Mutex<JoinSet<()>>,
     counters: Counters,
-}
-
-/// Whom to ask, and what is wrong with that.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Current {
-    upstreams: Arc<[SocketAddr]>,
-    problems: Arc<[Problem]>,
-}
-
-/// Why an upstream did not answer.
-enum Failure {
-    /// Nothing came in time: worth another try.
-    Silent,
-    /// The network, or the upstream itself, said no.
-    Refused,
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Refused
-    }
 }
 
 impl Forwarder {
@@ -164,79 +200,208 @@ impl Forwarder {
         wanted: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
         local: watch::Receiver<Arc<Local>>,
     ) -> Self {
-        let apex = apex.name().iter().map(Box::from).collect();
-        let (current, counters) = (ArcSwap::default(), Counters::default());
-        let forwarder = Self { options, apex, wanted, local, current, counters };
-        forwarder.look();
-        forwarder
+        let inner = Inner {
+            apex: apex.name().iter().map(Box::from).collect(),
+            wanted,
+            local,
+            configured: ArcSwap::default(),
+            current: ArcSwap::default(),
+            changed: watch::Sender::default(),
+            cache: Cache::new(options.cache),
+            flights: Flights::new(MAX_FLIGHTS, MAX_WAITERS),
+            scores: Mutex::default(),
+            probes: Mutex::default(),
+            sockets: Semaphore::new(MAX_SOCKETS),
+            tasks: Mutex::default(),
+            counters: Counters::default(),
+            options,
+        };
+        inner.look();
+        Self { inner: Arc::new(inner) }
     }
 
-    /// Keeps the list of upstreams right: follows the file, our listeners and our addresses. Never returns.
+    /// Keeps the list of upstreams right: follows the files, our listeners and our addresses, and probes for loops. Never
+    /// returns.
     pub async fn follow(&self) {
-        let (mut wanted, mut local) = (self.wanted.clone(), self.local.clone());
-        let mut ticks = interval(self.options.reread);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                Ok(()) = wanted.changed() => {}
-                Ok(()) = local.changed() => {}
-            }
-            self.look();
-        }
+        tokio::join!(self.inner.follow_sources(), self.inner.probe_for_ever());
+    }
+
+    /// Writes the reply to a well-formed query to `out` if it is known and true still: `true`. Waits for nothing; `now` is
+    /// the time of the batch. `false` says nothing but that [`Forwarder::forward`] must be asked; `out` is as it was then.
+    pub fn cached(&self, packet: &[u8], transport: Transport, now: Instant, out: &mut Vec<u8>) -> bool {
+        let Some(asked) = Asked::of(packet) else { return false };
+        let Some((reply, age)) = self.inner.cache.fresh(Key::of(&asked).octets(), now) else { return false };
+        reply.write(&asked, transport, Age::Seconds(age), out);
+        true
     }
 
     /// Gets the answer to one well-formed query, for a client that is waiting over `transport`. The packet to send
     /// back, or `None` when the query was no query.
     pub async fn forward(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let count = &self.counters;
-        count.asked.fetch_add(1, Relaxed);
-        let Some(question) = Question::of(query) else { return failure(query, ResponseCode::FormErr) };
-        if self.must_stay(&question) {
-            count.withheld.fetch_add(1, Relaxed);
+        let inner = &self.inner;
+        let counters = &inner.counters;
+        count(&counters.asked);
+        let Some(asked) = Asked::of(query) else { return failure(query, ResponseCode::FormErr) };
+        if query[2] & 0x80 != 0 {
+            return None;
+        }
+        let labels: Vec<&[u8]> = asked.question.labels().collect();
+        if inner.must_stay(&labels) || inner.is_own_probe(&asked.question) {
+            count(&counters.withheld);
             return failure(query, ResponseCode::Refused);
         }
-        let upstreams = self.upstreams();
+        let upstreams = Arc::clone(inner.current.load().upstreams(&labels));
         if upstreams.is_empty() {
-            count.refused.fetch_add(1, Relaxed);
+            count(&counters.refused);
             return failure(query, ResponseCode::Refused);
         }
-        match timeout(self.options.total, self.ask_each(query, &upstreams)).await {
-            Ok(Some(reply)) => {
-                count.answered.fetch_add(1, Relaxed);
-                Some(message::hand_back(query, transport, reply))
+        let write = |reply: &reply::Reply, age| {
+            let mut out = Vec::with_capacity(USUAL_REPLY);
+            reply.write(&asked, transport, age, &mut out);
+            Some(out)
+        };
+        let key = Key::of(&asked);
+        let outcome = match inner.cache.look(key.octets(), Instant::now()) {
+            Found::Fresh(reply, age) => {
+                count(&counters.answered);
+                return write(&reply, Age::Seconds(age));
             }
-            Ok(None) | Err(_) => {
-                count.failed.fetch_add(1, Relaxed);
+            Found::Failed => (Err(Unanswered::Failed), None),
+            Found::Stale(reply, Again::NotYet) => (Err(Unanswered::Failed), Some(reply)),
+            Found::Stale(reply, Again::Now) => (inner.ask(&key, upstreams, Waits::WithAnother).await, Some(reply)),
+            Found::Nothing => (inner.ask(&key, upstreams, Waits::WithNothing).await, None),
+        };
+        match outcome {
+            (Ok(reply), _) => {
+                count(&counters.answered);
+                write(&reply, Age::Seconds(0))
+            }
+            (Err(_), Some(older)) => {
+                count(&counters.stale);
+                write(&older, Age::Stale)
+            }
+            (Err(_), None) => {
+                count(&counters.failed);
                 failure(query, ResponseCode::ServFail)
             }
         }
     }
 
-    /// Whom we ask, in order.
+    /// Whom we ask for names that no suffix covers, in the order given.
     pub fn upstreams(&self) -> Arc<[SocketAddr]> {
-        Arc::clone(&self.current.load().upstreams)
+        Arc::clone(&self.inner.current.load().general)
+    }
+
+    /// Everybody whom we may ask, and how they stand.
+    pub fn states(&self) -> Vec<UpstreamState> {
+        let looping = self.inner.probes().looping().clone();
+        let scores = self.inner.scores();
+        let state = |way: Way| UpstreamState {
+            is_looping: looping.contains(&way),
+            standing: scores.standing(way.1),
+            domain: way.0,
+            address: way.1,
+        };
+        self.inner.configured.load().ways().map(state).collect()
     }
 
     /// What is wrong with the list of upstreams.
     pub fn problems(&self) -> Arc<[Problem]> {
-        Arc::clone(&self.current.load().problems)
+        Arc::clone(&self.inner.current.load().problems)
     }
 
     /// What was done so far.
     pub fn counts(&self) -> ForwardCounts {
-        let count = &self.counters;
-        ForwardCounts {
-            asked: count.asked.load(Relaxed),
-            answered: count.answered.load(Relaxed),
-            failed: count.failed.load(Relaxed),
-            refused: count.refused.load(Relaxed),
-            withheld: count.withheld.load(Relaxed),
-            attempts: count.attempts.load(Relaxed),
-            timeouts: count.timeouts.load(Relaxed),
-            mismatched: count.mismatched.load(Relaxed),
-            over_tcp: count.over_tcp.load(Relaxed),
+        self.inner.counters.counts()
+    }
+
+    /// How the cache stands.
+    pub fn cache(&self) -> CacheCounts {
+        self.inner.cache.counts()
+    }
+
+    /// Questions under way to upstreams at this moment.
+    pub fn under_way(&self) -> usize {
+        self.inner.flights.len()
+    }
+
+    /// Forgets everything that upstreams have said, or what they have said of a name and all below it. How many answers
+    /// went; an error says that the text is no name.
+    pub fn flush(&self, name: Option<&str>) -> Result<usize, String> {
+        let Some(text) = name else { return Ok(self.inner.cache.flush(None)) };
+        let name = Name::from_ascii(text).map_err(|error| format!("{text:?} is no name: {error}"))?;
+        let mut wire = Vec::new();
+        for label in name.iter() {
+            wire.push(u8::try_from(label.len()).map_err(|error| error.to_string())?);
+            wire.extend(label.to_ascii_lowercase());
         }
+        wire.push(0);
+        Ok(self.inner.cache.flush(Some(&wire)))
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        // The tasks hold what they share, so they do not end with it.
+        lock(&self.inner.tasks).abort_all();
+    }
+}
+
+/// What one has who waits for an answer.
+#[derive(Clone, Copy)]
+enum Waits {
+    /// Nothing: waits for as long as possible.
+    WithNothing,
+    /// An older answer.
+    WithAnother,
+}
+
+impl Inner {
+    /// Asks for a key, or joins those who do. Whoever stops waiting stops nobody else.
+    async fn ask(self: &Arc<Self>, key: &Key, upstreams: Arc<[SocketAddr]>, waits: Waits) -> Outcome {
+        let now = tokio::time::Instant::now();
+        let ticket = match self.flights.board(key.octets(), now.into()) {
+            Boarding::Full => {
+                count(&self.counters.over_cap);
+                return Err(Unanswered::Busy);
+            }
+            Boarding::Joined(ticket) => {
+                count(&self.counters.coalesced);
+                ticket
+            }
+            Boarding::First(ticket, duty) => {
+                self.spawn(Arc::clone(self).fly(*key, upstreams, duty));
+                ticket
+            }
+        };
+        let deadline = match waits {
+            Waits::WithNothing => now + self.options.total,
+            // For those who come late the time is over already.
+            Waits::WithAnother => tokio::time::Instant::from_std(ticket.started) + self.options.patience,
+        };
+        timeout_at(deadline, ticket.outcome()).await.unwrap_or(Err(Unanswered::Failed))
+    }
+
+    /// Gets an answer for everybody who waits for it, and for those who come later.
+    async fn fly(self: Arc<Self>, key: Key, upstreams: Arc<[SocketAddr]>, duty: Duty) {
+        let generation = self.cache.generation();
+        let raced = timeout(self.options.total, race::race(&self, &key, &upstreams)).await;
+        let now = tokio::time::Instant::now().into();
+        let outcome = match raced.unwrap_or(Err(Unanswered::Failed)) {
+            Ok(reply) => {
+                let reply = Arc::new(reply);
+                self.cache.store(duty.key(), &reply, generation, now);
+                Ok(reply)
+            }
+            Err(unanswered) => {
+                // That we had no room says nothing of the name.
+                if unanswered == Unanswered::Failed {
+                    self.cache.fail(duty.key(), now);
+                }
+                Err(unanswered)
+            }
+        };
+        duty.tell(outcome);
     }
 
     /// Reads where upstreams come from and takes over what it says now.
@@ -245,156 +410,128 @@ impl Forwarder {
             listens: self.wanted.borrow().as_ref().clone(),
             addresses: self.local.borrow().addresses.as_ref().clone(),
         };
+        // Two who look at once must not overtake each other.
+        let probes = self.probes();
+        let before = self.configured.load_full();
+        let configured = read(&self.options, &own, &before);
+        let current = configured.clone().without(probes.looping());
+        if configured != *before {
+            self.configured.store(Arc::new(configured));
+            self.changed.send_replace(());
+        }
         let previous = self.current.load_full();
-        let current = read(&self.options, &own, &previous);
-        if current != *previous {
-            for problem in current.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
-                tracing::warn!(place = problem.place, found = problem.found, "{}", problem.expected);
+        if current == *previous {
+            return;
+        }
+        for problem in current.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
+            tracing::warn!(place = problem.place, found = problem.found, "{}", problem.expected);
+        }
+        if (&current.general, &current.suffixes) != (&previous.general, &previous.suffixes) {
+            let special: Vec<String> =
+                current.suffixes.iter().map(|(suffix, upstreams)| format!("{suffix}={upstreams:?}")).collect();
+            tracing::info!(upstreams = ?current.general, ?special, "other names are asked of these");
+            self.cache.outdate();
+        }
+        self.current.store(Arc::new(current));
+    }
+
+    async fn follow_sources(&self) {
+        let (mut wanted, mut local) = (self.wanted.clone(), self.local.clone());
+        let mut ticks = interval(self.options.reread);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut files = match &self.options.upstreams {
+            Upstreams::ResolvConf(path) => Watch::new(vec![path.clone(), self.options.resolved.clone()])
+                .inspect_err(|error| tracing::warn!(%error, "resolv.conf is not followed, only read every few seconds"))
+                .ok(),
+            _ => None,
+        };
+        loop {
+            let changed = async {
+                match &mut files {
+                    Some(files) => files.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = changed => {}
+                Ok(()) = wanted.changed() => {}
+                Ok(()) = local.changed() => {}
             }
-            tracing::info!(upstreams = ?current.upstreams, "other names are asked of these");
-            self.current.store(Arc::new(current));
+            self.look();
         }
     }
 
+    async fn probe_for_ever(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let ways: Vec<Way> = self.configured.load().ways().collect();
+            futures_util::future::join_all(ways.iter().map(|way| self.probe(way))).await;
+            let pause = if self.probes().looping().is_empty() { PROBE } else { PROBE_AGAIN };
+            // Whoever is no upstream any more disappears from the list by itself.
+            let _ = timeout(pause, changed.changed()).await;
+        }
+    }
+
+    /// Asks one upstream for a name that only we know. If it comes back meanwhile [`Inner::is_own_probe`] notices.
+    async fn probe(&self, way: &Way) {
+        let name = self.probes().begin(way, rand::random());
+        let key = Key::address(&name);
+        // What it replies tells nothing; that it takes its time neither.
+        let _ = timeout(self.options.attempt, exchange::ask(&key, way.1, &self.counters)).await;
+        if self.probes().end(&name) {
+            tracing::info!(upstream = %way.1, "this upstream no longer leads back to us");
+            self.look();
+        }
+    }
+
+    /// Whether this is a question that we have asked to find loops.
+    fn is_own_probe(&self, question: &Question<'_>) -> bool {
+        if !is_probe(question.name) {
+            return false;
+        }
+        let Some(is_news) = self.probes().came_back(question.name) else { return false };
+        count(&self.counters.loops);
+        if is_news {
+            self.look();
+        }
+        true
+    }
+
     /// Whether this question is ours alone: a single label, or in our zone. The root itself may be asked for.
-    fn must_stay(&self, question: &Question) -> bool {
-        let labels: Vec<&[u8]> = question.labels().collect();
+    fn must_stay(&self, labels: &[&[u8]]) -> bool {
         let in_zone = labels.len() >= self.apex.len()
             && labels.iter().rev().zip(self.apex.iter().rev()).all(|(a, b)| a.eq_ignore_ascii_case(b));
         labels.len() == 1 || in_zone
     }
 
-    /// Goes through the upstreams in order, then again through those that were silent; the caller's deadline ends it.
-    async fn ask_each(&self, query: &[u8], upstreams: &[SocketAddr]) -> Option<Vec<u8>> {
-        let mut round = upstreams.to_vec();
-        while !round.is_empty() {
-            let mut silent = Vec::new();
-            for upstream in round {
-                self.counters.attempts.fetch_add(1, Relaxed);
-                let asked = timeout(self.options.attempt, self.ask(query, upstream)).await;
-                match asked.unwrap_or(Err(Failure::Silent)) {
-                    Ok(reply) => return Some(reply),
-                    Err(Failure::Silent) => {
-                        self.counters.timeouts.fetch_add(1, Relaxed);
-                        silent.push(upstream);
-                    }
-                    Err(Failure::Refused) => {}
-                }
+    fn is_upstream(&self, upstream: SocketAddr) -> bool {
+        self.configured.load().ways().any(|(_, other)| other == upstream)
+    }
+
+    fn scores(&self) -> MutexGuard<'_, Scores> {
+        lock(&self.scores)
+    }
+
+    fn probes(&self) -> MutexGuard<'_, Probes> {
+        lock(&self.probes)
+    }
+
+    /// Runs something that nobody waits for. What may be run is bounded by whoever calls this.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a question to an upstream has died");
             }
-            round = silent;
         }
-        None
-    }
-
-    /// Asks one upstream, over TCP too if it has more to say than fits.
-    async fn ask(&self, query: &[u8], upstream: SocketAddr) -> Result<Vec<u8>, Failure> {
-        // The thread's generator is seeded by the system and cryptographic: ids must not be foretold.
-        let mut query = query.to_vec();
-        query[..2].copy_from_slice(&rand::random::<[u8; 2]>());
-        let mut reply = self.ask_over_udp(&query, upstream).await?;
-        if message::is_truncated(&reply) {
-            self.counters.over_tcp.fetch_add(1, Relaxed);
-            reply = self.ask_over_tcp(&query, upstream).await?;
-        }
-        match message::rcode(&reply) {
-            SERVFAIL | REFUSED => Err(Failure::Refused),
-            _ => Ok(reply),
-        }
-    }
-
-    async fn ask_over_udp(&self, query: &[u8], upstream: SocketAddr) -> io::Result<Vec<u8>> {
-        // Port 0: the kernel picks a random free one.
-        let socket = UdpSocket::bind((unspecified(upstream), 0)).await?;
-        socket.connect(upstream).await?;
-        socket.send(query).await?;
-        let mut buffer = vec![0; UDP_BUFFER];
-        loop {
-            let length = socket.recv(&mut buffer).await?;
-            if message::answers(query, &buffer[..length]) {
-                if length == UDP_BUFFER {
-                    // The kernel cut off what did not fit: as good as truncated.
-                    buffer[2] |= 0b10;
-                }
-                buffer.truncate(length);
-                return Ok(buffer);
-            }
-            self.counters.mismatched.fetch_add(1, Relaxed);
-        }
-    }
-
-    async fn ask_over_tcp(&self, query: &[u8], upstream: SocketAddr) -> io::Result<Vec<u8>> {
-        let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-        let mut stream = TcpStream::connect(upstream).await?;
-        stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
-        let mut reply = vec![0; stream.read_u16().await?.into()];
-        stream.read_exact(&mut reply).await?;
-        if message::answers(query, &reply) {
-            return Ok(reply);
-        }
-        self.counters.mismatched.fetch_add(1, Relaxed);
-        Err(io::Error::other("the reply is not to our question"))
+        tasks.spawn(task);
     }
 }
 
-/// Room for one reply; we pass the client's own EDNS size on, and 4096 is the largest that is common.
-const UDP_BUFFER: usize = 4096 + 1;
-
-/// Response codes after which the next upstream may know better (RFC 1035 section 4.1.1).
-const SERVFAIL: u8 = 2;
-const REFUSED: u8 = 5;
-
-/// A resolv.conf is a few lines; more than this is none.
-const MAX_FILE: u64 = 64 * 1024;
-
-/// What the options mean right now. `previous` stays where a file cannot be read.
-fn read(options: &Options, own: &Own, previous: &Current) -> Current {
-    let (servers, place) = match &options.upstreams {
-        Upstreams::None => return Current::default(),
-        Upstreams::Fixed(servers) => (servers.clone(), "--upstream".to_owned()),
-        Upstreams::ResolvConf(path) => match name_servers(path, &options.resolved) {
-            Ok((_, servers)) => (servers, path.display().to_string()),
-            Err(error) => {
-                let expected = "a readable file; the upstreams known before stay in use";
-                let problem = Problem::new(path.display().to_string(), &error.to_string(), expected);
-                return Current { upstreams: Arc::clone(&previous.upstreams), problems: [problem].into() };
-            }
-        },
-    };
-    let upstreams = resolv::usable(servers.iter().copied(), own);
-    let mut problems = Vec::new();
-    if upstreams.is_empty() {
-        let found = match servers.len() {
-            0 => "no nameserver".to_owned(),
-            _ => format!("only ourselves: {servers:?}"),
-        };
-        let expected = "a DNS server that is not this agent (or --upstream none); names outside of our zone are REFUSED until then";
-        problems.push(Problem::new(place, &found, expected));
-    }
-    Current { upstreams: upstreams.into(), problems: problems.into() }
-}
-
-/// The servers of a resolv.conf, or of systemd-resolved's own one where only its stub is named, as Docker does, too; and
-/// which of the two files names them.
-pub fn name_servers<'a>(path: &'a Path, resolved: &'a Path) -> io::Result<(&'a Path, Vec<SocketAddr>)> {
-    let (mut file, mut servers) = (path, resolv::nameservers(&read_text(path)?));
-    if resolv::is_only_resolved(&servers) {
-        // Without its file the stub itself is what there is.
-        if let Ok(text) = read_text(resolved) {
-            (file, servers) = (resolved, resolv::nameservers(&text));
-        }
-    }
-    Ok((file, resolv::at_dns_port(servers).collect()))
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn unspecified(peer: SocketAddr) -> IpAddr {
-    match peer {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing below these locks can panic halfway, so a poisoned one is as good as any.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -87,6 +87,12 @@ pub fn respond(
     write(&encoded, ground, zone, &question, key, rng, scratch, writer)
 }
 
+/// Whether the packet asks in the usual way for a name that is certainly somebody else's, and may be asked on behalf of
+/// this asker: what an upstream said of it before may be given at once.
+pub fn may_be_cached(ground: &Ground, view: &View, packet: &[u8]) -> bool {
+    view.forwards && question::is_foreign(packet, &ground.apex)
+}
+
 /// Works out what this asker may be told of a service, and keeps it.
 #[cold]
 fn encode(service: &Service, ground: &Ground, view: &View, kind: Kind) -> std::sync::Arc<Encoded> {

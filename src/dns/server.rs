@@ -23,7 +23,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -130,6 +130,8 @@ pub struct Shared {
     cookies: Cookies,
     limits: Limits,
     metrics: Metrics,
+    /// What upstreams have said before, once somebody serves.
+    forwarder: OnceLock<Arc<Forwarder>>,
     forwarding: Arc<Admission>,
     waiting: Arc<Admission>,
     connections: Arc<Admission>,
@@ -147,6 +149,7 @@ impl Shared {
             access: ArcSwap::default(),
             cookies: Cookies::new(rand::random()),
             metrics: Metrics::new(limits.udp_workers),
+            forwarder: OnceLock::new(),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
             waiting: Admission::new(limits.waiting, limits.waiting_per_source),
             connections: Admission::new(limits.tcp_connections, limits.tcp_per_client),
@@ -249,6 +252,8 @@ pub async fn serve(
     forwarder: Arc<Forwarder>,
     bound: watch::Sender<Arc<BTreeMap<SocketAddr, BindState>>>,
 ) -> io::Result<()> {
+    // Whoever serves twice with one `Shared` has the first one's cache.
+    let _ = shared.forwarder.set(Arc::clone(&forwarder));
     let (jobs, queue) = mpsc::channel((shared.limits.forwarding + shared.limits.waiting).max(1));
     let workers = udp::Workers::start(&shared, &jobs)?;
     let desk = Desk { shared, forwarder };

@@ -46,6 +46,9 @@ fn every_command_explains_itself_with_examples() {
         ("help_register", &["register", "--help"]),
         ("help_unregister", &["unregister", "--help"]),
         ("help_leave", &["leave", "--help"]),
+        ("help_cache", &["cache", "--help"]),
+        ("help_cache_flush", &["cache", "flush", "--help"]),
+        ("help_cache_stats", &["cache", "stats", "--help"]),
         ("help_config", &["config", "--help"]),
         ("help_config_show", &["config", "show", "--help"]),
         ("help_config_check", &["config", "check", "--help"]),
@@ -189,7 +192,15 @@ fn client_commands_ignore_settings_of_the_agent() {
 
 #[test]
 fn an_agent_that_is_not_there_is_exit_code_4_and_names_the_fix() {
-    for arguments in [&["services"][..], &["watch"], &["resolve", "web"], &["explain", "web"], &["zone", "dump"]] {
+    let commands = [
+        &["services"][..],
+        &["watch"],
+        &["resolve", "web"],
+        &["explain", "web"],
+        &["zone", "dump"],
+        &["cache", "stats"],
+    ];
+    for arguments in commands {
         let output = portolan(&[arguments, &["--api", "http://127.0.0.1:1"]].concat(), &[]);
         assert_eq!(
             transcript(&output),

@@ -1,13 +1,21 @@
-//! What a forwarder must know of a DNS message, read in place: it passes messages on and never understands more of
-//! them than this. Pure. Foreign bytes are only ever indexed through `get`.
+//! What a forwarder must know of a DNS message, read in place: questions, flags, EDNS, and where records begin and end.
+//! Pure. Foreign bytes are only ever indexed through `get`.
 
 use super::super::wire::{MAX_UDP, MAX_UDP_PLAIN, Transport};
+
+/// RD in the header's first octet of flags (RFC 1035 section 4.1.1).
+pub(super) const RD: u8 = 0x01;
+/// AD and CD in its second (RFC 4035 section 3).
+pub(super) const AD: u8 = 0x20;
+pub(super) const CD: u8 = 0x10;
+/// DO in the third octet of OPT's flags (RFC 3225 section 3).
+pub(super) const DO: u8 = 0x80;
 
 /// Octets of the header (RFC 1035 section 4.1.1).
 pub(super) const HEADER: usize = 12;
 
 /// The type of EDNS's pseudo record (RFC 6891 section 6.1.1).
-const OPT: u16 = 41;
+pub(super) const OPT: u16 = 41;
 
 /// The one question of a message, and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +53,7 @@ impl<'a> Question<'a> {
     }
 
     /// The same name whatever the letter case, the same type and class. Length octets are at most 63, so no letters.
-    fn matches(&self, other: &Question) -> bool {
+    pub(super) fn matches(&self, other: &Question) -> bool {
         self.kind == other.kind && self.name.eq_ignore_ascii_case(other.name)
     }
 }
@@ -68,42 +76,64 @@ pub(super) fn rcode(message: &[u8]) -> u8 {
     message.get(3).map_or(0, |flags| flags & 0x0f)
 }
 
-/// Makes an upstream's reply the client's: its id, its letter case, and no more octets than it takes. Both must hold
-/// the same question.
-pub(super) fn hand_back(query: &[u8], transport: Transport, mut reply: Vec<u8>) -> Vec<u8> {
-    let Some(question) = Question::of(query) else { return reply };
-    reply[..2].copy_from_slice(&query[..2]);
-    reply[HEADER..question.end()].copy_from_slice(&query[HEADER..question.end()]);
-    if transport == Transport::Udp && reply.len() > udp_limit(query) {
-        // Only header, question and OPT stay, so that nobody takes a part for the whole (RFC 2181 section 9).
-        reply.truncate(question.end());
-        reply[2] |= 0b10;
-        reply[6..HEADER].fill(0);
-        if let Some(opt) = Opt::of(query) {
-            reply[HEADER - 1] = 1;
-            reply.extend(opt.reply());
-        }
-    }
-    reply
+/// A query as far as its answer depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// The packet.
+    pub(super) packet: &'a [u8],
+    /// Its question.
+    pub(super) question: Question<'a>,
+    /// What it says by EDNS, if it does.
+    pub(super) opt: Option<Opt>,
 }
 
-/// How many octets the sender of `query` takes over UDP.
-fn udp_limit(query: &[u8]) -> usize {
-    Opt::of(query).map_or(MAX_UDP_PLAIN, |opt| opt.size.clamp(MAX_UDP_PLAIN, MAX_UDP)).into()
+impl<'a> Asked<'a> {
+    /// Reads a query; `wire.rs` has found it well formed before, so the first OPT is the only one.
+    pub(super) fn of(packet: &'a [u8]) -> Option<Self> {
+        let question = Question::of(packet)?;
+        Some(Self { packet, question, opt: Opt::of(packet, &question) })
+    }
+
+    /// One of the flags in the header's second octet.
+    pub(super) fn has(&self, flag: u8) -> bool {
+        self.packet[3] & flag != 0
+    }
+
+    /// Whether the client asks for recursion.
+    pub(super) fn recursion_desired(&self) -> bool {
+        self.packet[2] & RD != 0
+    }
+
+    /// Whether it takes DNSSEC's records.
+    pub(super) fn dnssec_ok(&self) -> bool {
+        self.opt.is_some_and(|opt| opt.flags & DO != 0)
+    }
+
+    /// How many octets it takes over that transport.
+    pub(super) fn limit(&self, transport: Transport) -> usize {
+        match transport {
+            Transport::Tcp => usize::from(u16::MAX),
+            Transport::Udp => self.opt.map_or(MAX_UDP_PLAIN, |opt| opt.size.clamp(MAX_UDP_PLAIN, MAX_UDP)).into(),
+        }
+    }
 }
 
 /// What a query's OPT record says (RFC 6891 section 6.1.3).
-struct Opt {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opt {
     /// The most octets its sender takes over UDP.
-    size: u16,
+    pub(super) size: u16,
     /// The octet with the DO bit.
-    flags: u8,
+    pub(super) flags: u8,
 }
 
+/// Octets of [`Opt::reply`].
+pub(super) const OPT_LENGTH: usize = 11;
+
 impl Opt {
-    fn of(query: &[u8]) -> Option<Self> {
+    fn of(query: &[u8], question: &Question<'_>) -> Option<Self> {
         let records: usize = [6, 8, 10].iter().map(|at| read_u16(query, *at).map_or(0, usize::from)).sum();
-        let mut at = Question::of(query)?.end();
+        let mut at = question.end();
         for _ in 0..records {
             let fixed = name_end(query, at, Compression::Allowed)?;
             if read_u16(query, fixed)? == OPT {
@@ -114,21 +144,21 @@ impl Opt {
         None
     }
 
-    /// The record of our own reply to it: no options, DO copied (RFC 3225 section 3).
-    fn reply(&self) -> [u8; 11] {
+    /// A record of our own: no options, and DO as the other end has it (RFC 3225 section 3).
+    pub(super) fn own(dnssec_ok: u8) -> [u8; OPT_LENGTH] {
         let [high, low] = MAX_UDP.to_be_bytes();
-        [0, 0, 41, high, low, 0, 0, self.flags & 0x80, 0, 0, 0]
+        [0, 0, 41, high, low, 0, 0, dnssec_ok & DO, 0, 0, 0]
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Compression {
+pub(super) enum Compression {
     Allowed,
     Refused,
 }
 
 /// The first octet behind the name at `at`; a pointer ends it (RFC 1035 section 4.1.4). At most 255 octets.
-fn name_end(message: &[u8], mut at: usize, compression: Compression) -> Option<usize> {
+pub(super) fn name_end(message: &[u8], mut at: usize, compression: Compression) -> Option<usize> {
     let start = at;
     loop {
         match *message.get(at)? {
@@ -140,9 +170,14 @@ fn name_end(message: &[u8], mut at: usize, compression: Compression) -> Option<u
     }
 }
 
-fn read_u16(message: &[u8], at: usize) -> Option<u16> {
+pub(super) fn read_u16(message: &[u8], at: usize) -> Option<u16> {
     let bytes = message.get(at..at.checked_add(2)?)?;
     Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+pub(super) fn read_u32(message: &[u8], at: usize) -> Option<u32> {
+    let bytes = message.get(at..at.checked_add(4)?)?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -198,41 +233,15 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_gets_the_clients_id_and_letter_case() {
-        let query = message(7, QUERY, "ExAmple.org", &[]);
-        let reply = message(9, REPLY, "example.org", &opt(4096));
-        assert_eq!(hand_back(&query, Transport::Udp, reply), message(7, REPLY, "ExAmple.org", &opt(4096)));
-    }
-
-    #[test]
-    fn a_reply_beyond_the_clients_limit_is_cut_to_its_question_and_marked() {
-        let long = vec![0xaa; 1300];
-        let cases: [(&[u8], Transport, usize, bool); 6] = [
-            (&[], Transport::Udp, 480, true),
-            (&[], Transport::Udp, 490, false),
-            (&opt(1000), Transport::Udp, 960, true),
-            (&opt(1000), Transport::Udp, 980, false),
-            (&opt(4096), Transport::Udp, 1210, false), // 1232 is the most for anyone
-            (&[], Transport::Tcp, 1300, true),
-        ];
-        for (additional, transport, octets, fits) in cases {
-            let query = message(7, QUERY, "example.org", additional);
-            let reply = message(9, REPLY, "example.org", &long[..octets]);
-            let handed = hand_back(&query, transport, reply.clone());
-            let own_opt = if additional.is_empty() { vec![] } else { opt(1232) };
-            let expected = if fits {
-                message(7, REPLY, "example.org", &long[..octets])
-            } else {
-                message(7, REPLY | 0x0200, "example.org", &own_opt)
-            };
-            assert_eq!(handed, expected, "{} octets, EDNS {additional:?}", reply.len());
-        }
-    }
-
-    #[test]
     fn a_tiny_edns_size_counts_as_512() {
-        assert_eq!(udp_limit(&message(7, QUERY, "example.org", &opt(0))), 512);
-        assert_eq!(udp_limit(&message(7, QUERY, "example.org", &opt(65535))), 1232);
+        let limit = |additional: &[u8], transport| {
+            Asked::of(&message(7, QUERY, "example.org", additional)).unwrap().limit(transport)
+        };
+        assert_eq!(limit(&[], Transport::Udp), 512);
+        assert_eq!(limit(&opt(0), Transport::Udp), 512);
+        assert_eq!(limit(&opt(1000), Transport::Udp), 1000);
+        assert_eq!(limit(&opt(65535), Transport::Udp), 1232);
+        assert_eq!(limit(&opt(512), Transport::Tcp), 65535);
     }
 
     #[test]
@@ -246,10 +255,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(a in proptest::collection::vec(any::<u8>(), 0..80), b in proptest::collection::vec(any::<u8>(), 0..80)) {
-            if answers(&a, &b) {
-                hand_back(&a, Transport::Udp, b.clone());
-            }
-            Opt::of(&a);
+            answers(&a, &b);
+            Asked::of(&a);
             rcode(&a);
             is_truncated(&a);
             Question::of(&b).map(|question| question.labels().count());
@@ -261,7 +268,7 @@ mod tests {
             let length = query.len();
             query[at % length] = value;
             query.truncate(cut);
-            Opt::of(&query);
+            Asked::of(&query);
             answers(&query, &query);
         }
     }

@@ -39,6 +39,52 @@ pub(super) struct Question<'p> {
     name: [u8; MAX_NAME],
 }
 
+/// Where the labels of the name at the beginning of `octets` begin, the root's last; `None` for what is no plain name.
+#[inline]
+fn labels(octets: &[u8]) -> Option<(usize, usize, [usize; 2])> {
+    // Where the second and the third label begin, the root being one.
+    let (mut at, mut starts, mut count) = (0usize, [0usize; 2], 0usize);
+    loop {
+        let length = usize::from(*octets.get(at)?);
+        if length == 0 {
+            break;
+        }
+        if length > 63 {
+            return None;
+        }
+        at += 1 + length;
+        if count < starts.len() {
+            starts[count] = at;
+        }
+        count += 1;
+    }
+    (at < MAX_NAME).then_some((at + 1, count, starts))
+}
+
+/// Whether the packet asks in the usual way for a name that is certainly somebody else's: of two labels at least, neither
+/// below the apex nor a reverse name.
+pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
+    let look = || {
+        let (header, rest) = packet.split_first_chunk::<HEADER>()?;
+        let [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, additional @ (0 | 1)] = *header else { return None };
+        let (length, count, _) = labels(rest)?;
+        let (name, tail) = rest.split_at_checked(length)?;
+        let ends_with = |end: &[u8]| length >= end.len() && name[length - end.len()..].eq_ignore_ascii_case(end);
+        let (kind, tail) = tail.split_first_chunk::<4>()?;
+        // Transfers are refused, whatever the name.
+        let is_usual = matches!(kind, [0, 1..=249, 0, 1]) && flags & QR_AND_OPCODE == 0 && count >= 2;
+        let is_whole = match (additional, tail) {
+            (0, []) => true,
+            (1, [0, 0, 41, _, _, _, 0, _, _, high, low, options @ ..]) => {
+                options.len() == usize::from(u16::from_be_bytes([*high, *low]))
+            }
+            _ => false,
+        };
+        Some(is_usual && is_whole && !ends_with(apex) && !ends_with(b"\x04arpa\0"))
+    };
+    look().unwrap_or(false)
+}
+
 impl<'p> Question<'p> {
     /// `None` for whatever is unusual: the complete path decides on that.
     #[inline]
@@ -48,26 +94,7 @@ impl<'p> Question<'p> {
         if flags & QR_AND_OPCODE != 0 {
             return None;
         }
-        // Where the second and the third label begin, the root being one.
-        let (mut at, mut starts, mut labels) = (0usize, [0usize; 2], 0usize);
-        loop {
-            let length = usize::from(*rest.get(at)?);
-            if length == 0 {
-                break;
-            }
-            if length > 63 {
-                return None;
-            }
-            at += 1 + length;
-            if labels < starts.len() {
-                starts[labels] = at;
-            }
-            labels += 1;
-        }
-        let length = at + 1;
-        if length > MAX_NAME || labels == 0 {
-            return None;
-        }
+        let (length, labels, starts) = labels(rest).filter(|(_, labels, _)| *labels > 0)?;
         let mut name = [0; MAX_NAME];
         name[..length].copy_from_slice(&rest[..length]);
         name[..length].make_ascii_lowercase();

@@ -219,6 +219,49 @@ fn what_the_parser_does_not_know_for_certain_is_left_alone() {
 }
 
 #[test]
+fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
+    let world = World::parse(SHOP);
+    let ground = ground(&world);
+    let may =
+        |who: &str, packet: &[u8]| may_be_cached(&ground, &View::of(&ground, &world.source(who)).unwrap(), packet);
+    let usual = |name: &str| packet(name, "A", 0x0100, Some((1232, false)));
+    for (name, expected) in [
+        ("www.example.org", true),
+        ("example.org", true),
+        ("xsvc.internal", true),
+        ("internal", false),
+        ("example", false),
+        ("svc.internal", false),
+        ("WEB.shop.SVC.internal", false),
+        ("9.0.18.172.in-addr.ARPA", false),
+    ] {
+        assert_eq!(may("f1", &usual(name)), expected, "{name}");
+        assert!(!may("stranger", &usual(name)), "{name}");
+    }
+    let good = usual("www.example.org");
+    let end = good.len();
+    let with = |at: usize, octet: u8| {
+        let mut packet = good.clone();
+        packet[at] = octet;
+        packet
+    };
+    let cases: [(&str, Vec<u8>, bool); 9] = [
+        ("plain", packet("www.example.org", "MX", 0x0100, None), true),
+        ("options", [with(end - 1, 4), vec![0, 10, 0, 0]].concat(), true),
+        ("half an option", [with(end - 1, 4), vec![0, 10]].concat(), false),
+        ("a response", with(2, 0x81), false),
+        ("class CH", with(end - 12, 3), false),
+        ("a transfer", with(end - 14, 252), false),
+        ("EDNS version 1", with(end - 5, 1), false),
+        ("cut short", good[..end - 1].to_vec(), false),
+        ("nothing", vec![], false),
+    ];
+    for (what, packet, expected) in cases {
+        assert_eq!(may("f1", &packet), expected, "{what}");
+    }
+}
+
+#[test]
 fn those_who_are_given_the_same_share_it_and_nobody_else() {
     let world = World::parse(SHOP);
     let ground = ground(&world);

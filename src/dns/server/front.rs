@@ -9,7 +9,7 @@ use crate::dns::{
     access::AccessList,
     hot::{self, Ground, Scratch, View},
     source::locate,
-    wire::{MAX_AMPLIFICATION, Pace},
+    wire::{MAX_AMPLIFICATION, Pace, Transport},
     zone::Zone,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Front {
     rates: Rates,
     /// When this batch came, once somebody wants to know.
     now: Option<Instant>,
+    /// The cache's replies are written here first.
+    foreign: Vec<u8>,
     scratch: Scratch,
     rng: SmallRng,
 }
@@ -50,6 +52,7 @@ impl Front {
             sources: vec![nobody; SOURCES].into(),
             rates: Rates::new(shared.limits.per_source),
             now: None,
+            foreign: Vec::new(),
             scratch: Scratch::default(),
             rng: rand::make_rng(),
         }
@@ -74,6 +77,7 @@ impl Front {
     #[inline]
     pub(super) fn answer(
         &mut self,
+        shared: &Shared,
         zone: &Zone,
         source: IpAddr,
         packet: &[u8],
@@ -97,7 +101,23 @@ impl Front {
         let length = view.and_then(|view| hot::respond(&self.ground, zone, view, packet, rng, scratch, reply));
         // Longer ones are cut by the complete path, unless a cookie says that this one may have them.
         let is_fair = |length: &usize| is_near || *length <= MAX_AMPLIFICATION * packet.len();
-        length.filter(is_fair).ok_or(Pace::Answer)
+        if let Some(length) = length.filter(is_fair) {
+            return Ok(length);
+        }
+        let Some((forwarder, _)) = shared.forwarder.get().zip(view.filter(|view| {
+            // Strangers are never forwarded.
+            is_near && hot::may_be_cached(&self.ground, view, packet)
+        })) else {
+            return Err(Pace::Answer);
+        };
+        self.foreign.clear();
+        let now = *self.now.get_or_insert_with(Instant::now);
+        if !forwarder.cached(packet, Transport::Udp, now, &mut self.foreign) {
+            return Err(Pace::Answer);
+        }
+        let room = reply.get_mut(..self.foreign.len()).ok_or(Pace::Answer)?;
+        room.copy_from_slice(&self.foreign);
+        Ok(self.foreign.len())
     }
 }
 

@@ -66,7 +66,10 @@ pub(super) fn decide(
     let (reason, caps) = match outcome(shared, shard, source, packet, transport, pace, rng) {
         Outcome::Reply(reply) => return Verdict::Reply(reply),
         Outcome::Drop => return Verdict::Drop,
-        Outcome::Forward(_) => (Reason::Forward, &shared.forwarding),
+        Outcome::Forward(_) => match cached(shared, packet, transport) {
+            Some(reply) => return Verdict::Reply(reply),
+            None => (Reason::Forward, &shared.forwarding),
+        },
         Outcome::Follow(follow) => (Reason::Follow(follow), &shared.forwarding),
         Outcome::Wait => (Reason::UnknownAsker, &shared.waiting),
     };
@@ -77,6 +80,12 @@ pub(super) fn decide(
             failure(packet, ResponseCode::ServFail).map_or(Verdict::Drop, Verdict::Reply)
         }
     }
+}
+
+/// What an upstream has said before and still holds. Only ever asked for whom [`respond`] would forward.
+fn cached(shared: &Shared, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    let mut reply = Vec::new();
+    shared.forwarder.get()?.cached(packet, transport, std::time::Instant::now(), &mut reply).then_some(reply)
 }
 
 /// What to say to a source that may not ask; `None`: it may.

@@ -238,7 +238,8 @@ impl Worker {
                 continue;
             };
             // A panic in it is our bug: the complete path looks at the packet, and no worker is lost (P8).
-            let answered = catch_unwind(AssertUnwindSafe(|| self.front.answer(&zone, way.peer.ip(), packet, reply)));
+            let answered =
+                catch_unwind(AssertUnwindSafe(|| self.front.answer(&shared, &zone, way.peer.ip(), packet, reply)));
             match answered {
                 Ok(Ok(length)) => batch.reply(place, length),
                 Ok(Err(pace)) => self.hand_over(&mut tally, endpoint, packet, way, pace),

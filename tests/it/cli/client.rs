@@ -2,7 +2,10 @@
 
 use std::process::{Output, Stdio};
 
-use portolan::model::{Catalog, Origin, Phase};
+use portolan::{
+    api::{CacheFacts, UpstreamFacts},
+    model::{Catalog, Origin, Phase},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::Command,
@@ -338,4 +341,88 @@ async fn register_tells_what_it_replaces_and_unregister_what_is_gone() {
     ] {
         assert_eq!(controlled(arguments).await, expected, "{arguments:?}");
     }
+}
+
+#[tokio::test]
+async fn the_cache_is_shown_and_flushed() {
+    let served = serve(catalog()).await;
+    served.facts.send_modify(|facts| {
+        let upstream = |domain: Option<&str>, address: &str, state: &str, rtt_ms| UpstreamFacts {
+            domain: domain.map(str::to_owned),
+            address: address.parse().expect("an address"),
+            state: state.to_owned(),
+            rtt_ms,
+            failures: 0,
+        };
+        facts.cache = CacheFacts {
+            entries: 12,
+            octets: 5000,
+            limit: 16 << 20,
+            hits: 345,
+            misses: 67,
+            stale: 8,
+            upstreams: vec![
+                upstream(None, "9.9.9.9:53", "up", Some(12.345)),
+                upstream(Some("corp.example"), "[fd00::1]:53", "down", None),
+            ],
+            ..CacheFacts::default()
+        };
+    });
+    insta::assert_snapshot!(shown(&["cache", "stats"], &served).await, @r#"
+    exit 0
+    --- stdout
+    ANSWERS  OCTETS  LIMIT     HITS  MISSES  STALE
+    12       5000    16777216  345   67      8
+
+    DOMAIN        UPSTREAM      STATE  RTT
+    all others    9.9.9.9:53    up     12.3 ms
+    corp.example  [fd00::1]:53  down   -
+    --- stderr
+    "#);
+    insta::assert_snapshot!(shown(&["cache", "stats", "-o", "name"], &served).await, @r#"
+    exit 0
+    --- stdout
+    9.9.9.9:53
+    [fd00::1]:53
+    --- stderr
+    "#);
+    insta::assert_snapshot!(shown(&["cache", "stats", "-o", "json"], &served).await, @r#"
+    exit 0
+    --- stdout
+    {"entries":12,"octets":5000,"limit":16777216,"hits":345,"misses":67,"stale":8,"coalesced":0,"evictions":0,"mismatched":0,"upstreams":[{"address":"9.9.9.9:53","state":"up","rtt_ms":12.345,"failures":0},{"domain":"corp.example","address":"[fd00::1]:53","state":"down","failures":0}]}
+    --- stderr
+    "#);
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("control.sock");
+    let (_task, _told) = serve_leave(&path, Ok(()));
+    let flush = async |arguments: &[&str]| {
+        let control = ["--control", path.to_str().expect("text")];
+        transcript(&portolan(&[&["cache", "flush"], arguments, &control].concat(), &served).await)
+    };
+    insta::assert_snapshot!(flush(&[]).await, @r#"
+    exit 0
+    --- stdout
+    --- stderr
+    3 answers forgotten
+    "#);
+    insta::assert_snapshot!(flush(&["example.com"]).await, @r#"
+    exit 0
+    --- stdout
+    --- stderr
+    1 answer forgotten
+    "#);
+    insta::assert_snapshot!(flush(&["example.com", "-o", "json"]).await, @r#"
+    exit 0
+    --- stdout
+    {"flushed":1}
+    --- stderr
+    1 answer forgotten
+    "#);
+    insta::assert_snapshot!(flush(&["a..b"]).await, @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: "a..b" is no name
+    "#);
 }

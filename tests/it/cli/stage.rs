@@ -239,7 +239,14 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
             let _ = done.send(outcome.clone());
         }
     });
-    let router = control(Control { host: host_id("a"), leave, drains: drains(), externals: externals() });
+    // It knows what upstreams said of `example.com`, and two other names.
+    let flush = Arc::new(|name: Option<&str>| match name {
+        None => Ok(3),
+        Some("example.com") => Ok(1),
+        Some("a..b") => Err("\"a..b\" is no name".to_owned()),
+        Some(_) => Ok(0),
+    });
+    let router = control(Control { host: host_id("a"), leave, drains: drains(), externals: externals(), flush });
     let task = tokio::spawn(async move { match serve_control(socket, router, Limits::default()).await {} });
     (task, told)
 }

@@ -122,7 +122,7 @@ async fn names_of_others_are_forwarded() {
     let packet = query(9, "www.example.org.", RecordType::A);
     assert_eq!(addresses(&ask(CLIENT, server.address, &packet).unwrap()), [THERE]);
     assert_eq!(addresses(&Connection::open(CLIENT, server.address).unwrap().ask(&packet).unwrap()), [THERE]);
-    assert_eq!(server.count(Counter::Forwarded), 2);
+    assert_eq!(server.count(Counter::Forwarded), 1, "the second time it is known");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,206 @@
+//! From what an upstream says to what can be kept, and from that to what a client gets. Pure.
+//!
+//! An upstream's message is read once. What stays is the header's response code and AD, the question, and the records as
+//! they stand, each TTL capped, with a list of where the TTLs are; OPT goes, and with it every option, for EDNS is
+//! between two neighbours only (RFC 6891 section 6.1.1). So a client's reply is a copy of it with a few octets patched:
+//! id, flags, letter case, TTLs counted down, an OPT of our own. Compression pointers lead backwards and nothing is ever
+//! taken from the middle, so they stay right.
+
+use super::{
+    super::wire::Transport,
+    message::{AD, Asked, CD, Compression, HEADER, OPT, OPT_LENGTH, Opt, Question, RD, name_end, read_u16, read_u32},
+};
+
+/// The longest that a positive answer is held to be true: a day. RFC 8767 section 4 caps at a week; what runs for longer
+/// than a day is asked for again anyway.
+pub(super) const MAX_TTL: u32 = 24 * 3600;
+
+/// The longest that an absence is held to be true. RFC 2308 section 5 finds one to three hours sensible; a name that is
+/// made later is found within the shortest of that.
+pub(super) const MAX_NEGATIVE_TTL: u32 = 3600;
+
+/// The TTL of an answer that is older than it should be (RFC 8767 section 4).
+pub(super) const STALE_TTL: u32 = 30;
+
+const NOERROR: u8 = 0;
+const NXDOMAIN: u8 = 3;
+
+const SOA: u16 = 6;
+const ANY: u16 = 255;
+/// Transaction signatures (RFC 8945, RFC 2931): between two neighbours only, and always behind everything else.
+const TSIG: u16 = 250;
+const SIG: u16 = 24;
+
+/// Octets of a record behind its owner: type, class, TTL and length.
+const FIXED: usize = 10;
+
+/// An answer that can be handed to whoever asks the same.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    /// The message without OPT, then two octets for the place of each TTL.
+    octets: Box<[u8]>,
+    /// Where the message ends.
+    message: u16,
+    /// Where ADDITIONAL begins, which may be left out.
+    additional: u16,
+    /// Seconds for which it is true; 0: for this moment only.
+    pub(super) lifetime: u32,
+}
+
+/// How old an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    /// So many seconds, and still true.
+    Seconds(u32),
+    /// Older than it should be, but all there is.
+    Stale,
+}
+
+impl Reply {
+    /// Reads a message that answers our query. `None`: it is broken, or its response code is one that EDNS's upper bits
+    /// make, which no question of ours can have asked for.
+    pub(super) fn read(message: &[u8]) -> Option<Self> {
+        let question = Question::of(message)?;
+        let counts = [read_u16(message, 6)?, read_u16(message, 8)?, read_u16(message, 10)?];
+        let mut octets = message.to_vec();
+        let mut places = Vec::with_capacity(counts.iter().map(|count| usize::from(*count)).sum::<usize>().min(256));
+        let mut walk = Walk { at: question.end(), lowest: u32::MAX, has_kind: false, has_soa: false };
+        let kind = u16::from_be_bytes([question.kind[0], question.kind[1]]);
+        for _ in 0..counts[0] {
+            let record = Record::read(message, walk.at)?;
+            walk.has_kind |= record.kind == kind || kind == ANY;
+            walk.keep(&record, record.ttl, &mut octets, &mut places)?;
+        }
+        let is_negative = !walk.has_kind;
+        for _ in 0..counts[1] {
+            let record = Record::read(message, walk.at)?;
+            let mut ttl = record.ttl;
+            if is_negative && record.kind == SOA {
+                // Its last number says how long the absence holds (RFC 2308 section 5).
+                let minimum = read_u32(message, record.end.checked_sub(4).filter(|at| *at > record.fixed + FIXED)?)?;
+                ttl = ttl.min(minimum).min(MAX_NEGATIVE_TTL);
+                walk.has_soa = true;
+            }
+            walk.keep(&record, ttl, &mut octets, &mut places)?;
+        }
+        let additional = walk.at;
+        let mut kept = 0;
+        for place in 0..counts[2] {
+            let record = Record::read(message, walk.at)?;
+            if record.kind == OPT && read_u32(message, record.fixed + 4)? >> 24 != 0 {
+                return None;
+            }
+            if matches!(record.kind, OPT | TSIG | SIG) {
+                // Nothing of worth stands behind it, and what does cannot be moved.
+                break;
+            }
+            walk.keep(&record, record.ttl, &mut octets, &mut places)?;
+            kept = place + 1;
+        }
+        octets.truncate(walk.at);
+        octets[10..HEADER].copy_from_slice(&kept.to_be_bytes());
+        let code = octets[3] & 0x0f;
+        let lifetime = match code {
+            NOERROR if !is_negative => walk.lowest,
+            NOERROR | NXDOMAIN if walk.has_soa => walk.lowest.min(MAX_NEGATIVE_TTL),
+            // Without an SOA nobody says how long (RFC 2308 section 5); other codes are of this moment.
+            _ => 0,
+        };
+        octets.extend(places.iter().flat_map(|place| place.to_be_bytes()));
+        Some(Self {
+            message: u16::try_from(walk.at).ok()?,
+            additional: u16::try_from(additional).ok()?,
+            octets: octets.into(),
+            lifetime,
+        })
+    }
+
+    /// Octets that it takes.
+    pub(super) fn len(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Writes the reply to a query with the same key, in place of what `out` held.
+    pub(super) fn write(&self, asked: &Asked<'_>, transport: Transport, age: Age, out: &mut Vec<u8>) {
+        let (message, places) = self.octets.split_at(self.message.into());
+        let limit = asked.limit(transport) - if asked.opt.is_some() { OPT_LENGTH } else { 0 };
+        let end = asked.question.end();
+        // What fits: all, all but ADDITIONAL, whose absence is no truncation (RFC 2181 section 9), or nothing.
+        let length = [message.len(), self.additional.into()].into_iter().find(|length| *length <= limit);
+        let is_cut = length.is_none();
+        let length = length.unwrap_or(end);
+        out.clear();
+        out.extend_from_slice(&message[..length]);
+        out[..2].copy_from_slice(&asked.packet[..2]);
+        // We are no authority for it, whoever is; recursion is what we are here for.
+        out[2] = 0x80 | asked.packet[2] & RD | if is_cut { 0b10 } else { 0 };
+        let wants_ad = asked.has(AD) || asked.dnssec_ok();
+        out[3] = 0x80 | message[3] & (0x0f | if wants_ad { AD } else { 0 }) | asked.packet[3] & CD;
+        out[HEADER..end].copy_from_slice(&asked.packet[HEADER..end]);
+        if is_cut {
+            // A part must not be taken for the whole.
+            out[6..HEADER].fill(0);
+        } else {
+            if length < message.len() {
+                out[10..HEADER].fill(0);
+            }
+            for place in places.chunks_exact(2) {
+                let at = usize::from(u16::from_be_bytes([place[0], place[1]]));
+                let Some(ttl) = out.get_mut(at..at + 4) else { break };
+                let now = match age {
+                    Age::Seconds(age) => u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]).saturating_sub(age),
+                    Age::Stale => STALE_TTL,
+                };
+                ttl.copy_from_slice(&now.to_be_bytes());
+            }
+        }
+        if let Some(opt) = asked.opt {
+            out.extend(Opt::own(opt.flags));
+            // At most 65,535 records were counted in a message of 65,535 octets, so there is room for one.
+            let additional = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
+            out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
+        }
+    }
+}
+
+/// How far a message has been read, and what was seen.
+struct Walk {
+    at: usize,
+    lowest: u32,
+    has_kind: bool,
+    has_soa: bool,
+}
+
+impl Walk {
+    /// Takes a record over with that TTL.
+    fn keep(&mut self, record: &Record, ttl: u32, octets: &mut [u8], places: &mut Vec<u16>) -> Option<()> {
+        let place = record.fixed + 4;
+        octets.get_mut(place..place + 4)?.copy_from_slice(&ttl.to_be_bytes());
+        places.push(u16::try_from(place).ok()?);
+        self.lowest = self.lowest.min(ttl);
+        self.at = record.end;
+        Some(())
+    }
+}
+
+struct Record {
+    kind: u16,
+    /// Where its type stands.
+    fixed: usize,
+    ttl: u32,
+    end: usize,
+}
+
+impl Record {
+    fn read(message: &[u8], at: usize) -> Option<Self> {
+        let fixed = name_end(message, at, Compression::Allowed)?;
+        let kind = read_u16(message, fixed)?;
+        // The uppermost bit makes it 0 (RFC 2181 section 8).
+        let ttl = read_u32(message, fixed + 4).map(|ttl| if ttl >> 31 == 1 { 0 } else { ttl.min(MAX_TTL) })?;
+        let end = fixed + FIXED + usize::from(read_u16(message, fixed + 8)?);
+        (end <= message.len()).then_some(Self { kind, fixed, ttl, end })
+    }
+}
+
+#[cfg(test)]
+mod tests;
