@@ -515,8 +515,8 @@ pub(crate) fn etcd_of(config: &Config, own_prefixes: Vec<Vec<u8>>) -> Result<Etc
 }
 
 fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
-    let (zone, local) = (shared.zone(), shared.local());
-    let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
+    let (zone, local, settings) = (shared.zone(), shared.local(), shared.settings());
+    let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
     resolve::resolve(&snapshot, request, &mut rand::rng())
 }
 

@@ -38,8 +38,9 @@ const ANOTHER_HOST: &str = "another host";
 /// A function that explains.
 pub(super) fn explainer(host: HostId, shared: Arc<Shared>, residents: watch::Receiver<Arc<Residents>>) -> Explain {
     Arc::new(move |request| {
-        let (zone, local, residents) = (shared.zone(), shared.local(), Arc::clone(&residents.borrow()));
-        let snapshot = Snapshot { zone: &zone, local: &local, settings: shared.settings() };
+        let (zone, local, settings) = (shared.zone(), shared.local(), shared.settings());
+        let residents = Arc::clone(&residents.borrow());
+        let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
         let explainer = Explainer { host: &host, snapshot, residents: &residents };
         explainer.reply(&request, &mut rand::rng())
     })

@@ -115,7 +115,7 @@ pub struct Shared {
     /// Told of every change of `local`.
     local_changes: watch::Sender<()>,
     access: ArcSwap<AccessList>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     limits: Limits,
     metrics: Metrics,
     forwarding: Arc<Admission>,
@@ -132,7 +132,7 @@ impl Shared {
             local: ArcSwap::default(),
             local_changes: watch::Sender::default(),
             access: ArcSwap::default(),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             metrics: Metrics::new(limits.udp_workers),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
             waiting: Admission::new(limits.waiting, limits.waiting_per_source),
@@ -173,9 +173,14 @@ impl Shared {
         self.access.load_full()
     }
 
+    /// The operator has chosen otherwise: answers are made by this from now on.
+    pub fn set_settings(&self, settings: Arc<Settings>) {
+        self.settings.store(settings);
+    }
+
     /// What the operator chose.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
     }
 
     /// TCP connections that are open now.

@@ -156,8 +156,8 @@ fn outcome(
     rng: &mut impl Rng,
 ) -> Outcome {
     let decided = catch_unwind(AssertUnwindSafe(|| {
-        let (zone, local) = (shared.zone.load(), shared.local.load());
-        let snapshot = Snapshot { zone: &zone, local: &local, settings: &shared.settings };
+        let (zone, local, settings) = (shared.zone.load(), shared.local.load(), shared.settings.load());
+        let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
         respond(&snapshot, &locate(&local, source), packet, transport, rng)
     }));
     decided.unwrap_or_else(|_| {
