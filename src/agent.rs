@@ -288,7 +288,8 @@ impl Agent {
 
         spawn(tasks, "dns", {
             let (shared, forwarder) = (Arc::clone(&self.shared), Arc::clone(&self.forwarder));
-            let serve = server::serve(shared, self.wanted.1.clone(), forwarder, self.bound.0.clone());
+            let serve =
+                server::serve(shared, self.wanted.1.clone(), forwarder, self.bound.0.clone(), server::Relay::alone());
             async move { serve.await.map_err(Into::into) }
         });
         let forwarder = Arc::clone(&self.forwarder);

@@ -7,7 +7,7 @@ use std::{
     io::{self, ErrorKind, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     ops::ControlFlow,
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Weak, mpsc as std_mpsc},
     thread,
     time::Duration,
@@ -62,6 +62,8 @@ struct Handle {
 enum Command {
     Open(SocketAddr, UdpSocket),
     Close(SocketAddr, oneshot::Sender<()>),
+    Lend(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
+    Retire(oneshot::Sender<()>),
 }
 
 impl Workers {
@@ -92,10 +94,30 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Gives each worker its socket for an address.
+    /// Gives each worker its sockets for an address.
     pub(super) fn open(&self, address: SocketAddr, sockets: Vec<UdpSocket>) {
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             worker.tell(Command::Open(address, socket));
+        }
+    }
+
+    /// Further handles of all sockets.
+    pub(super) async fn lend(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut lent = Vec::new();
+        for worker in &self.workers {
+            let (reply, sockets) = oneshot::channel();
+            worker.tell(Command::Lend(reply));
+            lent.extend(sockets.await.map_err(io::Error::other)??);
+        }
+        Ok(lent)
+    }
+
+    /// Returns when nothing is read any more, and every job that comes of what was read is in the queue.
+    pub(super) async fn retire(&self) {
+        for worker in &self.workers {
+            let (done, retired) = oneshot::channel();
+            worker.tell(Command::Retire(done));
+            let _ = retired.await;
         }
     }
 
@@ -191,14 +213,34 @@ impl Worker {
                     let token = self.next_token;
                     self.next_token += 1;
                     let endpoint = Arc::new(Endpoint { address, socket });
-                    match self.epoll.add(&endpoint.socket, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
+                    // Of workers that share a socket one is woken for a packet, not all.
+                    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+                    match self.epoll.add(&endpoint.socket, EpollEvent::new(flags, token)) {
                         Ok(()) => drop(self.endpoints.insert(token, endpoint)),
                         Err(error) => tracing::error!(%address, %error, "cannot wait for queries on this address"),
                     }
                 }
                 Ok(Command::Close(address, done)) => {
-                    // Closing takes a socket out of epoll: jobs hold it weakly, so this is the last handle.
-                    self.endpoints.retain(|_, endpoint| endpoint.address != address);
+                    // Closing takes a socket out of epoll only with its last handle, and others may have one: systemd,
+                    // another worker, another agent. Jobs hold it weakly.
+                    self.endpoints.retain(|_, endpoint| {
+                        let stays = endpoint.address != address;
+                        if !stays {
+                            let _ = self.epoll.delete(&endpoint.socket);
+                        }
+                        stays
+                    });
+                    let _ = done.send(());
+                }
+                Ok(Command::Lend(reply)) => {
+                    let handle = |endpoint: &Arc<Endpoint>| endpoint.socket.as_fd().try_clone_to_owned();
+                    let _ = reply.send(self.endpoints.values().map(handle).collect());
+                }
+                Ok(Command::Retire(done)) => {
+                    // They stay open: answers to what was read go out by them.
+                    for endpoint in self.endpoints.values() {
+                        let _ = self.epoll.delete(&endpoint.socket);
+                    }
                     let _ = done.send(());
                 }
                 Err(std_mpsc::TryRecvError::Empty) => return ControlFlow::Continue(()),
