@@ -19,6 +19,7 @@ mod watch;
 
 use std::{
     io::{self, IsTerminal, Read},
+    os::fd::OwnedFd,
     path::Path,
     process::ExitCode,
 };
@@ -93,6 +94,8 @@ pub struct Process {
     pub env: Env,
     /// Whether it runs as root.
     pub root: bool,
+    /// Sockets that systemd holds for it.
+    pub held: Vec<OwnedFd>,
 }
 
 /// Tells what was said about the command line before it was read; with errors it is not read at all.
@@ -106,7 +109,7 @@ pub fn tell_translation(told: &Result<(Vec<std::ffi::OsString>, Vec<String>), Er
 /// Runs the command that was typed. Nothing it meets escapes: errors are told on stderr.
 pub async fn run(cli: Cli, process: Process) -> Exit {
     let outcome = match cli.command {
-        Command::Agent(arguments) => agent::run(&arguments, &process).await,
+        Command::Agent(arguments) => agent::run(arguments, process).await,
         Command::Services(arguments) => services::run(&arguments, &process).await,
         Command::Resolve(arguments) => resolve::run(&arguments, &process).await,
         Command::Explain(arguments) => explain::run(&arguments, &process).await,

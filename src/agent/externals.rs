@@ -27,6 +27,8 @@ pub(super) struct Sources {
     /// has moved away does not move back because this agent is restarted while etcd is down.
     pub(super) remembers: Option<(Externals, Arc<StateDirectory>)>,
     pub(super) kept: watch::Receiver<Arc<Externals>>,
+    /// Whether the state directory is ours alone.
+    pub(super) may_write: watch::Receiver<bool>,
     pub(super) view: watch::Receiver<Arc<View>>,
     /// `--zone`
     pub(super) apex: String,
@@ -54,12 +56,13 @@ impl Sources {
                 };
                 let all = self.configured.clone().union(Externals::clone(&kept)).union(theirs);
                 self.desired.send_replace(Arc::new(external::desired(&all, &self.apex, listed)));
-                if listed {
-                    self.remember(&registered).await;
-                }
-                known = Some((listed, registered, kept));
+                known = Some((listed, registered.clone(), kept));
+            }
+            if listed && *self.may_write.borrow_and_update() {
+                self.remember(&registered).await;
             }
             tokio::select! {
+                Ok(()) = self.may_write.changed() => {}
                 changed = self.view.changed() => changed?,
                 changed = self.kept.changed() => changed?,
             }
@@ -68,10 +71,12 @@ impl Sources {
 
     async fn remember(&mut self, registered: &Externals) {
         let Some((remembered, state)) = &mut self.remembers else { return };
-        if remembered == registered {
+        if remembered.ptr_eq(registered) {
             return;
         }
-        if let Err(error) = save(state, texts(registered)).await {
+        if remembered != registered
+            && let Err(error) = save(state, texts(registered)).await
+        {
             tracing::warn!(error, "what is registered is not kept: a restart while etcd is down will not know it");
         }
         *remembered = registered.clone();

@@ -170,7 +170,7 @@ pub(super) async fn serve_within(catalog: Catalog, bind: &str, limits: Limits) -
         explain: Arc::new(|request| super::explain::explain(&request)),
     };
     let router = public(state, address);
-    let task = tokio::spawn(async move { match serve_tcp(listener, router, limits).await {} });
+    let task = tokio::spawn(serve_tcp(listener, router, limits, watch::channel(false).1));
     Served { address, catalog, facts, task }
 }
 
@@ -224,7 +224,9 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
             let _ = done.send(outcome.clone());
         }
     });
-    let router = control(Control { host: host_id("a"), leave, drains: drains(), externals: externals() });
-    let task = tokio::spawn(async move { match serve_control(socket, router, Limits::default()).await {} });
+    let (takeover, handing) = (mpsc::channel(1).0, Arc::default());
+    let router =
+        control(Control { host: host_id("a"), leave, drains: drains(), externals: externals(), takeover, handing });
+    let task = tokio::spawn(serve_control(socket, router, Limits::default(), watch::channel(false).1));
     (task, told)
 }
