@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo image bench bench-converge bench-crowd bench-rolling bench-scale bed-up bed-down bed-agents bed-status bed-shell e2e
+.PHONY: help setup check test demo image bench bench-converge bench-crowd bench-restart bench-rolling bench-scale bed-up bed-down bed-agents bed-status bed-shell e2e
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## List these
@@ -30,13 +30,16 @@ demo: setup ## See a container's start become a DNS answer, and its stop take it
 image: setup ## The agent's image, portolan:dev
 	@scripts/image.sh agent
 
-bench: bench-converge bench-crowd bench-rolling bench-scale ## All benchmarks; figures go to target/bench/
+bench: bench-converge bench-crowd bench-restart bench-rolling bench-scale ## All benchmarks; figures go to target/bench/
 
 bench-converge: setup ## Event to answer on the own and on other hosts, beside etcd's own put to watch
 	cargo bench --bench converge
 
 bench-crowd: setup ## The same beside 200 containers with health checks that the agent runs
 	BENCH_CROWD=1 cargo bench --bench converge
+
+bench-restart: setup ## Restarts, takeovers and reloads at 5,000 q/s: queries lost, and the longest wait
+	cargo bench --bench restart
 
 bench-rolling: setup ## Rolling restart of ten replicas under load: requests lost with and without drain --wait
 	cargo bench --bench rolling

@@ -29,13 +29,12 @@ use crate::{
     api::{
         ApiState, ResolveError, ResolveReply, ResolveRequest, control, drain::Drains, external, http, takeover::Wire,
     },
-    config::{Config, Registry, Upstreams},
+    config::{Config, Registry},
     dns::{
-        answer::{Settings, Snapshot},
+        answer::Snapshot,
         forward::{self, Forwarder},
         listen::Listen,
         name::Apex,
-        prefer::Preference,
         server::{self, BindState, Limits, Relay, Shared},
     },
     model::{Catalog, Desired, Externals, Local, Problem, Residents, Session},
@@ -59,6 +58,7 @@ mod externals;
 mod facts;
 mod handover;
 mod life;
+mod reload;
 mod resolve;
 mod route;
 mod snapshots;
@@ -67,10 +67,12 @@ mod surroundings;
 mod takeover;
 
 pub use life::{Start, run};
+pub use reload::{Load, SetLog};
 
 use drain::{Drainer, KeptDrains};
 use externals::{Keeper, Order, Sources};
 use handover::Lender;
+use reload::Live;
 use route::{Advertised, Advertiser, Route};
 use snapshots::{Snapshots, on_one_thread};
 use sockets::Sockets;
@@ -116,6 +118,8 @@ struct Agent {
     surroundings: Channel<Vec<Problem>>,
     checked: Arc<probe::Counts>,
     gates: Gates,
+    /// What may change while we run.
+    live: Channel<Live>,
     /// The addresses that sockets of others are for.
     handed: BTreeSet<SocketAddr>,
     /// What the DNS server can be asked for.
@@ -158,29 +162,8 @@ impl Agent {
         let mut listens: Vec<Listen> = config.dns.value.clone();
         // Whoever holds a socket for us means us to answer there.
         listens.extend(sockets.held.iter().map(|address| Listen::Address(*address)));
-        let nameserver = |listen: &Listen| match listen {
-            Listen::Address(address) if address.port() == 53 && !address.ip().is_unspecified() => Some(address.ip()),
-            _ => None,
-        };
-        let settings = Settings {
-            apex: apex.clone(),
-            ttl: config.ttl.value,
-            routed: config.routed.value.clone(),
-            nameserver: listens.iter().filter_map(nameserver).collect(),
-            forwarding: config.upstream.value != Upstreams::None,
-            when_none_ready: config.when_none_ready.value,
-            prefer: Preference {
-                by: config.prefer.value,
-                floor: usize::try_from(config.prefer_floor.value)?,
-                locality: config.locality.value.as_deref().unwrap_or_default().into(),
-            },
-            ..Settings::default()
-        };
-        let upstreams = match &config.upstream.value {
-            Upstreams::System => forward::Upstreams::ResolvConf(config.resolv_conf.value.clone()),
-            Upstreams::None => forward::Upstreams::None,
-            Upstreams::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
-        };
+        let settings = reload::settings(&config, &listens)?;
+        let upstreams = reload::upstreams(&config);
         let (local, wanted) = (Channel::<Local>::default(), Channel::default());
         let options = forward::Options { upstreams, ..forward::Options::default() };
         let forwarder = Forwarder::new(options, &apex, wanted.1.clone(), local.1.clone());
@@ -229,12 +212,14 @@ impl Agent {
             surroundings: Channel::default(),
             checked: Arc::default(),
             gates,
+            live: Channel::default(),
             handed: sockets.dns.addresses(),
             orders,
             pending: Mutex::new(Some(Pending { commands: commanded, orders: ordered, sockets })),
             config,
         };
         agent.session.0.send_replace(Arc::new(session));
+        agent.live.0.send_replace(Arc::new(Live::of(&agent.config)));
         // Known before Docker is, so that this host may ask from its own addresses at once.
         let addresses = Arc::new(host::addresses().unwrap_or_default());
         agent.local.0.send_replace(Arc::new(Local { addresses, ..Local::default() }));
@@ -322,7 +307,7 @@ impl Agent {
         let remembered = found.externals.clone();
         let keeper = Arc::new(Keeper::new(&self.config, Arc::clone(&state), self.kept.0.clone(), found));
         let sources = Sources {
-            configured: externals::configured(&self.config.external.value),
+            live: self.live.1.clone(),
             remembers: (self.config.registry.value == Registry::Etcd).then(|| (remembered, Arc::clone(&state))),
             kept: self.kept.1.clone(),
             may_write: self.gates.may_publish.subscribe(),
@@ -387,7 +372,7 @@ impl Agent {
         });
         let drainer = Drainer {
             host: self.identity.host.clone(),
-            ttl: self.config.ttl.value,
+            shared: Arc::clone(&self.shared),
             drains: Arc::new(KeptDrains::new(kept)),
             docker: ask_docker,
             served: self.served.1.clone(),
@@ -430,7 +415,10 @@ impl Agent {
             zone: self.config.zone.value.as_str().into(),
             catalog: self.catalog.1.clone(),
             local: self.local.1.clone(),
-            when_none_ready: self.config.when_none_ready.value,
+            when_none_ready: Arc::new({
+                let shared = Arc::clone(&shared);
+                move || shared.settings().when_none_ready
+            }),
             facts: facts::collector(facts::Sources {
                 kind: if self.config.registry.value == Registry::Memory { "memory" } else { "etcd" },
                 desired: self.desired.1.clone(),

@@ -1,7 +1,7 @@
 //! An agent's life: how it begins, what signals do, how it ends.
 //!
 //! SIGTERM keeps the lease (a restart must be invisible) unless `--on-term leave`; SIGINT withdraws. Either way queries that
-//! have come are answered before the end. SIGUSR2 starts the binary anew, which takes over from this one. A loop
+//! have come are answered before the end. SIGHUP reads the configuration anew (`reload.rs`), SIGUSR2 starts the binary anew, which takes over from this one. A loop
 //! that ends unasked is a bug: the agent ends loudly, so that the supervisor starts it anew while the lease still stands.
 
 use std::{
@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use super::{
     Agent, COMMANDS, Tasks,
     handover::{Heir, Lender},
+    reload::{Load, Reloader, SetLog},
     sockets::Sockets,
     spawn,
     takeover::{self, Inheritance},
@@ -48,7 +49,6 @@ const LAST_ANSWERS_RELIEVED: Duration = Duration::from_secs(6);
 const CONNECTIONS: usize = 16;
 
 /// How an agent is started.
-#[derive(Debug)]
 pub struct Start {
     /// What the operator wants.
     pub config: Config,
@@ -56,6 +56,10 @@ pub struct Start {
     pub held: Vec<OwnedFd>,
     /// Take over from the agent that runs, if one does.
     pub takeover: bool,
+    /// Reads the configuration anew.
+    pub load: Load,
+    /// Changes what is logged.
+    pub set_log: SetLog,
 }
 
 /// Why an agent ends.
@@ -70,12 +74,15 @@ enum End {
 pub async fn run(start: Start) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut upgrade = signal(SignalKind::user_defined2())?;
     let mut tasks = JoinSet::new();
     let keeps = start.config.on_term.value == OnTerm::Keep;
+    let Start { config, held, takeover: takes_over, load, set_log } = start;
+    let mut reloader = Reloader::new(load, set_log, &config);
     let (takeover, mut takeovers) = mpsc::channel(1);
     let (agent, lender) = tokio::select! {
-        begun = begin(start, takeover, &mut tasks) => begun?,
+        begun = begin(config, held, takes_over, takeover, &mut tasks) => begun?,
         // Names may have to be looked up and ports be waited for; a stop that keeps the lease need not wait with them.
         _ = terminate.recv(), if keeps => return Ok(()),
     };
@@ -84,7 +91,7 @@ pub async fn run(start: Start) -> Result<()> {
     let mut handing: Option<Pin<Box<dyn Future<Output = Result<Heir>> + Send>>> = None;
     let end = loop {
         tokio::select! {
-            _ = terminate.recv() => break End::Asked(agent.config.on_term.value),
+            _ = terminate.recv() => break End::Asked(reloader.on_term),
             _ = interrupt.recv() => break End::Asked(OnTerm::Leave),
             Some(ended) = tasks.join_next() => return Err(unasked(ended)),
             Some(wire) = takeovers.recv(), if handing.is_none() => {
@@ -96,6 +103,12 @@ pub async fn run(start: Start) -> Result<()> {
                     Ok(heir) => break End::Relieved(heir),
                     Err(error) => warn!(error = %format!("{error:#}"), "nobody has taken over; this agent goes on"),
                 }
+            }
+            _ = hangup.recv() => {
+                let reloading = NotifyState::monotonic_usec_now().map(|now| [NotifyState::Reloading, now]);
+                reloading.iter().for_each(|reloading| tell_systemd(reloading));
+                reloader.reload(&agent);
+                tell_systemd(&[NotifyState::Ready]);
             }
             _ = upgrade.recv() => start_successor(),
         }
@@ -151,8 +164,13 @@ async fn leave(agent: &Agent) -> Result<()> {
 }
 
 /// Starts everything and says so.
-async fn begin(start: Start, takeover: mpsc::Sender<Wire>, tasks: &mut Tasks) -> Result<(Agent, Lender)> {
-    let Start { config, held, takeover: takes_over } = start;
+async fn begin(
+    config: Config,
+    held: Vec<OwnedFd>,
+    takes_over: bool,
+    takeover: mpsc::Sender<Wire>,
+    tasks: &mut Tasks,
+) -> Result<(Agent, Lender)> {
     let inherited = match takes_over {
         true => takeover::inherit(&config).await?,
         false => None,

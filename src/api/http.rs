@@ -220,7 +220,7 @@ async fn metrics(State(public): State<Arc<Public>>) -> Response {
     let render = tokio::task::spawn_blocking(move || {
         let (catalog, local) = (public.catalog(), Arc::clone(&public.state.local.borrow()));
         let problems = public.problems(&catalog).len();
-        let policy = public.state.when_none_ready;
+        let policy = (public.state.when_none_ready)();
         metrics::render(&public.state.host, (&catalog, policy), &local, &(public.state.facts)(), problems)
     });
     match render.await {
@@ -237,7 +237,7 @@ async fn services(State(public): State<Arc<Public>>, Query(filter): Query<json::
             &public.state.host,
             &filter,
             public.problems(&catalog).len(),
-            public.state.when_none_ready,
+            (public.state.when_none_ready)(),
         )
     });
     match index.await {

@@ -62,7 +62,7 @@ pub struct ApiState {
     /// This host's askers and networks.
     pub local: watch::Receiver<Arc<Local>>,
     /// The operator's policy on services without a ready instance.
-    pub when_none_ready: WhenNoneReady,
+    pub when_none_ready: Arc<dyn Fn() -> WhenNoneReady + Send + Sync>,
     /// Numbers and problems of the other parts.
     pub facts: Collect,
     /// The DNS side's answer to a question.

@@ -127,6 +127,8 @@ struct Counters {
 /// Asks upstreams. One per agent; every method takes `&self`.
 pub struct Forwarder {
     options: Options,
+    /// Those of the options at first.
+    upstreams: ArcSwap<Upstreams>,
     /// The labels of our zone's apex, first to last.
     apex: Vec<Box<[u8]>>,
     wanted: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
@@ -166,7 +168,8 @@ impl Forwarder {
     ) -> Self {
         let apex = apex.name().iter().map(Box::from).collect();
         let (current, counters) = (ArcSwap::default(), Counters::default());
-        let forwarder = Self { options, apex, wanted, local, current, counters };
+        let upstreams = ArcSwap::from_pointee(options.upstreams.clone());
+        let forwarder = Self { options, upstreams, apex, wanted, local, current, counters };
         forwarder.look();
         forwarder
     }
@@ -213,6 +216,14 @@ impl Forwarder {
         }
     }
 
+    /// The operator has chosen otherwise: others are asked from now on.
+    pub fn set_upstreams(&self, upstreams: Upstreams) {
+        if **self.upstreams.load() != upstreams {
+            self.upstreams.store(Arc::new(upstreams));
+            self.look();
+        }
+    }
+
     /// Whom we ask, in order.
     pub fn upstreams(&self) -> Arc<[SocketAddr]> {
         Arc::clone(&self.current.load().upstreams)
@@ -246,7 +257,8 @@ impl Forwarder {
             addresses: self.local.borrow().addresses.as_ref().clone(),
         };
         let previous = self.current.load_full();
-        let current = read(&self.options, &own, &previous);
+        let options = Options { upstreams: Upstreams::clone(&self.upstreams.load()), ..self.options.clone() };
+        let current = read(&options, &own, &previous);
         if current != *previous {
             for problem in current.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
                 tracing::warn!(place = problem.place, found = problem.found, "{}", problem.expected);

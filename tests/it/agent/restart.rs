@@ -165,3 +165,47 @@ fn another_version_is_refused_and_without_an_agent_it_starts_as_usual() {
     assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("by version 1"), "{reply}");
     assert!(agent.end(Signal::SIGTERM).success());
 }
+
+/// The TTL of a name's address.
+fn ttl(home: &Home, name: &str) -> u32 {
+    let output = home.client(&["resolve", name, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    json["answers"][0]["ttl"].as_u64().and_then(|ttl| ttl.try_into().ok()).unwrap_or_else(|| panic!("{json}"))
+}
+
+#[test]
+fn a_reload_changes_what_can_change_and_an_invalid_one_changes_nothing() {
+    let bed = engine_bed("reload");
+    bed.sleeper("web", &["--expose", "80"]);
+    let (name, ip) = (format!("{}.default", bed.name("web")), address(&bed.name("web")));
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("portolan.toml");
+    let write = |text: &str| std::fs::write(&file, text).expect("a file");
+    write("ttl = 1\n");
+    let home = Home::new(&["--config", file.to_str().expect("text")]);
+    let agent = home.start();
+    let load = load(&home, &name, &ip, RATES);
+    assert_eq!(ttl(&home, &name), 1);
+
+    write("ttl = 2\nzone = \"other.internal\"\nexternal = [\"db address=192.0.2.9:5432\"]\n");
+    agent.signal(Signal::SIGHUP);
+    eventually("the TTL changes", || (ttl(&home, &name) == 2).then_some(()));
+    home.until_address("db.global", "192.0.2.9");
+    assert_eq!(home.logged("needs a restart or a takeover (portolan agent --takeover): zone"), 1);
+    home.until_address(&name, &ip);
+
+    write("ttl = \"many\"\nprefer = \"nobody\"\n");
+    agent.signal(Signal::SIGHUP);
+    eventually("it is refused", || (home.logged("nothing was reloaded") == 1).then_some(()));
+    assert_eq!(home.logged("the configuration is refused"), 2, "each mistake is told");
+    assert_eq!(ttl(&home, &name), 2);
+
+    // Nobody of this host may ask any more: the list is another one at once, for the same sockets.
+    eventually("the load goes on", || (load.asked() >= QUERIES).then_some(()));
+    assert_nothing_lost(&load.end());
+    write("ttl = 2\nallow = [\"192.0.2.0/24\"]\nlog = \"warn\"\n");
+    agent.signal(Signal::SIGHUP);
+    home.until_code(&name, hickory_proto::op::ResponseCode::Refused);
+    assert!(agent.end(Signal::SIGTERM).success());
+    assert_eq!(home.logged("stopping; the names stay"), 0, "that is no warning");
+}

@@ -164,7 +164,7 @@ pub(super) async fn serve_within(catalog: Catalog, bind: &str, limits: Limits) -
         zone: "svc.internal".into(),
         catalog: catalog_receiver,
         local,
-        when_none_ready: portolan::model::WhenNoneReady::default(),
+        when_none_ready: Arc::new(portolan::model::WhenNoneReady::default),
         facts: Arc::new(move || facts_receiver.borrow().clone()),
         resolve: Arc::new(|request| resolve(&request)),
         explain: Arc::new(|request| super::explain::explain(&request)),
