@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo image bench bench-converge bench-crowd bench-dns bench-rolling bench-scale bench-zone bed-up bed-down bed-agents bed-status bed-shell e2e
+.PHONY: help setup check test demo image bench bench-converge bench-crowd bench-dns bench-restart bench-rolling bench-scale bench-zone bed-up bed-down bed-agents bed-status bed-shell e2e
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## List these
@@ -30,7 +30,7 @@ demo: setup ## See a container's start become a DNS answer, and its stop take it
 image: setup ## The agent's image, portolan:dev
 	@scripts/image.sh agent
 
-bench: bench-converge bench-crowd bench-dns bench-rolling bench-scale bench-zone ## All benchmarks; figures go to target/bench/
+bench: bench-converge bench-crowd bench-dns bench-restart bench-rolling bench-scale bench-zone ## All benchmarks; figures go to target/bench/
 
 bench-converge: setup ## Event to answer on the own and on other hosts, beside etcd's own put to watch
 	cargo bench --bench converge
@@ -41,6 +41,9 @@ bench-crowd: setup ## The same beside 200 containers with health checks that the
 bench-dns: ## Our DNS server beside NSD, Knot, dnsmasq, unbound and a bare echo; ROUNDS=7 ONLY=a,b PEERS=nsd,echo SMOKE=1
 	@scripts/setup.sh knotd:knot dnsmasq:dnsmasq-base unbound:unbound
 	BENCH_ROUNDS=$(ROUNDS) BENCH_ONLY=$(ONLY) BENCH_PEERS=$(PEERS) BENCH_SMOKE=$(SMOKE) cargo bench --bench dns
+
+bench-restart: setup ## Restarts, takeovers and reloads at 5,000 q/s: queries lost, and the longest wait
+	cargo bench --bench restart
 
 bench-rolling: setup ## Rolling restart of ten replicas under load: requests lost with and without drain --wait
 	cargo bench --bench rolling

@@ -19,7 +19,7 @@ use portolan::{
         answer::Settings,
         forward::{Forwarder, Options, Upstreams},
         name::Apex,
-        server::{BindState, Limits, Shared, serve},
+        server::{BindState, Limits, Relay, Shared, serve},
         zone::Zone,
     },
     model::{Catalog, Host, HostId, Local, Origin, Publication, Session, ShortId},
@@ -156,7 +156,7 @@ async fn listen(shared: &Arc<Shared>) -> Result<tokio::task::JoinHandle<()>> {
     let (states, mut bound) = watch::channel(Arc::default());
     let options = Options { upstreams: Upstreams::None, ..Options::default() };
     let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), local));
-    let serving = serve(Arc::clone(shared), watched, forwarder, states);
+    let serving = serve(Arc::clone(shared), watched, forwarder, states, Relay::alone());
     let task = tokio::spawn(async move {
         let _kept = (wanted, known);
         if let Err(error) = serving.await {

@@ -7,39 +7,35 @@
 //!                                                    └────────────View─────────────┘
 //! ```
 //!
-//! Everything here is wiring. The one decision made in this file is what a signal does: SIGTERM keeps the lease (a
-//! restart must be invisible) unless `--on-term leave`, SIGINT and the control socket withdraw. A loop that ends
-//! unasked is a bug: the agent ends loudly, so that the supervisor starts it anew while the lease still stands.
+//! Everything here is wiring. How an agent begins and ends, and what signals do, is in `agent/life.rs`; with whose sockets
+//! it begins, and to whom it leaves them, in `agent/sockets.rs`, `agent/takeover.rs` and `agent/handover.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
-    io::Write,
     net::SocketAddr,
+    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use tokio::{
     runtime::Handle,
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
 };
-use tracing::{info, warn};
 
 use crate::{
-    api::{ApiState, ResolveError, ResolveReply, ResolveRequest, control, drain::Drains, external, http},
-    config::{Config, General, OnTerm, Registry},
+    api::{
+        ApiState, ResolveError, ResolveReply, ResolveRequest, control, drain::Drains, external, http, takeover::Wire,
+    },
+    config::{Config, Registry},
     dns::{
-        answer::{Settings, Snapshot},
+        answer::Snapshot,
         forward::{self, Forwarder},
         listen::Listen,
         name::Apex,
-        prefer::Preference,
-        server::{self, BindState, Limits, Shared},
+        server::{self, BindState, Limits, Relay, Shared},
     },
     model::{Catalog, Desired, Externals, Local, Problem, Residents, Session},
     registry::{
@@ -60,83 +56,33 @@ mod drain;
 mod explain;
 mod externals;
 mod facts;
+mod handover;
+mod life;
+mod reload;
 mod resolve;
 mod route;
 mod snapshots;
+mod sockets;
 mod surroundings;
+mod takeover;
+
+pub use life::{Start, run};
+pub use reload::{Load, SetLog};
 
 use drain::{Drainer, KeptDrains};
 use externals::{Keeper, Order, Sources};
+use handover::Lender;
+use reload::Live;
 use route::{Advertised, Advertiser, Route};
 use snapshots::{Snapshots, on_one_thread};
+use sockets::Sockets;
 use surroundings::Surroundings;
 
-/// How long withdrawing may take at the end before the agent ends all the same; the names then leave with the lease.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long start-up waits for the listeners before it tells how they are; they are tried on for ever.
-const BIND_DEADLINE: Duration = Duration::from_secs(3);
 /// Commands to the registry side that may wait.
 const COMMANDS: usize = 16;
 
-/// Runs the agent until a signal ends it.
-pub async fn run(config: Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let state = Arc::new(StateDirectory::open(&config.state_dir.value)?);
-    let mut tasks = JoinSet::new();
-    let keeps = config.on_term.value == OnTerm::Keep;
-    let agent = tokio::select! {
-        agent = start(config, state, &mut tasks) => agent?,
-        // Names may have to be looked up and ports be waited for; a stop that keeps the lease need not wait with them.
-        _ = terminate.recv(), if keeps => return Ok(()),
-    };
-    let notified = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    if let Err(error) = notified {
-        warn!(%error, "systemd was not told that we are ready");
-    }
-    let leave = tokio::select! {
-        _ = terminate.recv() => agent.config.on_term.value == OnTerm::Leave,
-        _ = interrupt.recv() => true,
-        Some(ended) = tasks.join_next() => return Err(unasked(ended)),
-    };
-    let _best_effort = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if leave {
-        info!("withdrawing this host");
-        let (done, outcome) = oneshot::channel();
-        agent.commands.send(Command::Leave(done)).await.context("the registry side has ended")?;
-        match timeout(LEAVE_DEADLINE, outcome).await {
-            Ok(Ok(Ok(()))) => info!("withdrawn"),
-            Ok(Ok(Err(reason))) => warn!(reason, "not withdrawn: the names leave when the lease ends"),
-            Ok(Err(_)) | Err(_) => warn!("not withdrawn in time: the names leave when the lease ends"),
-        }
-    } else {
-        info!("stopping; the names stay until the lease ends");
-    }
-    Ok(())
-}
-
-/// Starts everything and says so.
-async fn start(config: Config, state: Arc<StateDirectory>, tasks: &mut Tasks) -> Result<Agent> {
-    let agent = Agent::compose(config, &state)?;
-    let (leaves_out, leaves) = mpsc::channel(COMMANDS);
-    agent.spawn(tasks, state, leaves_out, leaves).await?;
-    agent.introduce(tasks).await?;
-    Ok(agent)
-}
-
 /// Every loop, by name.
 type Tasks = JoinSet<(&'static str, Result<()>)>;
-
-type Ended = Result<(&'static str, Result<()>), tokio::task::JoinError>;
-
-/// A loop that ends although nobody asked it to.
-fn unasked(ended: Ended) -> anyhow::Error {
-    match ended {
-        Ok((name, Ok(()))) => anyhow!("{name} has ended unasked"),
-        Ok((name, Err(error))) => error.context(format!("{name} has ended")),
-        Err(error) => anyhow!("a task has died: {error}"),
-    }
-}
 
 /// The channels between the loops: their receiving ends, which can be had any number of times.
 struct Agent {
@@ -171,7 +117,31 @@ struct Agent {
     advertised: Channel<Advertised>,
     surroundings: Channel<Vec<Problem>>,
     checked: Arc<probe::Counts>,
-    pending: Mutex<Option<mpsc::Receiver<Command>>>,
+    gates: Gates,
+    /// What may change while we run.
+    live: Channel<Live>,
+    /// The addresses that sockets of others are for.
+    handed: BTreeSet<SocketAddr>,
+    /// What the DNS server can be asked for.
+    orders: mpsc::Sender<server::Order>,
+    pending: Mutex<Option<Pending>>,
+}
+
+/// What an agent with sockets of another one does only when it is time.
+struct Gates {
+    /// Read from the sockets of others: this host knows what to answer.
+    may_read: watch::Sender<bool>,
+    /// Publish, write to the state directory and take commands: nobody else does.
+    may_publish: watch::Sender<bool>,
+    /// Begin no new request of the API any more.
+    stop: watch::Sender<bool>,
+}
+
+/// What the loops take with them when they start.
+struct Pending {
+    commands: mpsc::Receiver<Command>,
+    orders: mpsc::Receiver<server::Order>,
+    sockets: Sockets,
 }
 
 /// Both ends of a `watch` channel of snapshots.
@@ -186,37 +156,17 @@ impl<T: Default> Default for Channel<T> {
 
 impl Agent {
     /// Everything that can be wrong with the configuration is found here, before anything runs.
-    fn compose(config: Config, state: &StateDirectory) -> Result<Self> {
+    fn compose(config: Config, state: &StateDirectory, sockets: Sockets) -> Result<Self> {
         let host = state.host_id(config.host_id.value.as_ref())?;
         let apex = Apex::parse(&config.zone.value).context("--zone")?;
-        let listens: Vec<Listen> = config.dns.value.clone();
-        let nameserver = |listen: &Listen| match listen {
-            Listen::Address(address) if address.port() == 53 && !address.ip().is_unspecified() => Some(address.ip()),
-            _ => None,
-        };
-        let settings = Settings {
-            apex: apex.clone(),
-            ttl: config.ttl.value,
-            routed: config.routed.value.clone(),
-            nameserver: listens.iter().filter_map(nameserver).collect(),
-            forwarding: config.upstream.value.forward(),
-            when_none_ready: config.when_none_ready.value,
-            prefer: Preference {
-                by: config.prefer.value,
-                floor: usize::try_from(config.prefer_floor.value)?,
-                locality: config.locality.value.as_deref().unwrap_or_default().into(),
-            },
-            ..Settings::default()
-        };
-        let upstreams = match &config.upstream.value.general {
-            General::System => forward::Upstreams::ResolvConf(config.resolv_conf.value.clone()),
-            General::None => forward::Upstreams::None,
-            General::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
-        };
+        let mut listens: Vec<Listen> = config.dns.value.clone();
+        // Whoever holds a socket for us means us to answer there.
+        listens.extend(sockets.held.iter().map(|address| Listen::Address(*address)));
+        let settings = reload::settings(&config, &listens)?;
+        let forward::Chosen { general, suffixes } = reload::upstreams(&config);
         let (local, wanted) = (Channel::<Local>::default(), Channel::default());
-        let suffixes = config.upstream.value.by_suffix();
         let cache = config.cache_size.value.0;
-        let options = forward::Options { upstreams, suffixes, cache, ..forward::Options::default() };
+        let options = forward::Options { upstreams: general, suffixes, cache, ..forward::Options::default() };
         let forwarder = Forwarder::new(options, &apex, wanted.1.clone(), local.1.clone());
         let session = Session {
             nonce: format!("{:032x}", rand::random::<u128>()).into(),
@@ -229,7 +179,14 @@ impl Agent {
         let lease_ttl = i64::try_from(config.lease.value.as_secs()).context("--lease")?;
         let keys = Keys::new(&config.etcd_prefix.value);
         let identity = Identity { host, keys, session: session.clone(), lease_ttl };
-        let (commands, pending) = mpsc::channel(COMMANDS);
+        let (commands, commanded) = mpsc::channel(COMMANDS);
+        let (orders, ordered) = mpsc::channel(COMMANDS);
+        let gates = Gates {
+            // Where nobody has asked yet, nothing waits.
+            may_read: watch::Sender::new(sockets.dns.addresses().is_empty()),
+            may_publish: watch::Sender::new(!sockets.is_of_an_agent()),
+            stop: watch::Sender::new(false),
+        };
         let agent = Self {
             identity,
             shared: Arc::new(Shared::new(settings, Limits::default())),
@@ -255,10 +212,15 @@ impl Agent {
             advertised: Channel::default(),
             surroundings: Channel::default(),
             checked: Arc::default(),
-            pending: Mutex::new(Some(pending)),
+            gates,
+            live: Channel::default(),
+            handed: sockets.dns.addresses(),
+            orders,
+            pending: Mutex::new(Some(Pending { commands: commanded, orders: ordered, sockets })),
             config,
         };
         agent.session.0.send_replace(Arc::new(session));
+        agent.live.0.send_replace(Arc::new(Live::of(&agent.config)));
         // Known before Docker is, so that this host may ask from its own addresses at once.
         let addresses = Arc::new(host::addresses().unwrap_or_default());
         agent.local.0.send_replace(Arc::new(Local { addresses, ..Local::default() }));
@@ -272,25 +234,40 @@ impl Agent {
         let Identity { keys, host, .. } = &self.identity;
         Ok(Backend::Etcd(etcd_of(&self.config, vec![keys.host_prefix(host), keys.echo(host), keys.ack(host)])?))
     }
-    /// Starts every loop.
+    /// Starts every loop, and tells what can be lent to the next agent.
     async fn spawn(
         &self,
         tasks: &mut Tasks,
         state: Arc<StateDirectory>,
-        leaves_out: mpsc::Sender<control::Leave>,
-        leaves: mpsc::Receiver<control::Leave>,
-    ) -> Result<()> {
+        leaves: (mpsc::Sender<control::Leave>, mpsc::Receiver<control::Leave>),
+        takeover: mpsc::Sender<Wire>,
+    ) -> Result<Lender> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take().context("started twice")?;
+        let Pending { commands, orders, sockets } = pending;
+        let (leaves_out, leaves) = leaves;
         let http_address = self.config.http.value;
-        let listener = http::listen(http_address).await.with_context(|| {
+        let listener = http::listen(http_address, sockets.http).await.with_context(|| {
             format!("--http {http_address} cannot be listened on: free it, or choose another address")
         })?;
         let control_path = &self.config.control.value;
-        let socket = control::ControlSocket::bind(control_path)
+        let socket = match sockets.control {
+            Some(socket) => control::ControlSocket::succeed(control_path, socket),
+            None => control::ControlSocket::bind(control_path),
+        };
+        let socket = socket
             .with_context(|| format!("--control {} cannot be made: choose another path", control_path.display()))?;
+        let lender = Lender::new(
+            self,
+            &state,
+            (listener.as_fd().try_clone_to_owned()?, listener.local_addr()?),
+            &socket,
+            sockets.held,
+        )?;
 
         spawn(tasks, "dns", {
             let (shared, forwarder) = (Arc::clone(&self.shared), Arc::clone(&self.forwarder));
-            let serve = server::serve(shared, self.wanted.1.clone(), forwarder, self.bound.0.clone());
+            let relay = Relay { handed: sockets.dns, may_read: self.gates.may_read.subscribe(), orders };
+            let serve = server::serve(shared, self.wanted.1.clone(), forwarder, self.bound.0.clone(), relay);
             async move { serve.await.map_err(Into::into) }
         });
         let forwarder = Arc::clone(&self.forwarder);
@@ -331,9 +308,10 @@ impl Agent {
         let remembered = found.externals.clone();
         let keeper = Arc::new(Keeper::new(&self.config, Arc::clone(&state), self.kept.0.clone(), found));
         let sources = Sources {
-            configured: externals::configured(&self.config.external.value),
+            live: self.live.1.clone(),
             remembers: (self.config.registry.value == Registry::Etcd).then(|| (remembered, Arc::clone(&state))),
             kept: self.kept.1.clone(),
+            may_write: self.gates.may_publish.subscribe(),
             view: self.view.1.clone(),
             apex: self.config.zone.value.clone(),
             desired: self.registered.0.clone(),
@@ -360,7 +338,6 @@ impl Agent {
                 }
             }),
         );
-        let commands = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take().context("started twice")?;
         let (identity, backend, kept) = (self.identity.clone(), self.backend()?, Arc::clone(&state));
         let inputs = driver::Inputs { desired: self.served.1.clone(), asked: self.asked.1.clone(), commands };
         let outputs = driver::Outputs { view: self.view.0.clone(), status: self.registry.0.clone() };
@@ -375,6 +352,7 @@ impl Agent {
             session: self.session.0.clone(),
             advertised: self.advertised.0.clone(),
             commands: self.commands.clone(),
+            may_publish: self.gates.may_publish.subscribe(),
         };
         spawn(tasks, "advertise", advertiser.follow());
         let surroundings = Surroundings {
@@ -387,10 +365,15 @@ impl Agent {
         spawn(tasks, "withdrawals", withdraw(leaves, self.commands.clone()));
         let bound = listener.local_addr()?;
         let public = http::public(self.api(), bound);
-        spawn(tasks, "http", async move { match http::serve_tcp(listener, public, http::Limits::default()).await {} });
+        let (mut may_read, stop) = (self.gates.may_read.subscribe(), self.gates.stop.subscribe());
+        spawn(tasks, "http", async move {
+            may_read.wait_for(|may| *may).await?;
+            http::serve_tcp(listener, public, http::Limits::default(), stop).await;
+            Ok(())
+        });
         let drainer = Drainer {
             host: self.identity.host.clone(),
-            ttl: self.config.ttl.value,
+            shared: Arc::clone(&self.shared),
             drains: Arc::new(KeptDrains::new(kept)),
             docker: ask_docker,
             served: self.served.1.clone(),
@@ -409,14 +392,23 @@ impl Agent {
             unregister: Arc::new(move |text| Box::pin(Arc::clone(&forgetter).obey(Order::Unregister(text)))),
         };
         let forwarder = Arc::clone(&self.forwarder);
-        let flush = Arc::new(move |name: Option<&str>| forwarder.flush(name));
-        let host = self.identity.host.clone();
-        let control_of = control::Control { host, leave: leaves_out, drains, externals, flush };
-        let router = control::control(control_of);
-        spawn(tasks, "control", async move {
-            match control::serve_control(socket, router, http::Limits::default()).await {}
+        let router = control::control(control::Control {
+            host: self.identity.host.clone(),
+            leave: leaves_out,
+            drains,
+            externals,
+            flush: Arc::new(move |name: Option<&str>| forwarder.flush(name)),
+            takeover,
+            handing: Arc::clone(&lender.handing),
         });
-        Ok(())
+        let (mut may_publish, stop) = (self.gates.may_publish.subscribe(), self.gates.stop.subscribe());
+        spawn(tasks, "control", async move {
+            may_publish.wait_for(|may| *may).await?;
+            socket.own_name();
+            control::serve_control(socket, router, http::Limits::default(), stop).await;
+            Ok(())
+        });
+        Ok(lender)
     }
 
     fn api(&self) -> ApiState {
@@ -426,7 +418,10 @@ impl Agent {
             zone: self.config.zone.value.as_str().into(),
             catalog: self.catalog.1.clone(),
             local: self.local.1.clone(),
-            when_none_ready: self.config.when_none_ready.value,
+            when_none_ready: Arc::new({
+                let shared = Arc::clone(&shared);
+                move || shared.settings().when_none_ready
+            }),
             facts: facts::collector(facts::Sources {
                 kind: if self.config.registry.value == Registry::Memory { "memory" } else { "etcd" },
                 desired: self.desired.1.clone(),
@@ -451,54 +446,6 @@ impl Agent {
             }),
             explain: explain::explainer(self.identity.host.clone(), shared, self.residents.1.clone()),
         }
-    }
-
-    /// Says what we are and how to ask, once it is known where we listen.
-    async fn introduce(&self, tasks: &mut Tasks) -> Result<()> {
-        let mut bound = self.bound.1.clone();
-        let is_up = |states: &Arc<BTreeMap<SocketAddr, BindState>>| {
-            states.values().any(|state| matches!(state, BindState::Bound { .. }))
-        };
-        tokio::select! {
-            _ = timeout(BIND_DEADLINE, bound.wait_for(is_up)) => {}
-            Some(ended) = tasks.join_next() => return Err(unasked(ended)),
-        }
-        let mut advertised = self.advertised.1.clone();
-        tokio::select! {
-            _ = advertised.wait_for(|advertised| advertised.chosen) => {}
-            Some(ended) = tasks.join_next() => return Err(unasked(ended)),
-        }
-        let states = Arc::clone(&self.bound.1.borrow());
-        let zone = &self.config.zone.value;
-        let mut lines = vec![format!("portolan {} on host {}", env!("CARGO_PKG_VERSION"), self.identity.host)];
-        lines.push(format!("zone      {zone}"));
-        for (address, state) in states.iter() {
-            match state {
-                BindState::Bound { .. } => lines.push(format!("dns       {address}")),
-                BindState::Failed { reason, .. } => lines.push(format!("dns       {address} not yet: {reason}")),
-            }
-        }
-        lines.push(match self.config.registry.value {
-            Registry::Memory => {
-                "registry  memory (this host alone; name --etcd-endpoints to share with others)".to_owned()
-            }
-            Registry::Etcd => format!("registry  etcd {}", self.config.etcd_endpoints.value.join(" ")),
-        });
-        let advertise: Vec<String> = self.session.1.borrow().advertise.iter().map(ToString::to_string).collect();
-        lines.push(format!(
-            "advertise {}",
-            if advertise.is_empty() { "nothing".to_owned() } else { advertise.join(" ") }
-        ));
-        lines.push(format!("http      http://{}", self.config.http.value));
-        let up =
-            states.iter().filter(|(_, state)| matches!(state, BindState::Bound { .. })).map(|(address, _)| address);
-        // Loopback is the address a person at this host asks most easily.
-        if let Some(address) = up.min_by_key(|address| !address.ip().is_loopback()) {
-            lines.push(format!("try       dig @{} -p {} NAME.{zone}", address.ip(), address.port()));
-        }
-        // Nobody may be reading any more, which is no reason to end.
-        let _best_effort = writeln!(std::io::stdout(), "{}", lines.join("\n"));
-        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ mod zone;
 
 use std::{
     io::{self, IsTerminal, Read},
+    os::fd::OwnedFd,
     path::Path,
     process::ExitCode,
 };
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
 
 use self::output::note;
 use crate::{
+    agent::SetLog,
     api::client::{Client, ClientError, escape},
     config::{ClientConfig, Env, Errors, LogFormat, MAX_FILE},
 };
@@ -97,6 +99,8 @@ pub struct Process {
     pub env: Env,
     /// Whether it runs as root.
     pub root: bool,
+    /// Sockets that systemd holds for it.
+    pub held: Vec<OwnedFd>,
 }
 
 /// Tells what was said about the command line before it was read; with errors it is not read at all.
@@ -110,7 +114,7 @@ pub fn tell_translation(told: &Result<(Vec<std::ffi::OsString>, Vec<String>), Er
 /// Runs the command that was typed. Nothing it meets escapes: errors are told on stderr.
 pub async fn run(cli: Cli, process: Process) -> Exit {
     let outcome = match cli.command {
-        Command::Agent(arguments) => agent::run(&arguments, &process).await,
+        Command::Agent(arguments) => agent::run(arguments, process).await,
         Command::Services(arguments) => services::run(&arguments, &process).await,
         Command::Resolve(arguments) => resolve::run(&arguments, &process).await,
         Command::Explain(arguments) => explain::run(&arguments, &process).await,
@@ -177,7 +181,7 @@ impl AskAs {
 /// What every command does first that reads from the agent: configuration, log, and the way to the API.
 fn client(flags: &flags::Flags<flags::Client>, process: &Process) -> anyhow::Result<Client> {
     let config = ClientConfig::load(&flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
+    let _unchanged = start_log(config.log_format.value, &config.log.value);
     Ok(Client::of_url(&config.api.value))
 }
 
@@ -189,7 +193,7 @@ fn decode<T: serde::de::DeserializeOwned>(client: &Client, body: &[u8]) -> anyho
 /// What every command does first that changes state: configuration, log, and the way to the control socket.
 fn control(flags: &flags::Flags<flags::Control>, process: &Process) -> anyhow::Result<Client> {
     let config = ClientConfig::load(&flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
+    let _unchanged = start_log(config.log_format.value, &config.log.value);
     let Some(control) = config.control else {
         let message = "--control: neither XDG_RUNTIME_DIR, XDG_STATE_HOME nor HOME is set; name the agent's socket";
         return Err(Errors(vec![message.to_owned()]).into());
@@ -197,15 +201,26 @@ fn control(flags: &flags::Flags<flags::Control>, process: &Process) -> anyhow::R
     Ok(Client::Control(control.value))
 }
 
-/// Log lines go to stderr. The filter has been checked with the configuration.
-fn start_log(format: LogFormat, filter: &str) {
+/// Log lines go to stderr. The filter has been checked with the configuration. Gives what changes it.
+fn start_log(format: LogFormat, filter: &str) -> SetLog {
+    use tracing_subscriber::EnvFilter;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_env_filter(EnvFilter::new(filter))
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
-    // A second call in one process keeps the first log.
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
+    // A second call in one process keeps the first log, and then there is nothing to change.
+    match format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Box::new(move |filter| drop(handle.reload(EnvFilter::new(filter))))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Box::new(move |filter| drop(handle.reload(EnvFilter::new(filter))))
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The binary: parse, run, exit code.
 
-use std::process::ExitCode;
+use std::{os::fd::OwnedFd, process::ExitCode};
 
 use clap::Parser;
 use portolan::cli::{Cli, Exit, Process, run, tell_translation, translate};
@@ -10,10 +10,12 @@ use portolan::cli::{Cli, Exit, Process, run, tell_translation, translate};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // First of all: it changes the environment, which is safe only as long as there is one thread.
+    let held = held();
     // Variables that are not text are none of ours.
     let env =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let process = Process { env: env.collect(), root: nix::unistd::geteuid().is_root() };
+    let process = Process { env: env.collect(), root: nix::unistd::geteuid().is_root(), held };
     let translated = translate(std::env::args_os().collect(), &process.env);
     tell_translation(&translated);
     let Ok((arguments, _)) = translated else { return Exit::Usage.into() };
@@ -29,4 +31,20 @@ fn main() -> ExitCode {
     // Work that still blocks, such as a name lookup, must not hold up the end.
     runtime.shutdown_background();
     exit.into()
+}
+
+/// The internet sockets that systemd holds for this process (`sd_listen_fds`).
+fn held() -> Vec<OwnedFd> {
+    use nix::libc::{AF_INET, SOCK_DGRAM, SOCK_STREAM};
+    let mut sockets = listenfd::ListenFd::from_env();
+    let mut taken = Vec::new();
+    for index in 0..sockets.len() {
+        // AF_INET stands for AF_INET6, too.
+        let listener = sockets.take_custom(index, AF_INET, SOCK_STREAM, "listener");
+        match listener.or_else(|_| sockets.take_custom(index, AF_INET, SOCK_DGRAM, "datagram socket")) {
+            Ok(socket) => taken.extend::<Option<OwnedFd>>(socket),
+            Err(error) => eprintln!("warning: systemd passes something that is no internet socket: {error}"),
+        }
+    }
+    taken
 }

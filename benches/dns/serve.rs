@@ -19,7 +19,7 @@ use portolan::{
         answer::Settings,
         forward::{Forwarder, Options, Upstreams},
         name::Apex,
-        server::{BindState, Limits, Shared, serve},
+        server::{BindState, Limits, Relay, Shared, serve},
         zone::Zone,
     },
     model::Catalog,
@@ -72,7 +72,7 @@ pub(crate) fn server(address: SocketAddr, services: usize, upstream: Option<Sock
         let (shared, forwarder) = (Arc::clone(&shared), Arc::clone(&forwarder));
         async move {
             tokio::select! {
-                ended = serve(shared, watched, Arc::clone(&forwarder), states) => {
+                ended = serve(shared, watched, Arc::clone(&forwarder), states, Relay::alone()) => {
                     eprintln!("the server has ended: {ended:?}");
                 }
                 () = forwarder.follow() => {}

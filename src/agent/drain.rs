@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     api::drain::{Drained, DrainedContainer, Progress},
+    dns::server::Shared,
     model::{Desired, HostId},
     registry::{
         driver::{self, Command},
@@ -50,7 +51,7 @@ impl KeptDrains {
 #[derive(Clone)]
 pub(super) struct Drainer {
     pub(super) host: HostId,
-    pub(super) ttl: u32,
+    pub(super) shared: Arc<Shared>,
     pub(super) drains: Arc<KeptDrains>,
     pub(super) docker: mpsc::Sender<Asked>,
     pub(super) served: watch::Receiver<Arc<Desired>>,
@@ -81,7 +82,7 @@ impl Drainer {
     /// Who does not know of this round yet.
     pub(super) async fn progress(self, round: u64) -> Progress {
         let waits_for: Vec<String> = self.waits_for(round).await.iter().map(ToString::to_string).collect();
-        Progress { round, known: waits_for.is_empty(), waits_for, ttl: self.ttl }
+        Progress { round, known: waits_for.is_empty(), waits_for, ttl: self.shared.settings().ttl }
     }
 
     async fn waits_for(&self, round: u64) -> Vec<Behind> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use tokio::sync::{Mutex, watch};
 
+use super::reload::Live;
 use crate::{
     api::external::{NotRegistered, Registered},
     config::{Config, Registry},
@@ -22,11 +23,14 @@ use crate::{
 
 /// What this host alone knows, and what everybody does.
 pub(super) struct Sources {
-    pub(super) configured: Externals,
+    /// The configured ones, as they are now.
+    pub(super) live: watch::Receiver<Arc<Live>>,
     /// With etcd: what it last had, and where that is kept. Until etcd is heard it stands in, so that a service which
     /// has moved away does not move back because this agent is restarted while etcd is down.
     pub(super) remembers: Option<(Externals, Arc<StateDirectory>)>,
     pub(super) kept: watch::Receiver<Arc<Externals>>,
+    /// Whether the state directory is ours alone.
+    pub(super) may_write: watch::Receiver<bool>,
     pub(super) view: watch::Receiver<Arc<View>>,
     /// `--zone`
     pub(super) apex: String,
@@ -36,42 +40,50 @@ pub(super) struct Sources {
 impl Sources {
     /// Ends only with the agent.
     pub(super) async fn follow(mut self) -> Result<()> {
-        let mut known: Option<(bool, Externals, Arc<Externals>)> = None;
+        let mut known: Option<(bool, Externals, Arc<Externals>, Arc<Live>)> = None;
         loop {
             let (listed, registered) = {
                 let view = self.view.borrow_and_update();
                 (view.listed, view.externals.clone())
             };
             let kept = Arc::clone(&self.kept.borrow_and_update());
+            let live = Arc::clone(&self.live.borrow_and_update());
             // The view changes with every container of the fleet.
-            let is_known = known.as_ref().is_some_and(|(before, externals, own)| {
-                *before == listed && externals.ptr_eq(&registered) && Arc::ptr_eq(own, &kept)
+            let is_known = known.as_ref().is_some_and(|(before, externals, own, configured)| {
+                *before == listed
+                    && externals.ptr_eq(&registered)
+                    && Arc::ptr_eq(own, &kept)
+                    && Arc::ptr_eq(configured, &live)
             });
             if !is_known {
                 let theirs = match &self.remembers {
                     Some((remembered, _)) if !listed => remembered.clone(),
                     _ => registered.clone(),
                 };
-                let all = self.configured.clone().union(Externals::clone(&kept)).union(theirs);
+                let all = live.externals.clone().union(Externals::clone(&kept)).union(theirs);
                 self.desired.send_replace(Arc::new(external::desired(&all, &self.apex, listed)));
-                if listed {
-                    self.remember(&registered).await;
-                }
-                known = Some((listed, registered, kept));
+                known = Some((listed, registered.clone(), kept, live));
+            }
+            if listed && *self.may_write.borrow_and_update() {
+                self.remember(&registered).await;
             }
             tokio::select! {
+                Ok(()) = self.may_write.changed() => {}
                 changed = self.view.changed() => changed?,
                 changed = self.kept.changed() => changed?,
+                changed = self.live.changed() => changed?,
             }
         }
     }
 
     async fn remember(&mut self, registered: &Externals) {
         let Some((remembered, state)) = &mut self.remembers else { return };
-        if remembered == registered {
+        if remembered.ptr_eq(registered) {
             return;
         }
-        if let Err(error) = save(state, texts(registered)).await {
+        if remembered != registered
+            && let Err(error) = save(state, texts(registered)).await
+        {
             tracing::warn!(error, "what is registered is not kept: a restart while etcd is down will not know it");
         }
         *remembered = registered.clone();

@@ -90,6 +90,8 @@ pub(super) struct Advertiser {
     pub(super) session: watch::Sender<Arc<Session>>,
     pub(super) advertised: watch::Sender<Arc<Advertised>>,
     pub(super) commands: mpsc::Sender<Command>,
+    /// Whether no other agent of this host publishes.
+    pub(super) may_publish: watch::Receiver<bool>,
 }
 
 impl Advertiser {
@@ -98,6 +100,7 @@ impl Advertiser {
         tokio::join!(self.route.look(), docker_is_known(&mut self.local, &mut self.docker));
         // The choice, be it that there is none, begins publishing: a restart must not look like a host without address.
         self.choose();
+        self.may_publish.wait_for(|may| *may).await?;
         let first = self.session.borrow().advertise.clone();
         self.commands.send(Command::Advertise(first)).await?;
         let mut ticks = interval_at(Instant::now() + ADVERTISE_EVERY, ADVERTISE_EVERY);
@@ -162,7 +165,9 @@ mod tests {
         let (commands, commands_end) = mpsc::channel(16);
         let route =
             Route { configured: vec![configured.parse().unwrap()], towards: Vec::new(), default_route: Vec::new() };
-        let advertiser = Advertiser { route, local: local_end, docker: docker_end, session, advertised, commands };
+        let (_, may_publish) = watch::channel(true);
+        let advertiser =
+            Advertiser { route, local: local_end, docker: docker_end, session, advertised, commands, may_publish };
         tokio::spawn(advertiser.follow());
         let (session, advertised, commands) = (session_end, advertised_end, commands_end);
         Bed { local, docker, session, advertised, commands, started: Instant::now() }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, future::Future, net::SocketAddr, sync::Arc};
 use anyhow::{Context, Result};
 use tokio::sync::{oneshot, watch};
 
-use super::Agent;
+use super::{Agent, reload::Live};
 use crate::{
     dns::{
         access::AccessList,
@@ -25,7 +25,7 @@ use crate::{
 /// The loop that turns what is known into what is served: one merge, one zone, one swap for each change.
 pub(super) struct Snapshots {
     shared: Arc<Shared>,
-    allow: Vec<ipnet::IpNet>,
+    live: watch::Receiver<Arc<Live>>,
     listens: Vec<Listen>,
     own: Own,
     desired: watch::Receiver<Arc<Desired>>,
@@ -45,7 +45,7 @@ impl Snapshots {
         let session = Session::clone(&agent.session.1.borrow());
         Self {
             shared: Arc::clone(&agent.shared),
-            allow: agent.config.allow.value.clone(),
+            live: agent.live.1.clone(),
             listens: agent.listens.clone(),
             own: Own { host: agent.identity.host.clone(), session },
             desired: agent.desired.1.clone(),
@@ -64,7 +64,7 @@ impl Snapshots {
     pub(super) async fn follow(mut self) -> Result<()> {
         let port_53 = may_bind_53();
         let (mut catalog, mut zone) = (Arc::<Catalog>::default(), Arc::<Zone>::default());
-        let mut known_local = None;
+        let (mut known_local, mut known_live) = (None, None);
         self.local.mark_changed();
         loop {
             tokio::select! {
@@ -74,7 +74,10 @@ impl Snapshots {
                 changed = self.view.changed() => changed?,
                 changed = self.externals.changed() => changed?,
                 changed = self.session.changed() => changed?,
+                changed = self.live.changed() => changed?,
             }
+            let live = Arc::clone(&self.live.borrow_and_update());
+            let live_changed = known_live.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &live));
             let local = Arc::clone(&self.local.borrow_and_update());
             let local_changed = known_local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &local));
             self.own.session = Session::clone(&self.session.borrow_and_update());
@@ -82,11 +85,11 @@ impl Snapshots {
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let externals = Arc::clone(&self.externals.borrow_and_update());
             let merged = Arc::new(catalog::merge(&catalog, &self.own, &desired, &externals, &view));
-            let access_changed = local_changed || AccessList::is_affected(&catalog, &merged);
+            let access_changed = local_changed || live_changed || AccessList::is_affected(&catalog, &merged);
             // In this order: who may ask before that Docker was listed, which says that the list is complete; and an
             // asker before names that only it may see.
             if access_changed {
-                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &self.allow)));
+                self.shared.set_access(Arc::new(AccessList::new(&local, &merged, &live.allow)));
             }
             if local_changed {
                 self.shared.set_local(Arc::clone(&local));
@@ -109,7 +112,7 @@ impl Snapshots {
                 });
             }
             self.catalog.send_replace(Arc::clone(&merged));
-            (catalog, known_local) = (merged, Some(local));
+            (catalog, known_local, known_live) = (merged, Some(local), Some(live));
             // A registry that changes all the time must not keep Docker's events waiting, which share this thread.
             tokio::task::yield_now().await;
         }

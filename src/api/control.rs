@@ -1,18 +1,24 @@
 //! The control socket: what changes state of this host, for its owner alone. \[IO\]
 
 use std::{
-    convert::Infallible,
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
-    http::StatusCode,
+    extract::{Query, Request, State},
+    http::{Method, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
     serve::Listener,
@@ -21,7 +27,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, UnixStream, unix},
-    sync::{mpsc, oneshot},
+    sync::{RwLock, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -30,6 +36,7 @@ use super::{
     external::{Externals, NotRegistered, Registered},
     http::{Limits, no_such_route, refusal, serve, wrong_method},
     json::{Flushed, Left},
+    takeover::{PROTOCOL, VERSION, Wire},
 };
 use crate::{
     model::HostId,
@@ -62,6 +69,10 @@ pub struct Control {
     pub externals: Externals,
     /// What forgets answers of upstreams.
     pub flush: Flush,
+    /// Where an agent goes that wants to take over.
+    pub takeover: mpsc::Sender<Wire>,
+    /// Held for writing while one does: what it has read of this host's state must not change.
+    pub handing: Arc<RwLock<()>>,
 }
 
 /// The routes that change state of this host; only ever served on the control socket.
@@ -73,9 +84,53 @@ pub fn control(control: Control) -> Router {
         .route("/v1/register", post(register))
         .route("/v1/unregister", post(unregister))
         .route("/v1/cache/flush", post(flush))
+        .route("/v1/takeover", post(takeover))
+        .route_layer(middleware::from_fn_with_state(control.clone(), refuse_while_handing))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(control)
+}
+
+/// Nothing that changes state while somebody takes over, and no two who do.
+async fn refuse_while_handing(State(control): State<Control>, request: Request, next: Next) -> Response {
+    if request.method() == Method::GET {
+        return next.run(request).await;
+    }
+    let Ok(_place) = Arc::clone(&control.handing).try_read_owned() else {
+        let message = "another agent is taking over this host: try again in a moment";
+        return refusal(StatusCode::CONFLICT, message);
+    };
+    next.run(request).await
+}
+
+#[derive(Deserialize)]
+struct TakeoverQuery {
+    version: Option<u32>,
+}
+
+/// Leaves HTTP behind and hands the connection to the agent.
+async fn takeover(
+    State(control): State<Control>,
+    Query(TakeoverQuery { version }): Query<TakeoverQuery>,
+    mut request: Request,
+) -> Response {
+    if version != Some(VERSION) {
+        let other = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+        let message = format!("this agent hands over by version {VERSION} of the protocol, and was asked for {other}");
+        return refusal(StatusCode::BAD_REQUEST, message);
+    }
+    if request.headers().get(header::UPGRADE).is_none_or(|value| value != PROTOCOL) {
+        return refusal(StatusCode::UPGRADE_REQUIRED, format!("`Upgrade: {PROTOCOL}` is missing"));
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    // It goes on when this response has been written, and ends with the connection.
+    tokio::spawn(async move {
+        match upgrade.await.map_err(io::Error::other).and_then(Wire::of) {
+            Ok(wire) => drop(control.takeover.send(wire).await),
+            Err(error) => tracing::warn!(%error, "another agent wanted to take over, and has gone"),
+        }
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)]).into_response()
 }
 
 #[derive(Deserialize)]
@@ -176,9 +231,10 @@ async fn withdraw(State(Control { host, leave, .. }): State<Control>) -> Respons
     }
 }
 
-/// Serves a router on the control socket. Ends only by being dropped, and takes its connections along.
-pub async fn serve_control(socket: ControlSocket, router: Router, limits: Limits) -> Infallible {
-    serve(socket, router, limits).await
+/// Serves a router on the control socket. Dropping it takes its connections along.
+/// When `stop` says so, it accepts no more and ends with the requests that have come.
+pub async fn serve_control(socket: ControlSocket, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+    serve(socket, router, limits, stop).await;
 }
 
 /// The control socket: only its owner may open it (0600), and its name goes when it goes.
@@ -187,6 +243,8 @@ pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    /// Another agent has the socket now, and its name.
+    handed: Arc<AtomicBool>,
 }
 
 impl ControlSocket {
@@ -210,15 +268,36 @@ impl ControlSocket {
         socket.set_nonblocking(true)?;
         let inode = std::fs::symlink_metadata(&unfinished)?.ino();
         std::fs::rename(&unfinished, path)?;
-        let listener = UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
-        Ok(Self { listener, path: path.to_owned(), inode })
+        let listener = UnixListener::from_std(OwnedFd::from(socket).into())?;
+        Ok(Self { listener, path: path.to_owned(), inode, handed: Arc::default() })
+    }
+
+    /// The other agent has gone, or never was: the name goes with this socket.
+    pub fn own_name(&self) {
+        self.handed.store(false, Ordering::Relaxed);
+    }
+
+    /// The socket of the agent before, which has this name, and keeps it until [`own_name`](Self::own_name).
+    pub fn succeed(path: &Path, socket: OwnedFd) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        let inode = std::fs::symlink_metadata(path)?.ino();
+        let (listener, handed) = (UnixListener::from_std(listener)?, Arc::new(AtomicBool::new(true)));
+        Ok(Self { listener, path: path.to_owned(), inode, handed })
+    }
+
+    /// A handle of it for another agent, and what says that this one has it now.
+    pub fn lend(&self) -> io::Result<(OwnedFd, Arc<AtomicBool>)> {
+        Ok((self.listener.as_fd().try_clone_to_owned()?, Arc::clone(&self.handed)))
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         // A newer agent may have the name by now.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+        if !self.handed.load(Ordering::Relaxed)
+            && std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -228,8 +307,17 @@ impl Listener for ControlSocket {
     type Io = UnixStream;
     type Addr = unix::SocketAddr;
 
+    /// Only of the agent's own user, and root: who holds a handle of the socket need not have opened it by its name.
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        Listener::accept(&mut self.listener).await
+        loop {
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let peer = stream.peer_cred().map(|peer| peer.uid());
+            match peer {
+                Ok(0) => return (stream, address),
+                Ok(user) if user == nix::unistd::geteuid().as_raw() => return (stream, address),
+                other => tracing::warn!(user = ?other.ok(), "a command of another user is refused"),
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {

@@ -10,6 +10,7 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -235,7 +236,7 @@ async fn metrics(State(public): State<Arc<Public>>) -> Response {
     let render = tokio::task::spawn_blocking(move || {
         let (catalog, local) = (public.catalog(), Arc::clone(&public.state.local.borrow()));
         let problems = public.problems(&catalog).len();
-        let policy = public.state.when_none_ready;
+        let policy = (public.state.when_none_ready)();
         metrics::render(&public.state.host, (&catalog, policy), &local, &(public.state.facts)(), problems)
     });
     match render.await {
@@ -252,7 +253,7 @@ async fn services(State(public): State<Arc<Public>>, Query(filter): Query<json::
             &public.state.host,
             &filter,
             public.problems(&catalog).len(),
-            public.state.when_none_ready,
+            (public.state.when_none_ready)(),
         )
     });
     match index.await {
@@ -445,13 +446,22 @@ impl Watcher {
     }
 }
 
-/// Binds the address of the public routes.
-pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// Binds the address of the public routes, unless another process hands its listener over.
+pub async fn listen(address: SocketAddr, handed: Option<OwnedFd>) -> io::Result<TcpListener> {
+    let Some(handed) = handed else { return TcpListener::bind(address).await };
+    let listener = std::net::TcpListener::from(handed);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
-/// Serves a router on a TCP listener. Ends only by being dropped, and takes its connections along.
-pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits) -> Infallible {
+/// Serves a router on a TCP listener. Dropping it takes its connections along. When `stop` says so, it accepts no more and
+/// ends with the requests that have come.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: tokio::sync::watch::Receiver<bool>,
+) {
     let listener = listener.tap_io(|stream| {
         // Best effort: without it a vanished peer keeps its place until the kernel's retries end.
         let socket = socket2::SockRef::from(&*stream);
@@ -459,19 +469,27 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits) ->
             tracing::debug!(%error, "no TCP_USER_TIMEOUT on an API connection");
         }
     });
-    serve(listener, router, limits).await
+    serve(listener, router, limits, stop).await;
 }
 
-pub(super) async fn serve<L: Listener>(mut listener: L, router: Router, limits: Limits) -> Infallible {
+pub(super) async fn serve<L: Listener>(
+    mut listener: L,
+    router: Router,
+    limits: Limits,
+    mut stop: tokio::sync::watch::Receiver<bool>,
+) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
     let mut connections = JoinSet::new();
-    loop {
+    while !*stop.borrow_and_update() || !connections.is_empty() {
+        let stops = *stop.borrow();
         tokio::select! {
-            (io, _) = listener.accept(), if connections.len() < limits.connections => {
+            (io, _) = listener.accept(), if connections.len() < limits.connections && !stops => {
                 let service = TowerToHyperService::new(router.clone());
-                connections.spawn(http.serve_connection(TokioIo::new(io), service));
+                let connection = http.serve_connection(TokioIo::new(io), service).with_upgrades();
+                connections.spawn(until_stopped(connection, stop.clone()));
             }
+            Ok(()) = stop.changed() => {}
             Some(ended) = connections.join_next() => {
                 // A peer that goes, or sends no HTTP, is its own affair; a panic is ours.
                 if let Err(error) = ended && error.is_panic() {
@@ -480,4 +498,25 @@ pub(super) async fn serve<L: Listener>(mut listener: L, router: Router, limits: 
             }
         }
     }
+}
+
+/// A connection; when the listener stops, it ends with its current request.
+async fn until_stopped<I, S, B>(
+    connection: hyper::server::conn::http1::UpgradeableConnection<I, S>,
+    mut stop: tokio::sync::watch::Receiver<bool>,
+) where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: HttpBody + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // How it ends is its peer's affair.
+        _ = connection.as_mut() => return,
+        Ok(_) = stop.wait_for(|stop| *stop) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }

@@ -12,6 +12,7 @@
 //! - `changes.rs`: two catalogs → what happened between them;
 //! - `metrics.rs`: snapshots → OpenMetrics text;
 //! - `http.rs` \[IO\]: routes, the Host check, the bounded accept loop, the control socket;
+//! - `takeover.rs` \[IO\]: what two agents say to each other when one takes over from the other;
 //! - `client.rs` \[IO\]: one request over TCP or the control socket, with deadlines.
 //!
 //! Deliberately absent: authentication (the TCP side reads only, and listens on loopback unless told otherwise), TLS,
@@ -34,6 +35,7 @@ pub mod http;
 pub mod json;
 pub mod metrics;
 mod projects;
+pub mod takeover;
 
 pub use explain::ExplainReply;
 pub use facts::{CacheFacts, CheckFacts, DnsFacts, DockerFacts, Facts, Listener, RegistryFacts, UpstreamFacts};
@@ -63,7 +65,7 @@ pub struct ApiState {
     /// This host's askers and networks.
     pub local: watch::Receiver<Arc<Local>>,
     /// The operator's policy on services without a ready instance.
-    pub when_none_ready: WhenNoneReady,
+    pub when_none_ready: Arc<dyn Fn() -> WhenNoneReady + Send + Sync>,
     /// Numbers and problems of the other parts.
     pub facts: Collect,
     /// The DNS side's answer to a question.

@@ -175,7 +175,7 @@ pub(super) async fn unregister(arguments: &UnregisterArguments, process: &Proces
 
 fn config(flags: &flags::Flags<flags::Operator>, process: &Process) -> anyhow::Result<Config> {
     let config = Config::load(&flags.given, &process.env, process.root, &read)?;
-    start_log(config.log_format.value, &config.log.value);
+    let _unchanged = start_log(config.log_format.value, &config.log.value);
     Ok(config)
 }
 

@@ -94,6 +94,15 @@ pub enum Upstreams {
     ResolvConf(PathBuf),
 }
 
+/// Whom the operator wants to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Where upstreams for all names come from.
+    pub general: Upstreams,
+    /// Domains that have upstreams of their own. The most exact one counts.
+    pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
+}
+
 /// How to forward.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -174,6 +183,8 @@ pub struct Forwarder {
 /// What the tasks share.
 struct Inner {
     options: Options,
+    /// Those of the options at first.
+    chosen: watch::Sender<Arc<Chosen>>,
     /// The labels of our zone's apex, first to last.
     apex: Vec<Box<[u8]>>,
     wanted: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
@@ -204,6 +215,10 @@ impl Forwarder {
             apex: apex.name().iter().map(Box::from).collect(),
             wanted,
             local,
+            chosen: watch::Sender::new(Arc::new(Chosen {
+                general: options.upstreams.clone(),
+                suffixes: options.suffixes.clone(),
+            })),
             configured: ArcSwap::default(),
             current: ArcSwap::default(),
             changed: watch::Sender::default(),
@@ -285,6 +300,18 @@ impl Forwarder {
                 failure(query, ResponseCode::ServFail)
             }
         }
+    }
+
+    /// The operator has chosen otherwise: others are asked from now on.
+    pub fn choose(&self, chosen: Chosen) {
+        self.inner.chosen.send_if_modified(|current| {
+            let differs = **current != chosen;
+            if differs {
+                *current = Arc::new(chosen);
+            }
+            differs
+        });
+        self.inner.look();
     }
 
     /// Whom we ask for names that no suffix covers, in the order given.
@@ -413,7 +440,8 @@ impl Inner {
         // Two who look at once must not overtake each other.
         let probes = self.probes();
         let before = self.configured.load_full();
-        let configured = read(&self.options, &own, &before);
+        let chosen = Arc::clone(&self.chosen.borrow());
+        let configured = read(&chosen, &self.options.resolved, &own, &before);
         let current = configured.clone().without(probes.looping());
         if configured != *before {
             self.configured.store(Arc::new(configured));
@@ -439,12 +467,8 @@ impl Inner {
         let (mut wanted, mut local) = (self.wanted.clone(), self.local.clone());
         let mut ticks = interval(self.options.reread);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut files = match &self.options.upstreams {
-            Upstreams::ResolvConf(path) => Watch::new(vec![path.clone(), self.options.resolved.clone()])
-                .inspect_err(|error| tracing::warn!(%error, "resolv.conf is not followed, only read every few seconds"))
-                .ok(),
-            _ => None,
-        };
+        let mut chosen = self.chosen.subscribe();
+        let mut files = self.watch_files();
         loop {
             let changed = async {
                 match &mut files {
@@ -457,8 +481,19 @@ impl Inner {
                 () = changed => {}
                 Ok(()) = wanted.changed() => {}
                 Ok(()) = local.changed() => {}
+                Ok(()) = chosen.changed() => files = self.watch_files(),
             }
             self.look();
+        }
+    }
+
+    /// Tells of changes of the files that name upstreams, if files do.
+    fn watch_files(&self) -> Option<Watch> {
+        match &self.chosen.borrow().general {
+            Upstreams::ResolvConf(path) => Watch::new(vec![path.clone(), self.options.resolved.clone()])
+                .inspect_err(|error| tracing::warn!(%error, "resolv.conf is not followed, only read every few seconds"))
+                .ok(),
+            Upstreams::None | Upstreams::Fixed(_) => None,
         }
     }
 

@@ -15,6 +15,8 @@
 //! queue. What takes time goes elsewhere, below caps: questions to forward, and questions of an asker whom Docker has not
 //! told us of yet. Over a cap the reply is SERVFAIL at once, so that the client turns to its next server instead of waiting.
 //!
+//! A server may begin with sockets that others opened, and end by leaving them to the next one: `relay.rs`.
+//!
 //! Nothing here gives up. An address that cannot be bound is reported with the reason and tried again for ever; an
 //! error of one socket, connection or packet is counted and costs nobody else anything. The set of addresses may
 //! change at any time; what is no longer wanted is closed before [`serve`] looks at anything new.
@@ -23,15 +25,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{access::AccessList, answer::Settings, cookie::Cookies, forward::Forwarder, hot::Ground, zone::Zone};
@@ -45,11 +49,13 @@ mod metrics;
 mod odd;
 mod query;
 mod rate;
+mod relay;
 mod tcp;
 mod udp;
 
 pub use bind::may_bind_53;
 pub use metrics::{Counter, Counts};
+pub use relay::{Connection, Handed, Kind, Order, Parting, Relay};
 
 use admission::Admission;
 use metrics::Metrics;
@@ -242,25 +248,40 @@ const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// How often it is checked that every thread and listener still runs.
 const CHECK: Duration = Duration::from_secs(5);
 
+/// How long a server that ends lets clients of its TCP connections finish before it stops reading UDP, too. Whoever asks
+/// without a pause is cut off after that, and asks again (RFC 7766 section 6.2.4).
+const FINISH: Duration = Duration::from_millis(500);
+
 /// Answers on the wanted addresses, and tells in `bound` what became of each.
 ///
-/// Returns `Ok` when `wanted` has no sender any more. An error says that the UDP threads could not be started or have
-/// died; an address that cannot be bound is none. Dropping the future closes everything within milliseconds.
+/// Returns `Ok` when `wanted` has no sender any more, or when it has retired and owes no answer. An error says that the
+/// UDP threads could not be started or have died; an address that cannot be bound is none. Dropping the future closes
+/// everything within milliseconds.
 pub async fn serve(
     shared: Arc<Shared>,
     mut wanted: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
     forwarder: Arc<Forwarder>,
     bound: watch::Sender<Arc<BTreeMap<SocketAddr, BindState>>>,
+    relay: Relay,
 ) -> io::Result<()> {
     // Whoever serves twice with one `Shared` has the first one's cache.
     let _ = shared.forwarder.set(Arc::clone(&forwarder));
+    let Relay { handed, mut may_read, mut orders } = relay;
     let (jobs, queue) = mpsc::channel((shared.limits.forwarding + shared.limits.waiting).max(1));
     let workers = udp::Workers::start(&shared, &jobs)?;
-    let desk = Desk { shared, forwarder };
-    let mut listeners = Listeners { desk: desk.clone(), workers, listeners: BTreeMap::new() };
+    let (part, parting) = watch::channel(Parting::Not);
+    let (retire, retired) = watch::channel(false);
+    let desk = Desk { shared, forwarder, parting };
+    let mut listeners =
+        Listeners { desk: desk.clone(), workers, listeners: BTreeMap::new(), handed, continued: JoinSet::new() };
+    let (mut has_orders, mut waits) = (true, !*may_read.borrow());
     let listen = async {
         loop {
-            let wish = wanted.borrow_and_update().clone();
+            let mut wish = wanted.borrow_and_update().clone();
+            if waits {
+                let unread = listeners.handed.addresses();
+                wish = Arc::new(wish.difference(&unread).copied().collect());
+            }
             listeners.reconcile(&wish).await?;
             bound.send_if_modified(|current| {
                 let states = listeners.states();
@@ -270,25 +291,59 @@ pub async fn serve(
                 }
                 changed
             });
+            let wake = listeners.wake_at();
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() {
                     return Ok(());
                 },
-                () = sleep_until(listeners.wake_at()) => {}
+                changed = may_read.changed(), if waits => {
+                    waits = changed.is_ok() && !*may_read.borrow();
+                    if !waits {
+                        listeners.close_unwanted(&wanted.borrow());
+                    }
+                }
+                order = orders.recv(), if has_orders => match order {
+                    // Whoever asked may have gone.
+                    Some(Order::Lend(reply)) => drop(reply.send(listeners.lend().await)),
+                    Some(Order::Continue(connection)) => {
+                        listeners.continued.spawn(tcp::resume(connection, listeners.desk.clone()));
+                    }
+                    Some(Order::Retire(how)) => {
+                        // Connections first: theirs is the longest way to an end, and queries over UDP are read meanwhile,
+                        // unless somebody else does that already.
+                        let is_relieved = matches!(how, Parting::HandOn(_));
+                        part.send_replace(how);
+                        if !is_relieved {
+                            let _late = timeout(FINISH, listeners.connections_end()).await;
+                        }
+                        listeners.workers.retire().await;
+                        listeners.connections_end().await;
+                        retire.send_replace(true);
+                        return std::future::pending().await;
+                    }
+                    None => has_orders = false,
+                },
+                Some(_) = listeners.continued.join_next(), if !listeners.continued.is_empty() => {}
+                () = sleep_until(wake) => {}
             }
         }
     };
     tokio::select! {
         ended = listen => ended,
-        () = settle_jobs(queue, desk) => Ok(()),
+        () = settle_jobs(queue, desk, retired) => Ok(()),
     }
 }
 
 /// Runs what the UDP workers hand over. The permits that jobs carry bound how many there are.
-async fn settle_jobs(mut queue: mpsc::Receiver<udp::Job>, desk: Desk) {
+async fn settle_jobs(mut queue: mpsc::Receiver<udp::Job>, desk: Desk, mut retired: watch::Receiver<bool>) {
     let mut running = JoinSet::new();
     loop {
+        let is_retired = *retired.borrow_and_update();
+        if is_retired && queue.is_empty() && running.is_empty() {
+            return;
+        }
         tokio::select! {
+            Ok(()) = retired.changed() => {}
             Some(job) = queue.recv() => drop(running.spawn(job.run(desk.clone()))),
             Some(ended) = running.join_next(), if !running.is_empty() => if ended.is_err() {
                 desk.shared.metrics.tasks().count(Counter::Panics);
@@ -303,10 +358,14 @@ struct Listeners {
     desk: Desk,
     workers: udp::Workers,
     listeners: BTreeMap<SocketAddr, Listener>,
+    /// Sockets of others, as long as their addresses are wanted: they could not be opened a second time.
+    handed: Handed,
+    /// Connections of the server before.
+    continued: JoinSet<()>,
 }
 
 enum Listener {
-    Open { receive_buffer: usize, accepting: Task },
+    Open { receive_buffer: usize, accepting: Task, tcp: Arc<TcpListener> },
     Failed { reason: String, attempts: u32, again_at: Instant },
 }
 
@@ -318,6 +377,7 @@ impl Listeners {
         let unwanted: Vec<SocketAddr> = self.listeners.keys().filter(|a| !wanted.contains(a)).copied().collect();
         for address in unwanted {
             self.close(address).await;
+            self.handed.forget(address);
             tracing::info!(%address, "no longer answering here");
         }
         let now = Instant::now();
@@ -339,18 +399,26 @@ impl Listeners {
 
     fn open(&mut self, address: SocketAddr, attempts: u32) {
         let limits = &self.desk.shared.limits;
-        let listener = match bind::bind(address, limits.udp_workers, limits.receive_buffer) {
-            Ok(sockets) => {
+        let sockets = match self.handed.get(address) {
+            Some(pair) => bind::adopt(pair, address, limits.udp_workers, limits.receive_buffer),
+            None => bind::bind(address, limits.udp_workers, limits.receive_buffer),
+        };
+        let opened = sockets.and_then(|mut sockets| {
+            let udp = std::mem::take(&mut sockets.udp);
+            Ok((sockets.receive_buffer, udp, Arc::new(TcpListener::from_std(sockets.tcp)?)))
+        });
+        let listener = match opened {
+            Ok((receive_buffer, udp, tcp)) => {
                 tracing::info!(%address, "answering here");
-                if sockets.receive_buffer < limits.receive_buffer {
+                if receive_buffer < limits.receive_buffer {
                     tracing::warn!(
-                        %address, granted = sockets.receive_buffer, wanted = limits.receive_buffer,
+                        %address, granted = receive_buffer, wanted = limits.receive_buffer,
                         "the receive buffer is small and bursts may be lost: raise net.core.rmem_max or give CAP_NET_ADMIN"
                     );
                 }
-                self.workers.open(address, sockets.udp);
-                let accepting = Task(tokio::spawn(tcp::accept(sockets.tcp, self.desk.clone())));
-                Listener::Open { receive_buffer: sockets.receive_buffer, accepting }
+                self.workers.open(address, udp);
+                let accepting = Task(tokio::spawn(tcp::accept(Arc::clone(&tcp), self.desk.clone())));
+                Listener::Open { receive_buffer, accepting, tcp }
             }
             Err(error) => {
                 let reason = bind::explain(address, &error);
@@ -371,6 +439,38 @@ impl Listeners {
             self.workers.close(address).await;
             accepting.stop().await;
         }
+    }
+
+    /// Closes what was handed in, but is not wanted now that it is known what is.
+    fn close_unwanted(&mut self, wanted: &BTreeSet<SocketAddr>) {
+        for address in self.handed.addresses().difference(wanted) {
+            tracing::info!(%address, "sockets for this address were handed over, but nobody is to be answered there");
+            self.handed.forget(*address);
+        }
+    }
+
+    /// Further handles of everything that is open.
+    async fn lend(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut lent = self.workers.lend().await?;
+        for listener in self.listeners.values() {
+            if let Listener::Open { tcp, .. } = listener {
+                lent.push(tcp.as_fd().try_clone_to_owned()?);
+            }
+        }
+        Ok(lent)
+    }
+
+    /// Returns when no TCP connection is open any more; those who accept them must have been told.
+    async fn connections_end(&mut self) {
+        for listener in self.listeners.values_mut() {
+            if let Listener::Open { accepting, .. } = listener {
+                // Its outcome does not matter any more. What has ended must not be polled again.
+                if !accepting.has_ended() {
+                    let _ = (&mut accepting.0).await;
+                }
+            }
+        }
+        while self.continued.join_next().await.is_some() {}
     }
 
     fn states(&self) -> BTreeMap<SocketAddr, BindState> {

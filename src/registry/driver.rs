@@ -5,6 +5,7 @@
 //! as a transaction at once. Decisions are the machines'; here is only wiring.
 //!
 //! Following begins at once, publishing with the first command: the first session already says where this host is reached.
+//! Only then the session file is read, for until then another agent of this host may be the one who writes it.
 //!
 //! The embedded registry is a [`Store`] in this task: the same machines, the same calls, no server. It forgets with the
 //! process, which harms nobody: its only host derives everything from Docker anew.
@@ -84,6 +85,11 @@ pub enum Command {
     Leave(oneshot::Sender<Result<(), String>>),
     /// Other hosts reach us here now.
     Advertise(Vec<IpAddr>),
+    /// Publish no more, for another agent of this host is about to; the lease stays. Answered when nothing is written any
+    /// more but what is on its way already, which the other one's claim fences off.
+    Suspend(oneshot::Sender<()>),
+    /// Nobody else publishes after all: goes on as after a start.
+    Resume,
     /// Which revisions the hosts have acknowledged.
     Acknowledged(oneshot::Sender<Result<Acks, String>>),
 }
@@ -221,6 +227,12 @@ struct Driver {
     outputs: Outputs,
     /// A command has come; until then the publisher is not told anything.
     publishes: bool,
+    /// The session file is being written.
+    saving: bool,
+    /// Another agent is about to publish.
+    suspended: bool,
+    suspensions: Vec<oneshot::Sender<()>>,
+    identity: Identity,
     start: Instant,
     rng: StdRng,
     inputs: VecDeque<Input>,
@@ -241,33 +253,49 @@ enum Registry {
 impl Driver {
     fn new(options: Options, backend: Backend, outputs: Outputs) -> Self {
         let Options { identity, state } = options;
-        let (registry, file) = match backend {
-            Backend::Memory(store) => (Registry::Embedded(Embedded { store, watch: None }), SessionFile::default()),
-            Backend::Etcd(etcd) => (Registry::Etcd(etcd), state.session()),
+        let registry = match backend {
+            Backend::Memory(store) => Registry::Embedded(Embedded { store, watch: None }),
+            Backend::Etcd(etcd) => Registry::Etcd(etcd),
         };
-        let keys = identity.keys.clone();
         Self {
+            keys: identity.keys.clone(),
             mirror: Mirror::new(identity.keys.clone(), identity.host.clone()),
-            publisher: Publisher::new(identity, file),
+            publisher: Publisher::new(identity.clone(), SessionFile::default()),
             registry,
             state,
             outputs,
             publishes: false,
+            saving: false,
+            suspended: false,
+            suspensions: Vec::new(),
+            identity,
             start: Instant::now(),
             rng: StdRng::from_rng(&mut rand::rng()),
             inputs: VecDeque::new(),
             pending: FuturesUnordered::new(),
             questions: FuturesUnordered::new(),
-            keys,
             watch: None,
             leaving: Vec::new(),
             left: false,
         }
     }
 
+    /// The session file is the next agent's only when we write it no more.
+    fn tell_suspended(&mut self) {
+        if !self.saving {
+            for done in self.suspensions.drain(..) {
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+        }
+    }
+
     fn obey(&mut self, command: Command, desired: &mut watch::Receiver<Arc<Desired>>) {
         let input = match command {
-            Command::Advertise(advertise) => publisher::Input::Advertise(advertise),
+            Command::Advertise(advertise) => {
+                self.identity.session.advertise.clone_from(&advertise);
+                publisher::Input::Advertise(advertise)
+            }
             Command::Leave(done) if self.left => {
                 // Whoever asked may have gone.
                 let _ = done.send(Ok(()));
@@ -278,9 +306,26 @@ impl Driver {
                 publisher::Input::Leave
             }
             Command::Acknowledged(reply) => return self.read_acks(reply),
+            Command::Suspend(done) => {
+                self.suspended = true;
+                self.suspensions.push(done);
+                self.inputs.push_back(publisher::Input::Suspend.into());
+                return self.tell_suspended();
+            }
+            Command::Resume => {
+                self.suspended = false;
+                publisher::Input::Resume
+            }
         };
+        if self.suspended && !self.publishes {
+            // Publishing begins when it may.
+            return;
+        }
         self.inputs.push_back(input.into());
         if !std::mem::replace(&mut self.publishes, true) {
+            if let Registry::Etcd(_) = self.registry {
+                self.publisher = Publisher::new(self.identity.clone(), self.state.session());
+            }
             let first = Arc::clone(&desired.borrow_and_update());
             self.inputs.push_back(publisher::Input::Desired(first).into());
         }
@@ -294,6 +339,10 @@ impl Driver {
                 self.inputs.extend(embedded.tell(now).map(|event| mirror::Input::Watched(event).into()));
             }
             let Some(input) = self.inputs.pop_front() else { break };
+            if let Input::Publisher(publisher::Input::Saved(_)) = input {
+                self.saving = false;
+                self.tell_suspended();
+            }
             let (to_publisher, to_mirror) = match input {
                 Input::Publisher(input) => (Some(input), None),
                 Input::Mirror(input) => (None, Some(input)),
@@ -393,6 +442,7 @@ impl Driver {
         if let Registry::Embedded(_) = self.registry {
             return self.inputs.push_back(publisher::Input::Saved(Ok(())).into());
         }
+        self.saving = true;
         let state = Arc::clone(&self.state);
         let saved = tokio::task::spawn_blocking(move || state.save_session(&file).map_err(|error| error.to_string()));
         self.pending.push(Box::pin(async move {

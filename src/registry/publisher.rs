@@ -117,6 +117,11 @@ pub enum Input {
     Touched(Revision),
     /// Withdraw everything and stop publishing.
     Leave,
+    /// Begin nothing more: another agent of this host is about to publish. What is in flight comes to its end; the lease
+    /// and everything on it stay for the other one.
+    Suspend,
+    /// Nobody else publishes after all.
+    Resume,
     /// Nothing, but it is time.
     Tick,
 }
@@ -261,6 +266,7 @@ pub struct Publisher {
     failures: u32,
     shortage: Option<Shortage>,
     leaving: bool,
+    suspended: bool,
     left: bool,
     status: Status,
 }
@@ -306,6 +312,7 @@ impl Publisher {
             failures: 0,
             shortage: None,
             leaving: false,
+            suspended: false,
             left: false,
             status: Status::default(),
         }
@@ -338,7 +345,7 @@ impl Publisher {
 
     /// When to call [`handle`](Self::handle) with [`Input::Tick`] if nothing else happens; `None`: only an input helps.
     pub fn wake_at(&self) -> Option<Duration> {
-        if self.left {
+        if self.left || self.suspended {
             return None;
         }
         let renew = self.leases().map(|lease| lease.renew_at).min().filter(|_| self.renewing.is_none());
@@ -369,6 +376,8 @@ impl Publisher {
                 self.leaving = true;
                 self.not_before = now;
             }
+            Input::Suspend => self.suspended = true,
+            Input::Resume => self.suspended = false,
             Input::Touched(revision) => self.take_touch(now, revision),
             Input::Saved(outcome) => self.take_saved(outcome),
             Input::Replied(outcome) => self.take_reply(now, outcome, rng, &mut effects),
@@ -418,7 +427,7 @@ impl Publisher {
 
     /// Does the next thing that is missing, unless something is in flight or a pause is on.
     fn advance(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.left {
+        if self.left || self.suspended {
             return;
         }
         if let Some(lease) = self.due_renewal(now).filter(|_| self.renewing.is_none()) {

@@ -14,12 +14,18 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
 use rand::RngExt;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use serde::de::DeserializeOwned;
 
 use super::publisher::SessionFile;
@@ -67,11 +73,11 @@ pub enum StateError {
     },
 }
 
-/// The open state directory; the lock is held as long as this lives.
+/// The open state directory; the lock is held as long as this lives, or somebody else has a handle of it.
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: OwnedFd,
 }
 
 impl StateDirectory {
@@ -95,11 +101,26 @@ impl StateDirectory {
             .mode(0o600)
             .open(&lock)
             .map_err(io("write in"))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Self { path: path.to_owned(), _lock: held }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse(path.to_owned())),
-            Err((_, error)) => Err(StateError::Io { act: "lock", path: lock, source: error.into() }),
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), lock: file.into() }),
+            Err(Errno::WOULDBLOCK) => Err(StateError::InUse(path.to_owned())),
+            Err(error) => Err(StateError::Io { act: "lock", path: lock, source: error.into() }),
         }
+    }
+
+    /// Opens the directory with the lock of the agent that has it open: it is held until both have gone.
+    pub fn succeed(path: &Path, lock: OwnedFd) -> Self {
+        Self { path: path.to_owned(), lock }
+    }
+
+    /// A handle of the lock, for the agent that takes over.
+    pub fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// This host's id: the one given, which is not stored, else the stored one, else a new one.
@@ -235,6 +256,17 @@ mod tests {
         let error = StateDirectory::open(directory.path()).unwrap_err();
         assert!(matches!(error, StateError::InUse(_)), "{error}");
         drop(first);
+        StateDirectory::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_handed_on_is_held_until_both_have_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = StateDirectory::open(directory.path()).unwrap();
+        let second = StateDirectory::succeed(directory.path(), first.lock().unwrap());
+        drop(first);
+        assert!(matches!(StateDirectory::open(directory.path()), Err(StateError::InUse(_))));
+        drop(second);
         StateDirectory::open(directory.path()).unwrap();
     }
 

@@ -9,5 +9,9 @@ mod engine;
 #[path = "../support/etcd.rs"]
 mod etcd;
 mod forward;
+#[path = "../support/queries.rs"]
+mod queries;
 mod readme;
 mod repository;
+#[path = "../support/systemd.rs"]
+mod systemd;

@@ -18,7 +18,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Options, Upstreams,
+    Chosen, Upstreams,
     probe::Way,
     resolv::{self, Own},
     suffix::Suffix,
@@ -80,15 +80,15 @@ impl Current {
     }
 }
 
-/// What the options mean right now. `previous` stays where a file cannot be read.
-pub(super) fn read(options: &Options, own: &Own, previous: &Current) -> Current {
+/// What was chosen means right now. `previous` stays where a file cannot be read.
+pub(super) fn read(chosen: &Chosen, resolved: &Path, own: &Own, previous: &Current) -> Current {
     let mut problems = Vec::new();
-    let (servers, place) = match &options.upstreams {
+    let (servers, place) = match &chosen.general {
         Upstreams::None => (Some(Vec::new()), None),
         Upstreams::Fixed(servers) => (Some(servers.clone()), Some("--upstream".to_owned())),
         Upstreams::ResolvConf(path) => {
             let place = path.display().to_string();
-            match name_servers(path, &options.resolved) {
+            match name_servers(path, resolved) {
                 Ok((_, servers)) => (Some(servers), Some(place)),
                 Err(error) => {
                     let expected = "a readable file; the upstreams known before stay in use";
@@ -102,7 +102,7 @@ pub(super) fn read(options: &Options, own: &Own, previous: &Current) -> Current 
         None => Arc::clone(&previous.general),
         Some(servers) => usable(&servers, own, place, &mut problems),
     };
-    let mut suffixes: Vec<(Suffix, Arc<[SocketAddr]>)> = options
+    let mut suffixes: Vec<(Suffix, Arc<[SocketAddr]>)> = chosen
         .suffixes
         .iter()
         .map(|(suffix, servers)| {

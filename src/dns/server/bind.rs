@@ -2,20 +2,23 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::super::listen::{DNS_PORT, Port53};
+use super::{
+    super::listen::{DNS_PORT, Port53},
+    relay::Pair,
+};
 
 /// How many connections the kernel keeps for us while we are not accepting.
 const BACKLOG: i32 = 1024;
 
 /// Everything that listens on one address.
 pub(super) struct Sockets {
-    /// One per worker; the kernel spreads clients over them.
+    /// At least one per worker; the kernel spreads clients over them, or the workers share them.
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: TcpListener,
     /// The octets of each UDP socket's receive buffer that the kernel granted.
@@ -27,11 +30,7 @@ pub(super) struct Sockets {
 /// Nobody else may hold the port: SO_REUSEPORT would let a second agent take half of the queries silently. So TCP is
 /// bound without it, and the first UDP socket gets it only after it was bound.
 pub(super) fn bind(address: SocketAddr, workers: usize, receive_buffer: usize) -> io::Result<Sockets> {
-    let tcp = new_socket(address, Type::STREAM, Protocol::TCP)?;
-    // Connections in TIME_WAIT do not keep us from starting again; a listener does, in spite of this option.
-    tcp.set_reuse_address(true)?;
-    tcp.bind(&address.into())?;
-    tcp.listen(BACKLOG)?;
+    let tcp = listen(address)?;
     let mut udp: Vec<UdpSocket> = Vec::with_capacity(workers);
     let mut granted = usize::MAX;
     for _ in 0..workers.max(1) {
@@ -42,7 +41,38 @@ pub(super) fn bind(address: SocketAddr, workers: usize, receive_buffer: usize) -
         socket.set_reuse_port(true)?;
         udp.push(socket.into());
     }
-    Ok(Sockets { udp, tcp: tcp.into(), receive_buffer: granted })
+    Ok(Sockets { udp, tcp, receive_buffer: granted })
+}
+
+/// Takes up what was handed in for an address, and binds what is missing.
+///
+/// Every socket must be read, for the kernel has spread clients over them: with more sockets than workers some have
+/// several. With fewer, workers share them: another one beside it (SO_REUSEPORT) would take a part of the clients along
+/// when it is closed, with what they had sent.
+pub(super) fn adopt(pair: &Pair, address: SocketAddr, workers: usize, receive_buffer: usize) -> io::Result<Sockets> {
+    let tcp = match &pair.tcp {
+        Some(tcp) => tcp.try_clone()?,
+        None => listen(address)?,
+    };
+    tcp.set_nonblocking(true)?;
+    let mut granted = usize::MAX;
+    for socket in &pair.udp {
+        let socket = SockRef::from(socket);
+        socket.set_nonblocking(true)?;
+        tell_address(&socket, address)?;
+        granted = granted.min(enlarge(&socket, receive_buffer)?);
+    }
+    let udp = pair.udp.iter().cycle().take(pair.udp.len().max(workers)).map(UdpSocket::try_clone);
+    Ok(Sockets { udp: udp.collect::<io::Result<_>>()?, tcp, receive_buffer: granted })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let tcp = new_socket(address, Type::STREAM, Protocol::TCP)?;
+    // Connections in TIME_WAIT do not keep us from starting again; a listener does, in spite of this option.
+    tcp.set_reuse_address(true)?;
+    tcp.bind(&address.into())?;
+    tcp.listen(BACKLOG)?;
+    Ok(tcp.into())
 }
 
 /// Whether this process may bind port 53, found by trying it where nobody listens.
@@ -75,20 +105,26 @@ pub(super) fn explain(address: SocketAddr, error: &io::Error) -> String {
 fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
-    let tell_address = kind == Type::DGRAM && address.ip().is_unspecified();
     if address.is_ipv4() {
         socket.set_freebind_v4(true)?;
-        if tell_address {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        }
     } else {
         socket.set_only_v6(true)?;
         socket.set_freebind_v6(true)?;
-        if tell_address {
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-        }
+    }
+    if kind == Type::DGRAM {
+        tell_address(&socket, address)?;
     }
     Ok(socket)
+}
+
+/// Has the kernel tell which address was asked, where that is not known from the socket.
+fn tell_address(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address.ip() {
+        ip if !ip.is_unspecified() => {}
+        IpAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+        IpAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+    }
+    Ok(())
 }
 
 /// Asks for a receive buffer, beyond net.core.rmem_max where we may; gives what was granted.

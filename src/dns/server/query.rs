@@ -8,12 +8,16 @@ use std::{
 };
 
 use rand::Rng;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Shared,
     admission::Permit,
     metrics::{Counter, Shard},
+    relay::Parting,
 };
 use crate::dns::{
     answer::locate,
@@ -197,6 +201,8 @@ pub(super) fn is_martian(source: SocketAddr) -> bool {
 pub(super) struct Desk {
     pub(super) shared: Arc<Shared>,
     pub(super) forwarder: Arc<Forwarder>,
+    /// What becomes of connections.
+    pub(super) parting: watch::Receiver<Parting>,
 }
 
 #[cfg(test)]

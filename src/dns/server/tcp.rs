@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -17,6 +18,7 @@ use super::{
     admission::Permit,
     metrics::Counter,
     query::{Desk, Verdict, decide, is_martian, settle},
+    relay::{Connection, Parting},
 };
 use crate::dns::wire::{Pace, Transport};
 
@@ -32,16 +34,25 @@ const MAX_UNSENT: usize = 64 * 1024;
 /// A message shorter than a DNS header cannot be answered, so whoever sends it speaks something else.
 const MIN_MESSAGE: usize = 12;
 
-/// Accepts connections until it is dropped, and its connections with it.
-pub(super) async fn accept(listener: std::net::TcpListener, desk: Desk) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+/// A connection of a server that retires is idle when it has been silent for this long: a client that asks one question
+/// after the other over it is not cut off between two of them, and a restart does not wait.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// Accepts connections until it is dropped, and its connections with it. When the server retires it accepts no more and
+/// ends with its last connection.
+pub(super) async fn accept(listener: Arc<TcpListener>, mut desk: Desk) -> io::Result<()> {
     let shard = desk.shared.metrics.tasks();
     let mut connections = JoinSet::new();
     // Given up for a moment when descriptors run out, so that waiting clients are told instead of left hanging.
     let mut reserve = File::open("/dev/null").ok();
     loop {
+        if !matches!(*desk.parting.borrow_and_update(), Parting::Not) {
+            while connections.join_next().await.is_some() {}
+            return Ok(());
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Ok(()) = desk.parting.changed() => continue,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
                 if ended.is_err() {
                     shard.count(Counter::Panics);
@@ -53,7 +64,7 @@ pub(super) async fn accept(listener: std::net::TcpListener, desk: Desk) -> io::R
             Ok((stream, peer)) => match admit(&desk, peer) {
                 Some(permit) => {
                     shard.count(Counter::TcpConnections);
-                    connections.spawn(hold(stream, peer, desk.clone(), permit));
+                    connections.spawn(hold(stream, peer, desk.clone(), permit, Inbox::default()));
                 }
                 None => shard.count(Counter::TcpOverCap),
             },
@@ -104,22 +115,47 @@ impl From<io::Error> for End {
     }
 }
 
-async fn hold(stream: TcpStream, peer: SocketAddr, desk: Desk, _permit: Permit) {
+async fn hold(mut stream: TcpStream, peer: SocketAddr, desk: Desk, _permit: Permit, mut inbox: Inbox) {
     // Answers are small and each is written whole: waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
     let metrics = desk.shared.metrics.tasks();
-    if converse(stream, peer, &desk).await == Err(End::TimedOut) {
-        metrics.count(Counter::TcpTimeouts);
+    match converse(&mut stream, peer, &desk, &mut inbox).await {
+        Ok(Some(heir)) => {
+            if let Ok(stream) = stream.into_std() {
+                // An heir that is gone takes nothing: the connection is closed, as it would have been without one.
+                let _ = heir.send(Connection { socket: stream.into(), unread: inbox.into_rest() }).await;
+            }
+        }
+        Err(End::TimedOut) => metrics.count(Counter::TcpTimeouts),
+        Ok(None) | Err(End::Closed) => {}
     }
 }
 
-/// Reads queries and writes answers until either side is done.
-async fn converse(mut stream: TcpStream, peer: SocketAddr, desk: &Desk) -> Result<(), End> {
-    let Desk { shared, forwarder } = desk;
+/// Goes on with a connection of the server before.
+pub(super) async fn resume(connection: Connection, desk: Desk) {
+    let resumed = connection.stream().and_then(|(stream, peer, rest)| Ok((TcpStream::from_std(stream)?, peer, rest)));
+    // One that broke on the way is its client's affair, as any that breaks.
+    let Ok((stream, peer, rest)) = resumed else { return };
+    let mut inbox = Inbox::default();
+    inbox.extend(&rest);
+    match admit(&desk, peer) {
+        Some(permit) => hold(stream, peer, desk, permit, inbox).await,
+        None => desk.shared.metrics.tasks().count(Counter::TcpOverCap),
+    }
+}
+
+/// Reads queries and writes answers until either side is done, or somebody else is to go on with it.
+async fn converse(
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    desk: &Desk,
+    inbox: &mut Inbox,
+) -> Result<Option<mpsc::Sender<Connection>>, End> {
+    let Desk { shared, forwarder, parting } = desk;
+    let mut parting = parting.clone();
     let (limits, shard) = (&shared.limits, shared.metrics.tasks());
     let mut rng = rand::make_rng::<SmallRng>();
     let (mut reader, mut writer) = stream.split();
-    let mut inbox = Inbox::default();
     let mut outbox = Vec::new();
     let mut pending: FuturesUnordered<BoxFuture<'static, Option<Vec<u8>>>> = FuturesUnordered::new();
     let mut chunk = [0; CHUNK];
@@ -142,7 +178,7 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr, desk: &Desk) -> Resul
                 Verdict::Refuse(reply) => {
                     push(&mut outbox, &reply.unwrap_or_default());
                     reading = false;
-                    inbox = Inbox::default();
+                    *inbox = Inbox::default();
                 }
                 Verdict::Later(later) => {
                     let (shared, forwarder) = (Arc::clone(shared), Arc::clone(forwarder));
@@ -161,13 +197,20 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr, desk: &Desk) -> Resul
         if !reading && pending.is_empty() {
             // FIN behind the last reply, where a mere close might be a reset that overtakes it.
             writer.shutdown().await?;
-            return Ok(());
+            return Ok(None);
         }
+        let parts = parting.borrow_and_update().clone();
+        let idle = match parts {
+            Parting::Not => limits.tcp_idle,
+            Parting::Finish => limits.tcp_idle.min(QUIET),
+            Parting::HandOn(heir) if reading && pending.is_empty() => return Ok(Some(heir)),
+            Parting::HandOn(_) => limits.tcp_idle,
+        };
         // A client with 32 questions open is not read from, so that it is not late either.
         let listening = reading && pending.len() < limits.tcp_in_flight;
         let deadline = match (listening, inbox.is_empty()) {
             (true, false) => Some(*part_since.get_or_insert_with(Instant::now) + limits.tcp_read),
-            (true, true) if pending.is_empty() => Some(idle_since + limits.tcp_idle),
+            (true, true) if pending.is_empty() => Some(idle_since + idle),
             _ => None,
         };
         if !listening {
@@ -182,7 +225,12 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr, desk: &Desk) -> Resul
                 0 => reading = false,
                 length => inbox.extend(&chunk[..length]),
             },
+            Ok(()) = parting.changed() => {}
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                if idle < limits.tcp_idle && inbox.is_empty() {
+                    reading = false;
+                    continue;
+                }
                 return Err(End::TimedOut);
             }
         }
@@ -233,6 +281,11 @@ impl Inbox {
         let message = rest.next()?;
         self.taken += 2 + message.len();
         Some(message)
+    }
+
+    /// What was not taken.
+    fn into_rest(mut self) -> Vec<u8> {
+        self.octets.split_off(self.taken)
     }
 
     fn is_empty(&self) -> bool {

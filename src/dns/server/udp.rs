@@ -8,7 +8,7 @@ use std::{
     io::{self, ErrorKind},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     ops::ControlFlow,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, mpsc as std_mpsc},
     thread,
@@ -52,8 +52,8 @@ const WAKE: u64 = 0;
 /// The worker threads. Dropping them stops and joins them: each ends after its current batch.
 pub(super) struct Workers {
     workers: Vec<Handle>,
-    /// The complete path's; it ends when the workers have.
-    odd: Option<thread::JoinHandle<()>>,
+    /// The complete path's thread.
+    odd: odd::Thread,
 }
 
 struct Handle {
@@ -65,13 +65,15 @@ struct Handle {
 enum Command {
     Open(SocketAddr, UdpSocket),
     Close(SocketAddr, oneshot::Sender<()>),
+    Lend(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
+    Retire(oneshot::Sender<()>),
 }
 
 impl Workers {
     /// Starts as many threads as the limits say.
     pub(super) fn start(shared: &Arc<Shared>, jobs: &mpsc::Sender<Job>) -> io::Result<Self> {
-        let (queue, thread) = odd::start(shared, jobs)?;
-        let mut workers = Self { workers: Vec::new(), odd: Some(thread) };
+        let odd = odd::Thread::start(shared, jobs)?;
+        let mut workers = Self { workers: Vec::new(), odd };
         for index in 0..shared.limits.udp_workers {
             let (commands, inbox) = std_mpsc::channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
@@ -81,11 +83,12 @@ impl Workers {
                 index,
                 front: Front::new(shared),
                 shared: Arc::clone(shared),
-                odd: queue.clone(),
+                odd: workers.odd.queue(),
                 commands: inbox,
                 wake: Arc::clone(&wake),
                 epoll,
                 endpoints: HashMap::new(),
+                retired: Vec::new(),
                 next_token: WAKE + 1,
             };
             let run = move || worker.run(&mut Batch::new());
@@ -95,11 +98,32 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Gives each worker its socket for an address.
+    /// Gives each worker its sockets for an address.
     pub(super) fn open(&self, address: SocketAddr, sockets: Vec<UdpSocket>) {
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             worker.tell(Command::Open(address, socket));
         }
+    }
+
+    /// Further handles of all sockets.
+    pub(super) async fn lend(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut lent = Vec::new();
+        for worker in &self.workers {
+            let (reply, sockets) = oneshot::channel();
+            worker.tell(Command::Lend(reply));
+            lent.extend(sockets.await.map_err(io::Error::other)??);
+        }
+        Ok(lent)
+    }
+
+    /// Returns when nothing is read any more, and every job that comes of what was read is in the queue.
+    pub(super) async fn retire(&self) {
+        for worker in &self.workers {
+            let (done, retired) = oneshot::channel();
+            worker.tell(Command::Retire(done));
+            let _ = retired.await;
+        }
+        self.odd.settle().await;
     }
 
     /// Closes an address's sockets and returns when they are closed.
@@ -114,7 +138,7 @@ impl Workers {
 
     /// Whether all threads run.
     pub(super) fn are_alive(&self) -> bool {
-        self.workers.iter().map(|worker| &worker.thread).chain(&self.odd).all(|thread| !thread.is_finished())
+        self.workers.iter().all(|worker| !worker.thread.is_finished()) && self.odd.is_alive()
     }
 }
 
@@ -139,9 +163,6 @@ impl Drop for Workers {
             let _ = wake.write(1);
             let _ = thread.join();
         }
-        if let Some(thread) = self.odd.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -154,6 +175,8 @@ struct Worker {
     wake: Arc<EventFd>,
     epoll: Epoll,
     endpoints: HashMap<u64, Arc<Endpoint>>,
+    /// Not read any more.
+    retired: Vec<Arc<Endpoint>>,
     /// Never used twice: an event of a socket just closed finds nothing.
     next_token: u64,
 }
@@ -195,14 +218,35 @@ impl Worker {
                     let token = self.next_token;
                     self.next_token += 1;
                     let endpoint = Arc::new(Endpoint { address, socket });
-                    match self.epoll.add(&endpoint.socket, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
+                    // Of workers that share a socket one is woken for a packet, not all.
+                    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+                    match self.epoll.add(&endpoint.socket, EpollEvent::new(flags, token)) {
                         Ok(()) => drop(self.endpoints.insert(token, endpoint)),
                         Err(error) => tracing::error!(%address, %error, "cannot wait for queries on this address"),
                     }
                 }
                 Ok(Command::Close(address, done)) => {
-                    // Closing takes a socket out of epoll: jobs hold it weakly, so this is the last handle.
-                    self.endpoints.retain(|_, endpoint| endpoint.address != address);
+                    // Closing takes a socket out of epoll only with its last handle, and others may have one: systemd,
+                    // another worker, another agent. Jobs hold it weakly.
+                    self.endpoints.retain(|_, endpoint| {
+                        let stays = endpoint.address != address;
+                        if !stays {
+                            let _ = self.epoll.delete(&endpoint.socket);
+                        }
+                        stays
+                    });
+                    let _ = done.send(());
+                }
+                Ok(Command::Lend(reply)) => {
+                    let handle = |endpoint: &Arc<Endpoint>| endpoint.socket.as_fd().try_clone_to_owned();
+                    let _ = reply.send(self.endpoints.values().map(handle).collect());
+                }
+                Ok(Command::Retire(done)) => {
+                    // They stay open: answers to what was read go out by them. But an event of this very turn finds none.
+                    for (_, endpoint) in self.endpoints.drain() {
+                        let _ = self.epoll.delete(&endpoint.socket);
+                        self.retired.push(endpoint);
+                    }
                     let _ = done.send(());
                 }
                 Err(std_mpsc::TryRecvError::Empty) => return ControlFlow::Continue(()),
@@ -265,7 +309,7 @@ impl Worker {
         if pace != Pace::Answer {
             tally.count(Counter::TooOften);
         }
-        if self.odd.try_send(odd).is_err() {
+        if !self.odd.put(odd) {
             tally.count(Counter::OddOverCap);
         }
     }

@@ -111,7 +111,7 @@ impl Home {
         self.directory.path().join("state")
     }
 
-    fn control(&self) -> PathBuf {
+    pub(super) fn control(&self) -> PathBuf {
         self.directory.path().join("control.sock")
     }
 
@@ -123,6 +123,12 @@ impl Home {
     pub(super) fn logged(&self, text: &str) -> usize {
         let log = std::fs::read_to_string(self.log()).expect("a log");
         log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// The last line of the log that holds a text.
+    pub(super) fn log_line(&self, text: &str) -> Option<String> {
+        let log = std::fs::read_to_string(self.log()).expect("a log");
+        log.lines().rfind(|line| line.contains(text)).map(str::to_owned)
     }
 
     /// The agent's command line.
@@ -139,8 +145,22 @@ impl Home {
     /// Starts an agent and waits until it has introduced itself.
     #[track_caller]
     pub(super) fn start(&self) -> Agent<'_> {
+        self.start_by(self.command())
+    }
+
+    /// Starts another agent that takes over from the one that runs.
+    #[track_caller]
+    pub(super) fn take_over(&self) -> Agent<'_> {
+        let mut command = self.command();
+        command.arg("--takeover");
+        self.start_by(command)
+    }
+
+    /// Starts an agent in a way of its own, and waits until it has introduced itself.
+    #[track_caller]
+    pub(super) fn start_by(&self, mut command: Command) -> Agent<'_> {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let mut process = self.command().stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
+        let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
         let lines = lines(process.stdout.take().expect("it is piped"));
         let mut agent = Agent { home: self, process, introduction: Vec::new() };
         while !agent.introduction.last().is_some_and(|line| line.starts_with("try ")) {
@@ -304,6 +324,12 @@ impl Agent<'_> {
     pub(super) fn end(mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
         eventually(format_args!("it ends after {signal}"), || self.process.try_wait().expect("our own process"))
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub(super) fn ends(mut self) -> ExitStatus {
+        eventually("it ends by itself", || self.process.try_wait().expect("our own process"))
     }
 
     /// Whether it has not ended.

@@ -178,14 +178,14 @@ pub(super) async fn serve_within(catalog: Catalog, bind: &str, limits: Limits) -
         zone: "svc.internal".into(),
         catalog: catalog_receiver,
         local,
-        when_none_ready: portolan::model::WhenNoneReady::default(),
+        when_none_ready: Arc::new(portolan::model::WhenNoneReady::default),
         facts: Arc::new(move || facts_receiver.borrow().clone()),
         resolve: Arc::new(|request| resolve(&request)),
         explain: Arc::new(|request| super::explain::explain(&request)),
         dump: Arc::new(|request| dump(&request)),
     };
     let router = public(state, address);
-    let task = tokio::spawn(async move { match serve_tcp(listener, router, limits).await {} });
+    let task = tokio::spawn(serve_tcp(listener, router, limits, watch::channel(false).1));
     Served { address, catalog, facts, task }
 }
 
@@ -246,7 +246,9 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
         Some("a..b") => Err("\"a..b\" is no name".to_owned()),
         Some(_) => Ok(0),
     });
-    let router = control(Control { host: host_id("a"), leave, drains: drains(), externals: externals(), flush });
-    let task = tokio::spawn(async move { match serve_control(socket, router, Limits::default()).await {} });
+    let (drains, externals) = (drains(), externals());
+    let (takeover, handing) = (mpsc::channel(1).0, Arc::default());
+    let router = control(Control { host: host_id("a"), leave, drains, externals, flush, takeover, handing });
+    let task = tokio::spawn(serve_control(socket, router, Limits::default(), watch::channel(false).1));
     (task, told)
 }

@@ -21,7 +21,7 @@ use portolan::{
         answer::Settings,
         forward::{Forwarder, Options, Upstreams},
         name::Apex,
-        server::{BindState, Counter, Limits, Shared, serve},
+        server::{BindState, Counter, Limits, Relay, Shared, serve},
         zone::Zone,
     },
     model::*,
@@ -79,7 +79,7 @@ impl Server {
         let (_, local) = watch::channel(shared.local());
         let options = Options { upstreams, ..Options::default() };
         let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), local));
-        let serving = tokio::spawn(serve(Arc::clone(&shared), watched, Arc::clone(&forwarder), states));
+        let serving = tokio::spawn(serve(Arc::clone(&shared), watched, Arc::clone(&forwarder), states, Relay::alone()));
         Self { address, shared, forwarder, wanted, bound, serving }
     }
 

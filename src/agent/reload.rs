@@ -1,0 +1,183 @@
+//! SIGHUP: reads the configuration anew, and takes over what can change while the agent runs. No socket is touched.
+//!
+//! An invalid one is refused whole, with everything that is wrong with it, as `portolan config check` tells it. What cannot
+//! change while we run is named, and stays as it was; a restart or a takeover brings it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use ipnet::IpNet;
+use tracing::{error, info, warn};
+
+use super::{Agent, externals};
+use crate::{
+    config::{Config, Errors, General, OnTerm},
+    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference},
+    model::Externals,
+};
+
+/// Settings that change while the agent runs; all others need a restart.
+const LIVE: [&str; 10] =
+    ["allow", "external", "log", "on-term", "prefer", "prefer-floor", "routed", "ttl", "upstream", "when-none-ready"];
+
+/// Reads the configuration from where it was read at the start: flags, environment, file.
+pub type Load = Box<dyn Fn() -> Result<Config, Errors> + Send + Sync>;
+
+/// Sets the filter of the log.
+pub type SetLog = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What loops read of the configuration that may change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Live {
+    pub(super) allow: Vec<IpNet>,
+    pub(super) externals: Externals,
+}
+
+impl Live {
+    pub(super) fn of(config: &Config) -> Self {
+        Self { allow: config.allow.value.clone(), externals: externals::configured(&config.external.value) }
+    }
+}
+
+/// What answers are made by.
+pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> {
+    let nameserver = |listen: &Listen| match listen {
+        Listen::Address(address) if address.port() == 53 && !address.ip().is_unspecified() => Some(address.ip()),
+        _ => None,
+    };
+    Ok(Settings {
+        apex: Apex::parse(&config.zone.value)?,
+        ttl: config.ttl.value,
+        routed: config.routed.value.clone(),
+        nameserver: listens.iter().filter_map(nameserver).collect(),
+        forwarding: config.upstream.value.forward(),
+        when_none_ready: config.when_none_ready.value,
+        prefer: Preference {
+            by: config.prefer.value,
+            floor: usize::try_from(config.prefer_floor.value)?,
+            locality: config.locality.value.as_deref().unwrap_or_default().into(),
+        },
+        ..Settings::default()
+    })
+}
+
+/// Whom other names are asked of.
+pub(super) fn upstreams(config: &Config) -> forward::Chosen {
+    let general = match &config.upstream.value.general {
+        General::System => forward::Upstreams::ResolvConf(config.resolv_conf.value.clone()),
+        General::None => forward::Upstreams::None,
+        General::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
+    };
+    forward::Chosen { general, suffixes: config.upstream.value.by_suffix() }
+}
+
+/// Which settings differ.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    live: Vec<&'static str>,
+    fixed: Vec<&'static str>,
+}
+
+/// What the agent runs with, and where it comes from.
+pub(super) struct Reloader {
+    load: Load,
+    set_log: SetLog,
+    /// Texts of all settings by name.
+    running: BTreeMap<&'static str, String>,
+    pub(super) on_term: OnTerm,
+}
+
+impl Reloader {
+    pub(super) fn new(load: Load, set_log: SetLog, config: &Config) -> Self {
+        Self { load, set_log, running: texts(config), on_term: config.on_term.value }
+    }
+
+    /// Reads the configuration and takes over what can be.
+    pub(super) fn reload(&mut self, agent: &Agent) {
+        let loaded =
+            (self.load)().and_then(|config| match settings(&with_fixed(&config, &agent.config), &agent.listens) {
+                Ok(settings) => Ok((config, settings)),
+                Err(error) => Err(Errors(vec![format!("{error:#}")])),
+            });
+        let (config, settings) = match loaded {
+            Ok(loaded) => loaded,
+            Err(Errors(errors)) => {
+                for reason in &errors {
+                    error!(reason, "the configuration is refused");
+                }
+                error!(mistakes = errors.len(), "nothing was reloaded: the agent goes on with what it had");
+                return;
+            }
+        };
+        let Difference { live, fixed } = difference(&self.running, &texts(&config));
+        if !fixed.is_empty() {
+            warn!("needs a restart or a takeover (portolan agent --takeover): {}", fixed.join(", "));
+        }
+        (self.set_log)(&config.log.value);
+        self.on_term = config.on_term.value;
+        agent.shared.set_settings(Arc::new(settings));
+        agent.forwarder.choose(upstreams(&with_fixed(&config, &agent.config)));
+        let next = Live::of(&config);
+        agent.live.0.send_if_modified(|current| {
+            let changed = **current != next;
+            if changed {
+                *current = Arc::new(next);
+            }
+            changed
+        });
+        for (name, text) in texts(&config) {
+            if LIVE.contains(&name) {
+                self.running.insert(name, text);
+            }
+        }
+        match live.is_empty() {
+            true => info!("reloaded: nothing has changed that can be"),
+            false => info!("reloaded: {}", live.join(", ")),
+        }
+    }
+}
+
+/// A configuration whose settings that cannot change are those that we run with, as far as live ones are read with them.
+fn with_fixed(config: &Config, running: &Config) -> Config {
+    Config {
+        zone: running.zone.clone(),
+        locality: running.locality.clone(),
+        resolv_conf: running.resolv_conf.clone(),
+        ..config.clone()
+    }
+}
+
+fn texts(config: &Config) -> BTreeMap<&'static str, String> {
+    config.shown().into_iter().map(|row| (row.name, row.value)).collect()
+}
+
+fn difference(running: &BTreeMap<&'static str, String>, next: &BTreeMap<&'static str, String>) -> Difference {
+    let mut difference = Difference::default();
+    for (name, text) in next {
+        // Clients' alone, and where the file is.
+        let is_ours = !matches!(*name, "api" | "config");
+        if is_ours && running.get(name) != Some(text) {
+            let place = if LIVE.contains(name) { &mut difference.live } else { &mut difference.fixed };
+            place.push(name);
+        }
+    }
+    difference
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::key;
+
+    #[test]
+    fn what_can_change_is_told_from_what_needs_a_restart() {
+        assert!(LIVE.iter().all(|name| key(name).is_some()), "a setting has another name");
+        let running = BTreeMap::from([("ttl", "0".to_owned()), ("zone", "a".to_owned()), ("allow", "-".to_owned())]);
+        let mut next = running.clone();
+        assert_eq!(difference(&running, &next), Difference::default());
+        next.insert("ttl", "5".to_owned());
+        next.insert("zone", "b".to_owned());
+        next.insert("api", "http://127.0.0.1:1".to_owned());
+        assert_eq!(difference(&running, &next), Difference { live: vec!["ttl"], fixed: vec!["zone"] });
+    }
+}
