@@ -352,7 +352,7 @@ impl Exchange {
             && reply[2] >> 3 == 0b10000
             && reply[4..6] == [0, 1]
             && reply[12..].eq_ignore_ascii_case(&asked[12..end])
-            && reply[end - 4..] == asked[end - 4..]
+            && reply[end - 4..end] == asked[end - 4..end]
     }
 }
 
