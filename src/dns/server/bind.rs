@@ -129,7 +129,9 @@ fn tell_address(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 
 /// Asks for a receive buffer, beyond net.core.rmem_max where we may; gives what was granted.
 fn enlarge(socket: &Socket, octets: usize) -> io::Result<usize> {
-    if setsockopt(socket, sockopt::RcvBufForce, &octets).is_err() {
+    let is_granted = socket.recv_buffer_size()? / 2 >= octets;
+    // Asking for what systemd has granted already would make it smaller where we may not exceed the maximum.
+    if !is_granted && setsockopt(socket, sockopt::RcvBufForce, &octets).is_err() {
         socket.set_recv_buffer_size(octets)?;
     }
     // The kernel doubles the number for its own bookkeeping and says so.
