@@ -148,5 +148,5 @@ async fn who_is_suspended_before_publishing_begins_only_when_resumed() {
     agent.commands.send(Command::Resume).await.unwrap();
     agent.until("published", |view| published(view) == 1).await;
     let session = agent.view.borrow().hosts[&Origin::Registry(HostId::parse("a").unwrap())].session.clone();
-    assert_eq!(session.advertise, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()], "it was told meanwhile");
+    assert_eq!(session.advertise, ["192.0.2.1".parse::<IpAddr>().unwrap()], "it was told meanwhile");
 }
