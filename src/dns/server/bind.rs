@@ -60,7 +60,9 @@ pub(super) fn adopt(pair: &Pair, address: SocketAddr, workers: usize, receive_bu
         let socket = SockRef::from(socket);
         socket.set_nonblocking(true)?;
         tell_address(&socket, address)?;
-        granted = granted.min(enlarge(&socket, receive_buffer)?);
+        // Asking for what systemd has granted already would make it smaller where we may not exceed the maximum.
+        let has = socket.recv_buffer_size()? / 2;
+        granted = granted.min(if has < receive_buffer { enlarge(&socket, receive_buffer)? } else { has });
     }
     let udp = pair.udp.iter().cycle().take(pair.udp.len().max(workers)).map(UdpSocket::try_clone);
     Ok(Sockets { udp: udp.collect::<io::Result<_>>()?, tcp, receive_buffer: granted })
@@ -129,9 +131,7 @@ fn tell_address(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 
 /// Asks for a receive buffer, beyond net.core.rmem_max where we may; gives what was granted.
 fn enlarge(socket: &Socket, octets: usize) -> io::Result<usize> {
-    let is_granted = socket.recv_buffer_size()? / 2 >= octets;
-    // Asking for what systemd has granted already would make it smaller where we may not exceed the maximum.
-    if !is_granted && setsockopt(socket, sockopt::RcvBufForce, &octets).is_err() {
+    if setsockopt(socket, sockopt::RcvBufForce, &octets).is_err() {
         socket.set_recv_buffer_size(octets)?;
     }
     // The kernel doubles the number for its own bookkeeping and says so.
