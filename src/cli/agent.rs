@@ -16,8 +16,9 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Signals: SIGTERM stops and keeps this host's names for --lease, so that a restart is invisible (see
---on-term). SIGINT (Ctrl-C) and a shutdown of the system withdraw them. SIGHUP reads the configuration anew;
-an invalid one is refused, and what needs a restart is named. SIGUSR2 starts the binary anew with --takeover.
+--on-term). SIGINT (Ctrl-C) and a shutdown of the system withdraw them. SIGHUP reads the
+configuration anew; an invalid one is refused, and what needs a restart is named. SIGUSR2 starts the
+binary anew with --takeover.
 
 Examples:
   portolan agent                                          one host alone

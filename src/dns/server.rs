@@ -317,7 +317,9 @@ pub async fn serve(
                             let _late = timeout(FINISH, listeners.connections_end()).await;
                         }
                         listeners.workers.retire().await;
-                        listeners.connections_end().await;
+                        if is_relieved {
+                            listeners.connections_end().await;
+                        }
                         retire.send_replace(true);
                         return std::future::pending().await;
                     }

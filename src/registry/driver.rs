@@ -323,9 +323,11 @@ impl Driver {
         }
         self.inputs.push_back(input.into());
         if !std::mem::replace(&mut self.publishes, true) {
-            if let Registry::Etcd(_) = self.registry {
-                self.publisher = Publisher::new(self.identity.clone(), self.state.session());
-            }
+            let file = match self.registry {
+                Registry::Embedded(_) => SessionFile::default(),
+                Registry::Etcd(_) => self.state.session(),
+            };
+            self.publisher = Publisher::new(self.identity.clone(), file);
             let first = Arc::clone(&desired.borrow_and_update());
             self.inputs.push_back(publisher::Input::Desired(first).into());
         }

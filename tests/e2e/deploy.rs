@@ -234,7 +234,9 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let path = directory.path().join("portolan.service");
     // The binary lies elsewhere here, and the verifier wants to see it.
     fs::write(&path, unit().replace("/usr/local/bin/portolan", env!("CARGO_BIN_EXE_portolan"))).expect("a file");
-    let verified = Command::new("systemd-analyze").arg("verify").arg(&path).output().expect("it was there");
+    let socket = directory.path().join("portolan.socket");
+    fs::copy(repository("deploy/portolan.socket"), &socket).expect("a file");
+    let verified = Command::new("systemd-analyze").arg("verify").args([&path, &socket]).output().expect("it was there");
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();
     // Other units of this machine are none of our business.
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("portolan")).collect();

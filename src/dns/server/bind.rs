@@ -60,7 +60,9 @@ pub(super) fn adopt(pair: &Pair, address: SocketAddr, workers: usize, receive_bu
         let socket = SockRef::from(socket);
         socket.set_nonblocking(true)?;
         tell_address(&socket, address)?;
-        granted = granted.min(enlarge(&socket, receive_buffer)?);
+        // Asking for what systemd has granted already would make it smaller where we may not exceed the maximum.
+        let has = socket.recv_buffer_size()? / 2;
+        granted = granted.min(if has < receive_buffer { enlarge(&socket, receive_buffer)? } else { has });
     }
     let udp = pair.udp.iter().cycle().take(pair.udp.len().max(workers)).map(UdpSocket::try_clone);
     Ok(Sockets { udp: udp.collect::<io::Result<_>>()?, tcp, receive_buffer: granted })

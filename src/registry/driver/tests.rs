@@ -117,3 +117,36 @@ async fn a_host_that_never_published_can_leave() {
     timeout(Duration::from_secs(1), left).await.unwrap().unwrap().unwrap();
     assert_eq!(agent.view.borrow().hosts, OrdMap::new());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_suspended_writes_nothing_more_and_goes_on_when_nobody_else_does() {
+    let mut agent = start();
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa"]));
+    agent.until("published", |view| published(view) == 1).await;
+    let (done, suspended) = oneshot::channel();
+    agent.commands.send(Command::Suspend(done)).await.unwrap();
+    timeout(Duration::from_secs(1), suspended).await.unwrap().unwrap();
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa", "bbbbbbbbbbbb"]));
+    agent.commands.send(Command::Advertise(vec!["192.0.2.2".parse().unwrap()])).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(published(&agent.view.borrow()), 1, "it was told to write nothing");
+    agent.commands.send(Command::Resume).await.unwrap();
+    agent.until("both", |view| published(view) == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_suspended_before_publishing_begins_only_when_resumed() {
+    let mut agent = start_silent();
+    agent.until("listed", |view| view.listed).await;
+    agent.desired.send_replace(listed(&["aaaaaaaaaaaa"]));
+    let (done, suspended) = oneshot::channel();
+    agent.commands.send(Command::Suspend(done)).await.unwrap();
+    timeout(Duration::from_secs(1), suspended).await.unwrap().unwrap();
+    agent.commands.send(Command::Advertise(vec!["192.0.2.1".parse().unwrap()])).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(agent.view.borrow().hosts, OrdMap::new(), "another one publishes");
+    agent.commands.send(Command::Resume).await.unwrap();
+    agent.until("published", |view| published(view) == 1).await;
+    let session = agent.view.borrow().hosts[&Origin::Registry(HostId::parse("a").unwrap())].session.clone();
+    assert_eq!(session.advertise, ["192.0.2.1".parse::<IpAddr>().unwrap()], "it was told meanwhile");
+}
