@@ -4,6 +4,9 @@
 
 pub(crate) mod support;
 
+mod differential;
+mod limits;
 mod listeners;
+mod rfc8906;
 mod tcp;
 mod udp;
