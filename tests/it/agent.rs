@@ -14,5 +14,6 @@ mod garbage;
 mod health;
 mod lifecycle;
 mod registry;
+mod resolvers;
 mod single;
 mod surroundings;
