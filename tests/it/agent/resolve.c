@@ -22,7 +22,9 @@ int main(int count, char **names) {
         qsort(texts, total, sizeof texts[0], order);
         printf("%s", names[i]);
         for (int j = 0; j < total; j++) printf(" %s", texts[j]);
-        printf("%s%s\n", code ? " " : "", code == 0 ? "" : code == EAI_NONAME ? "NONAME" : code == EAI_AGAIN ? "AGAIN" : gai_strerror(code));
+        /* -5 is EAI_NODATA, which headers hide: glibc's word where a server says that a name has no address. */
+        int absent = code == EAI_NONAME || code == -5;
+        printf("%s%s\n", code ? " " : "", code == 0 ? "" : absent ? "NONAME" : code == EAI_AGAIN ? "AGAIN" : gai_strerror(code));
         if (found) freeaddrinfo(found);
     }
     return 0;

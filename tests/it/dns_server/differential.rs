@@ -274,6 +274,13 @@ fn question(id: u16, owners: &[String], rng: &mut SmallRng) -> Vec<u8> {
         }
         9 => name = format!("{}.svc.internal.", ["a"; 60].join(".")),
         10 => {
+            // Published nowhere, so that the file has no name of theirs.
+            let hidden = ["s11.global", "s22.default", "s33.n1", "s55.shop", "s66.global", "s77.default"];
+            if rng.random_bool(0.5) {
+                name = format!("{}.svc.internal.", hidden.choose(rng).unwrap());
+            }
+        }
+        11 => {
             let aliases: Vec<&String> = owners.iter().filter(|owner| owner.contains("db.")).collect();
             name.clone_from(aliases.choose(rng).unwrap());
         }
@@ -374,7 +381,11 @@ fn classify(packet: &[u8], over: Over, ours: &Said, theirs: &Said, zone: &Zone) 
     }
     if kind == RecordType::ANY {
         let minimal = ours.answers.len() == 1 && ours.answers.iter().all(|answer| answer.contains(" HINFO RFC8482"));
-        return (minimal && ours.code == theirs.code).then_some("any");
+        return match theirs.code {
+            code if minimal && code == ours.code => Some("any"),
+            ResponseCode::NXDomain if minimal => Some("unreachable"),
+            _ => None,
+        };
     }
     let is_alias = theirs.answers.len() == 1 && theirs.answers.iter().all(|answer| answer.contains(" CNAME "));
     if is_alias && matches!(kind, RecordType::SRV | RecordType::TXT) {
