@@ -147,7 +147,7 @@ impl Lane {
             socket: socket(source, server)?,
             send: MultiHeaders::preallocate(BATCH, None),
             receive: MultiHeaders::preallocate(BATCH, None),
-            questions: vec![Vec::with_capacity(ROOM); BATCH],
+            questions: vec![Vec::new(); BATCH],
             replies: vec![vec![0; ROOM]; BATCH],
             base: 0,
             open: 0,

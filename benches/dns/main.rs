@@ -63,6 +63,9 @@ fn main() -> Result<()> {
     }
 }
 
+/// Measures one part.
+type Part = fn(&mut Bench) -> Result<()>;
+
 struct Bench {
     plan: Plan,
     names: usize,
@@ -105,7 +108,7 @@ impl Bench {
         let pid = std::process::id().to_string();
         let pinned = Command::new("taskset").args(["-cp", peers::CLIENT_CORE, &pid]).output().context("taskset")?;
         ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
-        let parts: [(&str, fn(&mut Self) -> Result<()>); 8] = [
+        let parts: [(&str, Part); 8] = [
             ("a", Self::addresses),
             ("b", Self::services),
             ("c", Self::askers),

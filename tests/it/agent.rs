@@ -14,6 +14,7 @@ mod garbage;
 mod health;
 mod lifecycle;
 mod registry;
+mod resolvers;
 mod restart;
 mod single;
 mod surroundings;

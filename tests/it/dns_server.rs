@@ -4,7 +4,10 @@
 
 pub(crate) mod support;
 
+mod differential;
 mod guards;
+mod limits;
 mod listeners;
+mod rfc8906;
 mod tcp;
 mod udp;
