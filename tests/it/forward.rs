@@ -392,6 +392,13 @@ fn a_damaged_reply_passes_only_if_it_is_still_one_to_this_question() {
         let reads_as = |packet: &[u8]| {
             // Pointers may lead into the header, so both need the same; the counts of what is compared are the same.
             let packet = [&reply[..3], &packet[3..10], &reply[10..12], &packet[12..]].concat();
+            // One into the header reads as something, but for every client as something else.
+            let end = example().len();
+            if let Some(&[high, low]) = packet.get(end..end + 2)
+                && (0xc000..0xc000 + 12).contains(&u16::from_be_bytes([high, low]))
+            {
+                return None;
+            }
             let mut message = Message::from_vec(&packet).ok()?;
             for record in message.answers.iter_mut().chain(&mut message.authorities) {
                 record.ttl = if record.ttl >> 31 == 1 { 0 } else { record.ttl.min(24 * 3600) };
@@ -402,7 +409,8 @@ fn a_damaged_reply_passes_only_if_it_is_still_one_to_this_question() {
         prop_assert_eq!(&reply[12..packet.len()], &packet[12..]);
         prop_assert_eq!(reply[2] & 0b1111_1010, 0x80, "a reply of ours, whatever flags came");
         let said = reads_as(&reply);
-        prop_assert!(said.is_some(), "{reply:02x?}");
+        // What is whole, but of a class that nobody knows, is handed on as it came.
+        prop_assert!(said.is_some() || reads_as(chosen).is_none(), "{reply:02x?}");
         if rcode(&reply) != ResponseCode::ServFail {
             prop_assert_eq!(said, reads_as(chosen));
         } else {

@@ -157,15 +157,30 @@ pub(super) enum Compression {
     Refused,
 }
 
-/// The first octet behind the name at `at`; a pointer ends it (RFC 1035 section 4.1.4). At most 255 octets.
+/// The first octet behind the name at `at`; a pointer ends it (RFC 1035 section 4.1.4). At most 255 octets in all. Pointers lead
+/// backwards, each farther than the one before, and never into the header, which is another one for every client.
 pub(super) fn name_end(message: &[u8], mut at: usize, compression: Compression) -> Option<usize> {
-    let start = at;
+    // Where the name ends, once a pointer has been met; where the part being read begins; octets so far.
+    let (mut end, mut start, mut octets) = (None, at, 0);
     loop {
         match *message.get(at)? {
-            0 => return (at + 1 - start <= 255).then_some(at + 1),
-            length @ 1..=63 => at += 1 + usize::from(length),
-            192..=255 if compression == Compression::Allowed => return Some(at + 2),
+            0 => return (octets < 255).then_some(end.unwrap_or(at + 1)),
+            length @ 1..=63 => {
+                octets += 1 + usize::from(length);
+                at += 1 + usize::from(length);
+            }
+            192..=255 if compression == Compression::Allowed => {
+                let target = usize::from(read_u16(message, at)? & 0x3fff);
+                if !(HEADER..start).contains(&target) {
+                    return None;
+                }
+                end = end.or(Some(at + 2));
+                (at, start) = (target, target);
+            }
             _ => return None,
+        }
+        if octets > 255 {
+            return None;
         }
     }
 }
@@ -205,6 +220,34 @@ mod tests {
 
     const QUERY: u16 = 0x0100;
     const REPLY: u16 = 0x8180;
+
+    /// The octets after a header of 12, where the name begins among them, where it ends.
+    #[test]
+    fn pointers_lead_backwards_and_to_a_name() {
+        let cases: [(&str, &[u8], usize, Option<usize>); 11] = [
+            ("the root", &[0], 0, Some(1)),
+            ("labels", &[1, b'a', 2, b'b', b'c', 0], 0, Some(6)),
+            ("a pointer", &[1, b'a', 0, 0xc0, 12], 3, Some(5)),
+            ("labels and a pointer", &[1, b'a', 0, 1, b'b', 0xc0, 12], 3, Some(7)),
+            ("two pointers", &[1, b'a', 0, 1, b'b', 0xc0, 12, 0xc0, 15], 7, Some(9)),
+            ("forwards", &[0xc0, 14, 1, b'a', 0], 0, None),
+            ("to itself", &[0xc0, 12], 0, None),
+            ("round and round", &[1, b'a', 0xc0, 12], 0, None),
+            ("into the header", &[1, b'a', 0, 0xc0, 2], 3, None),
+            ("beyond the end", &[0, 0xc1, 12], 1, None),
+            ("into a label", &[1, 0x80, 0, 0xc0, 13], 3, None),
+        ];
+        for (what, octets, at, expected) in cases {
+            let message = [&[0; HEADER][..], octets].concat();
+            let end = name_end(&message, HEADER + at, Compression::Allowed);
+            assert_eq!(end, expected.map(|end| HEADER + end), "{what}");
+        }
+        // Each part is short enough, the whole is not.
+        let long = [vec![63; 64].repeat(3), vec![0]].concat();
+        let message = [&[0; HEADER][..], &long, &vec![63; 64], &[0xc0, 12]].concat();
+        assert_eq!(name_end(&message, HEADER, Compression::Allowed), Some(HEADER + long.len()));
+        assert_eq!(name_end(&message, HEADER + long.len(), Compression::Allowed), None);
+    }
 
     #[test]
     fn only_the_reply_to_this_very_question_answers_it() {

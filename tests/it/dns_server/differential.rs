@@ -21,7 +21,7 @@ use portolan::{
         export::export,
         forward::{Forwarder, Options, Upstreams},
         name::Apex,
-        server::{BindState, Limits, Shared, serve},
+        server::{BindState, Limits, Relay, Shared, serve},
         zone::Zone,
     },
     model::*,
@@ -187,7 +187,7 @@ async fn start(catalog: &Catalog) -> Server {
     let (_, known) = watch::channel(shared.local());
     let options = Options { upstreams: Upstreams::None, ..Options::default() };
     let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), known));
-    let serving = tokio::spawn(serve(Arc::clone(&shared), watched, Arc::clone(&forwarder), states));
+    let serving = tokio::spawn(serve(Arc::clone(&shared), watched, Arc::clone(&forwarder), states, Relay::alone()));
     let mut server = Server { address, shared, forwarder, wanted, bound, serving };
     server.until(|states| matches!(states.get(&address), Some(BindState::Bound { .. }))).await;
     server
@@ -426,7 +426,8 @@ async fn ten_thousand_questions_get_the_answers_that_nsd_gives() {
     let catalog = catalog(&mut rng);
     let server = start(&catalog).await;
     let (zone, local) = (server.shared.zone(), server.shared.local());
-    let snapshot = Snapshot { zone: &zone, local: &local, settings: server.shared.settings() };
+    let settings = server.shared.settings();
+    let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
     let mut dump = |origin: &str| {
         let origin = Name::from_ascii(origin).unwrap();
         export(&snapshot, &Source::Host, &origin, &mut rng).unwrap_or_else(|error| panic!("{error}"))
