@@ -2,8 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo image bench bench-converge bench-crowd bench-dns bench-restart bench-rolling bench-scale bench-zone bed-up bed-down bed-agents bed-status bed-shell e2e
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+.PHONY: help setup check test demo image bench bench-converge bench-crowd bench-dns bench-restart bench-rolling bench-scale bench-zone bed-up bed-down bed-agents bed-status bed-shell e2e fuzz
 
 help: ## List these
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -23,6 +22,9 @@ test: setup ## Every test there is, on three real engines and a real etcd: twent
 
 e2e: ## Only the bed's tests, on a bed that is up; T=name picks some
 	cargo nextest run --profile e2e --test e2e $(T)
+
+fuzz: ## Look for inputs that break us: SECONDS=60 for all targets, or for TARGET=hot|complete|forward|record; MERGE=1 keeps them
+	@MERGE=$(MERGE) scripts/fuzz.sh "$(or $(SECONDS),60)" "$(TARGET)"
 
 demo: setup ## See a container's start become a DNS answer, and its stop take it away
 	@scripts/demo.sh

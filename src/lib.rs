@@ -15,3 +15,6 @@ pub mod config;
 pub mod cli;
 
 pub mod agent;
+
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;

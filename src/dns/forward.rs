@@ -56,6 +56,8 @@ mod cache;
 mod counts;
 mod exchange;
 mod flight;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod key;
 mod message;
 mod probe;

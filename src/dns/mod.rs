@@ -30,7 +30,9 @@ pub mod answer;
 pub mod cookie;
 pub mod explain;
 pub mod export;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the fuzz targets need the world, the tests its tables, too"))]
+#[expect(clippy::unwrap_used, reason = "made for tests, whose words it reads")]
 pub(crate) mod fixture;
 pub mod forward;
 pub mod hot;
