@@ -35,7 +35,7 @@ use crate::{
         forward::{self, Forwarder},
         listen::Listen,
         name::Apex,
-        server::{self, BindState, Limits, Relay, Shared},
+        server::{self, BindState, Relay, Shared},
     },
     model::{Catalog, Desired, Externals, Local, Problem, Residents, Session},
     registry::{
@@ -189,7 +189,7 @@ impl Agent {
         };
         let agent = Self {
             identity,
-            shared: Arc::new(Shared::new(settings, Limits::default())),
+            shared: Arc::new(Shared::new(settings, reload::limits(&config))),
             forwarder: Arc::new(forwarder),
             listens,
             commands,

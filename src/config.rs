@@ -37,8 +37,9 @@ pub use self::{
     env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
-        General, LogFormat, MAX_CACHE, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL,
-        MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret, Upstreams, User, parse_duration,
+        General, LogFormat, MAX_CACHE, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_RATE, MAX_SOCKET_PATH,
+        MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret, Upstreams, User,
+        parse_duration,
     },
 };
 use self::{show::Show, values::Upstream};
@@ -148,6 +149,8 @@ pub struct Config {
     pub dns: Setting<Vec<Listen>>,
     /// Empty: the default list of design D16.
     pub allow: Setting<Vec<IpNet>>,
+    /// Queries per second; 0: any number.
+    pub rate_limit: Setting<u32>,
     /// Lower case, without the final dot.
     pub zone: Setting<String>,
     /// Seconds.
@@ -207,7 +210,7 @@ impl Config {
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
         show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence external routed state_dir on_term check_commands);
-        show!(dns allow zone ttl when_none_ready upstream resolv_conf cache_size prefer prefer_floor);
+        show!(dns allow rate_limit zone ttl when_none_ready upstream resolv_conf cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
     }
@@ -374,6 +377,7 @@ impl<'a> Reader<'a> {
             check_commands: self.optional("check-commands", values::directory),
             dns: self.many("dns", values::dns),
             allow: self.many("allow", values::allow),
+            rate_limit: self.one("rate-limit", values::rate_limit),
             zone: self.one("zone", values::zone),
             ttl: self.one("ttl", values::ttl),
             when_none_ready: self.one("when-none-ready", values::when_none_ready),

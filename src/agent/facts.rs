@@ -92,6 +92,8 @@ impl Sources {
             tcp_queries: counts.get(Counter::TcpQueries),
             replies,
             dropped: counts.get(Counter::Dropped),
+            too_often: counts.get(Counter::TooOften),
+            odd_over_cap: counts.get(Counter::OddOverCap),
             forwarded: counts.get(Counter::Forwarded),
             forward_failures: forwarded.failed,
             tcp_connections: self.shared.tcp_connections(),

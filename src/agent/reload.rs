@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::{Agent, externals};
 use crate::{
     config::{Config, Errors, General, OnTerm},
-    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference},
+    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits},
     model::Externals,
 };
 
@@ -59,6 +59,11 @@ pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> 
         },
         ..Settings::default()
     })
+}
+
+/// How much the DNS server takes on, from its start to its end.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits { per_source: config.rate_limit.value, ..Limits::default() }
 }
 
 /// Whom other names are asked of.
@@ -167,7 +172,17 @@ fn difference(running: &BTreeMap<&'static str, String>, next: &BTreeMap<&'static
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::key;
+    use crate::config::{Env, Given, key};
+
+    #[test]
+    fn the_rate_of_the_operator_is_the_servers() {
+        let rate = |given: &[&str]| {
+            let given = given.iter().map(|rate| ("rate-limit", vec![(*rate).to_owned()])).collect::<Given>();
+            limits(&Config::load(&given, &Env::new(), true, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap())
+                .per_source
+        };
+        assert_eq!((rate(&["7"]), rate(&["0"]), rate(&[])), (7, 0, Limits::default().per_source));
+    }
 
     #[test]
     fn what_can_change_is_told_from_what_needs_a_restart() {

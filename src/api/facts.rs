@@ -102,6 +102,10 @@ pub struct DnsFacts {
     pub replies: Vec<(&'static str, u64)>,
     /// Packets dropped without a reply: malformed, or beyond a limit.
     pub dropped: u64,
+    /// Packets beyond the rate of their source (`--rate-limit`): truncated or dropped, unless they carried a cookie of ours.
+    pub too_often: u64,
+    /// Packets with unusual questions, dropped because too many of those waited for the complete path.
+    pub odd_over_cap: u64,
     /// Questions passed on to an upstream.
     pub forwarded: u64,
     /// Of those, the ones that no upstream answered.

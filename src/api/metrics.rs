@@ -30,6 +30,8 @@
 //! | `portolan_dns_queries_total{transport}` | counter | questions received, by `udp` and `tcp` |
 //! | `portolan_dns_replies_total{rcode}` | counter | replies sent |
 //! | `portolan_dns_dropped_total` | counter | packets dropped without a reply |
+//! | `portolan_dns_too_often_total` | counter | packets beyond the rate of their source: truncated or dropped, unless they carried a cookie of ours |
+//! | `portolan_dns_odd_over_cap_total` | counter | packets with unusual questions, dropped because too many of those waited |
 //! | `portolan_dns_forwarded_total` | counter | questions passed on |
 //! | `portolan_dns_forward_failures_total` | counter | of those, answered by no upstream |
 //! | `portolan_dns_cache_hits_total` | counter | questions answered with what upstreams have said before |
@@ -186,6 +188,12 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
             samples: dns.replies.iter().map(|(rcode, number)| (*rcode, Value::Counter(*number))).collect(),
         },
         counter("dns_dropped", "Packets dropped without a reply", dns.dropped),
+        counter("dns_too_often", "Packets beyond the rate of their source", dns.too_often),
+        counter(
+            "dns_odd_over_cap",
+            "Packets with unusual questions, dropped because too many waited",
+            dns.odd_over_cap,
+        ),
         counter("dns_forwarded", "Questions passed on", dns.forwarded),
         counter("dns_forward_failures", "Of those, answered by no upstream", dns.forward_failures),
         counter("dns_cache_hits", "Questions answered with what upstreams have said before", cache.hits),

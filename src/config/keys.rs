@@ -188,6 +188,15 @@ pub const KEYS: &[Key] = &[
         DNS,
         "who may ask [default: this host, its Docker networks, the advertised addresses of known hosts]",
     ),
+    // Far above what a host's resolver asks, and too little to be worth forging an address for.
+    row(
+        "rate-limit",
+        "N",
+        Arity::One,
+        "1000",
+        DNS,
+        "queries a second over UDP that one address is answered, if it is neither this host's nor a container's of it; 0: any number",
+    ),
     // `internal` is reserved for private use by ICANN; Compose's own names never end in it.
     row("zone", "DOMAIN", Arity::One, "svc.internal", DNS, "the domain we answer for"),
     // Docker gives a freed address to the very next container.

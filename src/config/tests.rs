@@ -303,6 +303,8 @@ fn good_values_are_taken() {
         ("zone", &long, &long),
         ("allow", "10.1.2.3/8,192.168.1.1", "10.0.0.0/8,192.168.1.1/32"),
         ("routed", "0.0.0.0/0", "0.0.0.0/0"),
+        ("rate-limit", "0", "0"),
+        ("rate-limit", "1000000", "1000000"),
         ("upstream", "none", "none"),
         ("upstream", "9.9.9.9,10.0.0.2:5353,fd00::1", "9.9.9.9:53,10.0.0.2:5353,[fd00::1]:53"),
         (
@@ -372,6 +374,9 @@ fn bad_values_are_refused() {
         ("allow", "0.0.0.0/0"),
         ("allow", "::/0"),
         ("allow", "10.0.0.0/33"),
+        ("rate-limit", "-1"),
+        ("rate-limit", "1000001"),
+        ("rate-limit", "10/s"),
         ("upstream", "none,9.9.9.9"),
         ("upstream", "0.0.0.0"),
         ("upstream", "dns.example"),

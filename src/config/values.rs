@@ -46,6 +46,9 @@ pub const MAX_LOCALITY: usize = 100;
 /// Highest `--prefer-floor`: an A answer holds 16 addresses, so more neighbours than a few of those change nothing.
 pub const MAX_FLOOR: u32 = 1000;
 
+/// Highest `--rate-limit` but for none: more than a thread answers, so it would limit nothing.
+pub const MAX_RATE: u32 = 1_000_000;
+
 /// Smallest cache of what upstreams say, other than none: some hundred answers.
 pub const MIN_CACHE: usize = 256 << 10;
 
@@ -440,6 +443,13 @@ pub(super) fn allow(text: &str) -> Result<IpNet, String> {
         return fail("everyone could use this host to attack others (an open resolver); name the subnets that may ask");
     }
     Ok(subnet)
+}
+
+pub(super) fn rate_limit(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(rate) if rate <= MAX_RATE => Ok(rate),
+        _ => fail(format!("use a number of queries per second up to {MAX_RATE}, or 0 for any number")),
+    }
 }
 
 pub(super) fn zone(text: &str) -> Result<String, String> {
