@@ -97,6 +97,8 @@ impl Sources {
             forwarded: counts.get(Counter::Forwarded),
             forward_failures: forwarded.failed,
             tcp_connections: self.shared.tcp_connections(),
+            tls_handshakes: counts.get(Counter::TlsHandshakes),
+            tls_failures: counts.get(Counter::TlsFailures),
         }
     }
 
@@ -138,7 +140,7 @@ impl Sources {
 
 fn listener(address: SocketAddr, state: &BindState) -> Listener {
     let error = match state {
-        BindState::Bound { .. } => None,
+        BindState::Bound { .. } | BindState::Secured => None,
         BindState::Failed { reason, .. } => Some(reason.clone()),
     };
     Listener { address, error }

@@ -17,8 +17,20 @@ use crate::{
 };
 
 /// Settings that change while the agent runs; all others need a restart.
-const LIVE: [&str; 10] =
-    ["allow", "external", "log", "on-term", "prefer", "prefer-floor", "routed", "ttl", "upstream", "when-none-ready"];
+const LIVE: [&str; 12] = [
+    "allow",
+    "external",
+    "log",
+    "on-term",
+    "prefer",
+    "prefer-floor",
+    "routed",
+    "tls-cert",
+    "tls-key",
+    "ttl",
+    "upstream",
+    "when-none-ready",
+];
 
 /// Reads the configuration from where it was read at the start: flags, environment, file.
 pub type Load = Box<dyn Fn() -> Result<Config, Errors> + Send + Sync>;
@@ -122,6 +134,10 @@ impl Reloader {
         self.on_term = config.on_term.value;
         agent.shared.set_settings(Arc::new(settings));
         agent.forwarder.choose(upstreams(&with_fixed(&config, &agent.config)));
+        // Another one stands in the same file when it was renewed.
+        if config.certificate.as_ref().is_some_and(|certificate| agent.shared.renew(certificate)) {
+            info!("new connections over TLS get the certificate that --tls-cert holds now");
+        }
         let next = Live::of(&config);
         agent.live.0.send_if_modified(|current| {
             let changed = **current != next;

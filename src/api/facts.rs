@@ -110,8 +110,12 @@ pub struct DnsFacts {
     pub forwarded: u64,
     /// Of those, the ones that no upstream answered.
     pub forward_failures: u64,
-    /// TCP connections open now.
+    /// TCP connections open now, those of TLS included.
     pub tcp_connections: u64,
+    /// Handshakes of TLS that were done.
+    pub tls_handshakes: u64,
+    /// Handshakes of TLS that failed, or were too slow.
+    pub tls_failures: u64,
 }
 
 /// What upstreams have said, and how they stand; also the answer to `GET /v1/cache`.

@@ -43,7 +43,8 @@
 //! | `portolan_dns_cache_octets` | gauge | memory they take |
 //! | `portolan_dns_upstreams{state}` | gauge | upstreams, by `up`, `down` (silent) and `loop` (they lead back to us) |
 //! | `portolan_dns_upstream_mismatched_total` | counter | replies that answered none of our questions: late, confused or forged |
-//! | `portolan_dns_tcp_connections` | gauge | TCP connections open |
+//! | `portolan_dns_tcp_connections` | gauge | TCP connections open, those of TLS included |
+//! | `portolan_dns_tls_handshakes_total{result}` | counter | handshakes of TLS, by `done` and `failed` (too slow ones included) |
 //! | `portolan_dns_listeners{state}` | gauge | wanted addresses, by `bound` and `failed` |
 
 use std::{
@@ -220,6 +221,12 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
         },
         counter("dns_upstream_mismatched", "Replies that answered none of our questions", cache.mismatched),
         gauge("dns_tcp_connections", "TCP connections open", unsigned(dns.tcp_connections)),
+        Row {
+            name: "dns_tls_handshakes",
+            help: "Handshakes of TLS",
+            label: "result",
+            samples: vec![("done", Value::Counter(dns.tls_handshakes)), ("failed", Value::Counter(dns.tls_failures))],
+        },
         Row {
             name: "dns_listeners",
             help: "Wanted addresses",

@@ -181,6 +181,23 @@ pub const KEYS: &[Key] = &[
         "where to answer: addresses, docker (port 53 on every bridge) or auto",
     ),
     row(
+        "dns-tls",
+        "ADDR[:PORT]",
+        Arity::Many,
+        "",
+        DNS,
+        "where to answer over TLS, too, on port 853 unless another is given; needs --tls-cert and --tls-key",
+    ),
+    row(
+        "tls-cert",
+        "FILE",
+        Arity::One,
+        "",
+        DNS,
+        "PEM file of the certificate for --dns-tls, and those that vouch for it",
+    ),
+    row("tls-key", "FILE", Arity::One, "", DNS, "PEM file of its private key"),
+    row(
         "allow",
         "SUBNET",
         Arity::Many,

@@ -12,7 +12,12 @@ use ipnet::IpNet;
 
 use super::show::Show;
 use crate::{
-    dns::{forward::Suffix, listen::Listen, prefer::Prefer},
+    dns::{
+        forward::Suffix,
+        listen::{DNS_PORT, Listen},
+        prefer::Prefer,
+        tls::TLS_PORT,
+    },
     model::{EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
     registry::external,
     watch::{
@@ -420,6 +425,24 @@ pub(super) fn locality(text: &str) -> Result<String, String> {
 
 pub(super) fn dns(text: &str) -> Result<Listen, String> {
     text.parse().or_else(|_| fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"))
+}
+
+/// An address of this host, with port 853 unless said otherwise.
+pub(super) fn dns_tls(text: &str) -> Result<SocketAddr, String> {
+    let expected = "use an address such as 10.0.0.5, 10.0.0.5:853 or [fd00::5]:853";
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = match (bare.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+        (Ok(ip), _) => SocketAddr::new(ip, TLS_PORT),
+        (_, Ok(address)) => address,
+        _ => return fail(expected),
+    };
+    match SocketAddr::new(address.ip().to_canonical(), address.port()).to_string().parse() {
+        _ if address.port() == DNS_PORT => {
+            fail("port 53 is never encrypted (RFC 7858 section 3.1); leave the port out")
+        }
+        Ok(Listen::Address(address)) => Ok(address),
+        _ => fail(format!("nobody can be asked there; {expected}")),
+    }
 }
 
 /// A subnet, or a single address; bits beyond the prefix are dropped.

@@ -17,3 +17,4 @@ mod registry;
 mod restart;
 mod single;
 mod surroundings;
+mod tls;

@@ -7,4 +7,5 @@ pub(crate) mod support;
 mod guards;
 mod listeners;
 mod tcp;
+pub(crate) mod tls;
 mod udp;
