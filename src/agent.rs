@@ -35,7 +35,7 @@ use crate::{
         forward::{self, Forwarder},
         listen::Listen,
         name::Apex,
-        server::{self, BindState, Limits, Relay, Shared},
+        server::{self, BindState, Relay, Shared, Tls},
     },
     model::{Catalog, Desired, Externals, Local, Problem, Residents, Session},
     registry::{
@@ -183,13 +183,13 @@ impl Agent {
         let (orders, ordered) = mpsc::channel(COMMANDS);
         let gates = Gates {
             // Where nobody has asked yet, nothing waits.
-            may_read: watch::Sender::new(sockets.dns.addresses().is_empty()),
+            may_read: watch::Sender::new(sockets.dns.is_empty()),
             may_publish: watch::Sender::new(!sockets.is_of_an_agent()),
             stop: watch::Sender::new(false),
         };
         let agent = Self {
             identity,
-            shared: Arc::new(Shared::new(settings, Limits::default())),
+            shared: Arc::new(Shared::new(settings, reload::limits(&config))),
             forwarder: Arc::new(forwarder),
             listens,
             commands,
@@ -219,6 +219,10 @@ impl Agent {
             pending: Mutex::new(Some(Pending { commands: commanded, orders: ordered, sockets })),
             config,
         };
+        if let Some(certificate) = agent.config.certificate.clone() {
+            let addresses = agent.config.dns_tls.value.iter().copied().collect();
+            agent.shared.set_tls(Tls { addresses, certificate });
+        }
         agent.session.0.send_replace(Arc::new(session));
         agent.live.0.send_replace(Arc::new(Live::of(&agent.config)));
         // Known before Docker is, so that this host may ask from its own addresses at once.

@@ -37,13 +37,14 @@ pub use self::{
     env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
-        General, LogFormat, MAX_CACHE, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_SOCKET_PATH, MAX_TTL,
-        MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret, Upstreams, User, parse_duration,
+        General, LogFormat, MAX_CACHE, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_RATE, MAX_SOCKET_PATH,
+        MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret, Upstreams, User,
+        parse_duration,
     },
 };
 use self::{show::Show, values::Upstream};
 use crate::{
-    dns::{listen::Listen, prefer::Prefer},
+    dns::{listen::Listen, prefer::Prefer, tls::Certificate},
     model::{External, ExternalName, HostId, WhenNoneReady},
     watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat},
 };
@@ -146,8 +147,15 @@ pub struct Config {
     pub on_term: Setting<OnTerm>,
     pub check_commands: Setting<Option<PathBuf>>,
     pub dns: Setting<Vec<Listen>>,
+    pub dns_tls: Setting<Vec<SocketAddr>>,
+    pub tls_cert: Setting<Option<PathBuf>>,
+    pub tls_key: Setting<Option<PathBuf>>,
+    /// What these two files hold, where `dns_tls` names an address.
+    pub certificate: Option<Certificate>,
     /// Empty: the default list of design D16.
     pub allow: Setting<Vec<IpNet>>,
+    /// Queries per second; 0: any number.
+    pub rate_limit: Setting<u32>,
     /// Lower case, without the final dot.
     pub zone: Setting<String>,
     /// Seconds.
@@ -207,7 +215,7 @@ impl Config {
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
         show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence external routed state_dir on_term check_commands);
-        show!(dns allow zone ttl when_none_ready upstream resolv_conf cache_size prefer prefer_floor);
+        show!(dns dns_tls tls_cert tls_key allow rate_limit zone ttl when_none_ready upstream resolv_conf cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
     }
@@ -373,7 +381,12 @@ impl<'a> Reader<'a> {
             on_term: self.one("on-term", values::on_term),
             check_commands: self.optional("check-commands", values::directory),
             dns: self.many("dns", values::dns),
+            dns_tls: self.many("dns-tls", values::dns_tls),
+            tls_cert: self.optional("tls-cert", values::path),
+            tls_key: self.optional("tls-key", values::path),
+            certificate: None,
             allow: self.many("allow", values::allow),
+            rate_limit: self.one("rate-limit", values::rate_limit),
             zone: self.one("zone", values::zone),
             ttl: self.one("ttl", values::ttl),
             when_none_ready: self.one("when-none-ready", values::when_none_ready),
@@ -392,6 +405,7 @@ impl<'a> Reader<'a> {
         };
         self.settle_registry(&mut config);
         self.settle_tls(&mut config, read);
+        self.settle_dns_tls(&mut config, read);
         self.settle_user(&mut config, read);
         self.settle_advertise(&config);
         self.settle_prefer(&config);

@@ -92,9 +92,13 @@ impl Sources {
             tcp_queries: counts.get(Counter::TcpQueries),
             replies,
             dropped: counts.get(Counter::Dropped),
+            too_often: counts.get(Counter::TooOften),
+            odd_over_cap: counts.get(Counter::OddOverCap),
             forwarded: counts.get(Counter::Forwarded),
             forward_failures: forwarded.failed,
             tcp_connections: self.shared.tcp_connections(),
+            tls_handshakes: counts.get(Counter::TlsHandshakes),
+            tls_failures: counts.get(Counter::TlsFailures),
         }
     }
 
@@ -136,7 +140,7 @@ impl Sources {
 
 fn listener(address: SocketAddr, state: &BindState) -> Listener {
     let error = match state {
-        BindState::Bound { .. } => None,
+        BindState::Bound { .. } | BindState::Secured => None,
         BindState::Failed { reason, .. } => Some(reason.clone()),
     };
     Listener { address, error }

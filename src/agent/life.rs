@@ -180,7 +180,11 @@ async fn begin(
     }
     let (inheritance, state, sockets) = match inherited {
         Some((inheritance, state, sockets)) => (Some(inheritance), state, sockets),
-        None => (None, StateDirectory::open(&config.state_dir.value)?, Sockets::held(held, config.http.value)),
+        None => (
+            None,
+            StateDirectory::open(&config.state_dir.value)?,
+            Sockets::held(held, config.http.value, &config.dns_tls.value),
+        ),
     };
     let state = Arc::new(state);
     let agent = Agent::compose(config, &state, sockets)?;
@@ -275,6 +279,7 @@ impl Agent {
         for (address, state) in states.iter() {
             match state {
                 BindState::Bound { .. } => lines.push(format!("dns       {address}")),
+                BindState::Secured => lines.push(format!("dns+tls   {address}")),
                 BindState::Failed { reason, .. } => lines.push(format!("dns       {address} not yet: {reason}")),
             }
         }

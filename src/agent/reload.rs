@@ -12,13 +12,25 @@ use tracing::{error, info, warn};
 use super::{Agent, externals};
 use crate::{
     config::{Config, Errors, General, OnTerm},
-    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference},
+    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits},
     model::Externals,
 };
 
 /// Settings that change while the agent runs; all others need a restart.
-const LIVE: [&str; 10] =
-    ["allow", "external", "log", "on-term", "prefer", "prefer-floor", "routed", "ttl", "upstream", "when-none-ready"];
+const LIVE: [&str; 12] = [
+    "allow",
+    "external",
+    "log",
+    "on-term",
+    "prefer",
+    "prefer-floor",
+    "routed",
+    "tls-cert",
+    "tls-key",
+    "ttl",
+    "upstream",
+    "when-none-ready",
+];
 
 /// Reads the configuration from where it was read at the start: flags, environment, file.
 pub type Load = Box<dyn Fn() -> Result<Config, Errors> + Send + Sync>;
@@ -59,6 +71,11 @@ pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> 
         },
         ..Settings::default()
     })
+}
+
+/// How much the DNS server takes on, from its start to its end.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits { per_source: config.rate_limit.value, ..Limits::default() }
 }
 
 /// Whom other names are asked of.
@@ -117,6 +134,10 @@ impl Reloader {
         self.on_term = config.on_term.value;
         agent.shared.set_settings(Arc::new(settings));
         agent.forwarder.choose(upstreams(&with_fixed(&config, &agent.config)));
+        // Another one stands in the same file when it was renewed.
+        if config.certificate.as_ref().is_some_and(|certificate| agent.shared.renew(certificate)) {
+            info!("new connections over TLS get the certificate that --tls-cert holds now");
+        }
         let next = Live::of(&config);
         agent.live.0.send_if_modified(|current| {
             let changed = **current != next;
@@ -167,7 +188,17 @@ fn difference(running: &BTreeMap<&'static str, String>, next: &BTreeMap<&'static
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::key;
+    use crate::config::{Env, Given, key};
+
+    #[test]
+    fn the_rate_of_the_operator_is_the_servers() {
+        let rate = |given: &[&str]| {
+            let given = given.iter().map(|rate| ("rate-limit", vec![(*rate).to_owned()])).collect::<Given>();
+            limits(&Config::load(&given, &Env::new(), true, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap())
+                .per_source
+        };
+        assert_eq!((rate(&["7"]), rate(&["0"]), rate(&[])), (7, 0, Limits::default().per_source));
+    }
 
     #[test]
     fn what_can_change_is_told_from_what_needs_a_restart() {

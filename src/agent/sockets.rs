@@ -21,14 +21,16 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Sorts what systemd holds for us, by local address: the listener at `--http`'s is the API's, all others are of DNS.
-    pub(super) fn held(descriptors: Vec<OwnedFd>, http: SocketAddr) -> Self {
+    /// Those at the addresses of `--dns-tls` are for DNS over TLS.
+    pub(super) fn held(descriptors: Vec<OwnedFd>, http: SocketAddr, tls: &[SocketAddr]) -> Self {
         let mut sockets = Self::default();
         sockets.add(descriptors, http, http);
+        sockets.dns.set_apart(tls);
         for address in sockets.dns.close_lone_listeners() {
             warn!(
                 %address,
-                "a TCP listener from systemd is closed: it is neither --http {http} nor beside a datagram socket; name \
-                 it in --http, or add ListenDatagram={address}"
+                "a TCP listener from systemd is closed: it is neither --http {http} nor one of --dns-tls, nor beside a datagram \
+                 socket; name it there, or add ListenDatagram={address}"
             );
         }
         sockets.held = sockets.dns.addresses();
@@ -75,13 +77,19 @@ mod tests {
         .find_map(|found| found)
         .unwrap();
         let lone = TcpListener::bind("127.0.0.1:0").unwrap();
+        let secured = TcpListener::bind("127.0.0.1:0").unwrap();
         let (useless, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let (address, at) = (dns.local_addr().unwrap(), http.local_addr().unwrap());
-        let descriptors = vec![http.into(), dns.into(), tcp.into(), lone.into(), useless.into()];
-        let sockets = Sockets::held(descriptors, at);
+        let over_tls = secured.local_addr().unwrap();
+        let descriptors = vec![http.into(), dns.into(), tcp.into(), lone.into(), secured.into(), useless.into()];
+        let sockets = Sockets::held(descriptors, at, &[over_tls]);
         assert!(sockets.http.is_some());
         assert_eq!(sockets.held, [address].into());
         assert_eq!(sockets.dns.addresses(), [address].into(), "a listener of its own is none of DNS");
         assert!(!sockets.is_of_an_agent());
+        let secured = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (at_all, nowhere) = (secured.local_addr().unwrap(), "127.0.0.1:1".parse().unwrap());
+        assert!(!Sockets::held(vec![secured.try_clone().unwrap().into()], at, &[at_all]).dns.is_empty());
+        assert!(Sockets::held(vec![secured.into()], at, &[nowhere]).dns.is_empty(), "nobody asks there");
     }
 }

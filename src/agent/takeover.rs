@@ -55,6 +55,10 @@ pub(super) async fn inherit(config: &Config) -> Result<Option<(Inheritance, Stat
     };
     let mut sockets = Sockets { control: Some(control), held: held.into_iter().collect(), ..Sockets::default() };
     sockets.add(taken.collect(), http, config.http.value);
+    sockets.dns.set_apart(&config.dns_tls.value);
+    for address in sockets.dns.close_lone_listeners() {
+        info!(%address, "the running agent speaks TLS here; this one closes it, for --dns-tls does not name it");
+    }
     info!(process = wire.peer(), dns = ?sockets.dns.addresses(), "taking over from the agent that runs");
     Ok(Some((Inheritance { wire }, StateDirectory::succeed(Path::new(&config.state_dir.value), lock), sockets)))
 }

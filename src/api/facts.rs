@@ -102,12 +102,20 @@ pub struct DnsFacts {
     pub replies: Vec<(&'static str, u64)>,
     /// Packets dropped without a reply: malformed, or beyond a limit.
     pub dropped: u64,
+    /// Packets beyond the rate of their source (`--rate-limit`): truncated or dropped, unless they carried a cookie of ours.
+    pub too_often: u64,
+    /// Packets with unusual questions, dropped because too many of those waited for the complete path.
+    pub odd_over_cap: u64,
     /// Questions passed on to an upstream.
     pub forwarded: u64,
     /// Of those, the ones that no upstream answered.
     pub forward_failures: u64,
-    /// TCP connections open now.
+    /// TCP connections open now, those of TLS included.
     pub tcp_connections: u64,
+    /// Handshakes of TLS that were done.
+    pub tls_handshakes: u64,
+    /// Handshakes of TLS that failed, or were too slow.
+    pub tls_failures: u64,
 }
 
 /// What upstreams have said, and how they stand; also the answer to `GET /v1/cache`.

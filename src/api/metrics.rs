@@ -30,6 +30,8 @@
 //! | `portolan_dns_queries_total{transport}` | counter | questions received, by `udp` and `tcp` |
 //! | `portolan_dns_replies_total{rcode}` | counter | replies sent |
 //! | `portolan_dns_dropped_total` | counter | packets dropped without a reply |
+//! | `portolan_dns_too_often_total` | counter | packets beyond the rate of their source: truncated or dropped, unless they carried a cookie of ours |
+//! | `portolan_dns_odd_over_cap_total` | counter | packets with unusual questions, dropped because too many of those waited |
 //! | `portolan_dns_forwarded_total` | counter | questions passed on |
 //! | `portolan_dns_forward_failures_total` | counter | of those, answered by no upstream |
 //! | `portolan_dns_cache_hits_total` | counter | questions answered with what upstreams have said before |
@@ -41,7 +43,8 @@
 //! | `portolan_dns_cache_octets` | gauge | memory they take |
 //! | `portolan_dns_upstreams{state}` | gauge | upstreams, by `up`, `down` (silent) and `loop` (they lead back to us) |
 //! | `portolan_dns_upstream_mismatched_total` | counter | replies that answered none of our questions: late, confused or forged |
-//! | `portolan_dns_tcp_connections` | gauge | TCP connections open |
+//! | `portolan_dns_tcp_connections` | gauge | TCP connections open, those of TLS included |
+//! | `portolan_dns_tls_handshakes_total{result}` | counter | handshakes of TLS, by `done` and `failed` (too slow ones included) |
 //! | `portolan_dns_listeners{state}` | gauge | wanted addresses, by `bound` and `failed` |
 
 use std::{
@@ -186,6 +189,12 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
             samples: dns.replies.iter().map(|(rcode, number)| (*rcode, Value::Counter(*number))).collect(),
         },
         counter("dns_dropped", "Packets dropped without a reply", dns.dropped),
+        counter("dns_too_often", "Packets beyond the rate of their source", dns.too_often),
+        counter(
+            "dns_odd_over_cap",
+            "Packets with unusual questions, dropped because too many waited",
+            dns.odd_over_cap,
+        ),
         counter("dns_forwarded", "Questions passed on", dns.forwarded),
         counter("dns_forward_failures", "Of those, answered by no upstream", dns.forward_failures),
         counter("dns_cache_hits", "Questions answered with what upstreams have said before", cache.hits),
@@ -212,6 +221,12 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
         },
         counter("dns_upstream_mismatched", "Replies that answered none of our questions", cache.mismatched),
         gauge("dns_tcp_connections", "TCP connections open", unsigned(dns.tcp_connections)),
+        Row {
+            name: "dns_tls_handshakes",
+            help: "Handshakes of TLS",
+            label: "result",
+            samples: vec![("done", Value::Counter(dns.tls_handshakes)), ("failed", Value::Counter(dns.tls_failures))],
+        },
         Row {
             name: "dns_listeners",
             help: "Wanted addresses",

@@ -181,12 +181,38 @@ pub const KEYS: &[Key] = &[
         "where to answer: addresses, docker (port 53 on every bridge) or auto",
     ),
     row(
+        "dns-tls",
+        "ADDR[:PORT]",
+        Arity::Many,
+        "",
+        DNS,
+        "where to answer over TLS, too, on port 853 unless another is given; needs --tls-cert and --tls-key",
+    ),
+    row(
+        "tls-cert",
+        "FILE",
+        Arity::One,
+        "",
+        DNS,
+        "PEM file of the certificate for --dns-tls, and those that vouch for it",
+    ),
+    row("tls-key", "FILE", Arity::One, "", DNS, "PEM file of its private key"),
+    row(
         "allow",
         "SUBNET",
         Arity::Many,
         "",
         DNS,
         "who may ask [default: this host, its Docker networks, the advertised addresses of known hosts]",
+    ),
+    // Far above what a host's resolver asks, and too little to be worth forging an address for.
+    row(
+        "rate-limit",
+        "N",
+        Arity::One,
+        "1000",
+        DNS,
+        "queries a second over UDP that one address is answered, if it is neither this host's nor a container's of it; 0: any number",
     ),
     // `internal` is reserved for private use by ICANN; Compose's own names never end in it.
     row("zone", "DOMAIN", Arity::One, "svc.internal", DNS, "the domain we answer for"),

@@ -1,10 +1,19 @@
 //! What several settings decide together, once each has been read.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use super::{Config, Reader, Registry, Secret, Setting, Source, User, show::Show, unreadable};
 use crate::{
-    dns::{forward::Suffix, prefer::Prefer},
+    dns::{
+        forward::Suffix,
+        listen::Listen,
+        prefer::Prefer,
+        tls::{Certificate, CertificateError},
+    },
     registry::external::{leads_out, words},
 };
 
@@ -60,6 +69,53 @@ impl Reader<'_> {
             {
                 let message = format!("not encrypted although --{name} ({}) is given; write https://", setting.source);
                 self.wrong("etcd-endpoints", endpoint, &endpoints_source, &message);
+            }
+        }
+    }
+
+    /// All three or none, and what the files hold must fit together.
+    pub(super) fn settle_dns_tls(&mut self, config: &mut Config, read: &dyn Fn(&Path) -> io::Result<String>) {
+        let Config { dns, dns_tls, tls_cert, tls_key, certificate, .. } = config;
+        for address in &dns_tls.value {
+            if dns.value.contains(&Listen::Address(*address)) {
+                let message = format!("--dns ({}) answers there in the clear; leave the port out for 853", dns.source);
+                self.wrong("dns-tls", &address.show(), &dns_tls.source, &message);
+            }
+        }
+        // An address that could not be read has been told already.
+        if dns_tls.source == Source::Default {
+            for (name, file) in [("tls-cert", &*tls_cert), ("tls-key", &*tls_key)] {
+                if let Some(path) = &file.value {
+                    self.wrong(name, &path.show(), &file.source, "nobody is answered with it; add --dns-tls ADDR");
+                }
+            }
+            return;
+        }
+        let (Some(chain_path), Some(key_path)) = (&tls_cert.value, &tls_key.value) else {
+            let message = match (&tls_cert.value, &tls_key.value) {
+                (Some(_), _) => "without the certificate's key; add --tls-key FILE",
+                (_, Some(_)) => "without a certificate; add --tls-cert FILE",
+                _ => "without a certificate and its key; add --tls-cert FILE and --tls-key FILE",
+            };
+            return self.wrong("dns-tls", &dns_tls.value.show(), &dns_tls.source, message);
+        };
+        let mut content = |name, path: &PathBuf, source| match read(path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.wrong(name, &path.show(), source, &unreadable(&error));
+                None
+            }
+        };
+        let chain = content("tls-cert", chain_path, &tls_cert.source);
+        let key = content("tls-key", key_path, &tls_key.source);
+        let (Some(chain), Some(key)) = (chain, key) else { return };
+        match Certificate::parse(&chain, &key) {
+            Ok(parsed) => *certificate = Some(parsed),
+            Err(CertificateError::Certificate(message)) => {
+                self.wrong("tls-cert", &chain_path.show(), &tls_cert.source, &message);
+            }
+            Err(CertificateError::Key(message)) => {
+                self.wrong("tls-key", &key_path.show(), &tls_key.source, &message);
             }
         }
     }

@@ -1,6 +1,7 @@
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
+use crate::dns::tls::samples::{CERTIFICATE, KEY, OTHER_KEY};
 
 const FILE: &str = "/etc/portolan.toml";
 
@@ -164,6 +165,74 @@ fn contradictions_about_the_registry_are_refused() {
 }
 
 #[test]
+fn dns_over_tls_needs_addresses_a_certificate_and_its_key() {
+    let read = |path: &Path| match path.to_str() {
+        Some("/cert") => Ok(CERTIFICATE.to_owned()),
+        Some("/key") => Ok(KEY.to_owned()),
+        Some("/other") => Ok(OTHER_KEY.to_owned()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let load = |flags: &[(&'static str, &str)]| {
+        let given = flags.iter().map(|(name, value)| (*name, vec![(*value).to_owned()])).collect();
+        Config::load(&given, &Env::new(), true, &read)
+    };
+    let files = [("tls-cert", "/cert"), ("tls-key", "/key")];
+    let config = load(&[&files[..], &[("dns-tls", "10.0.0.5,fd00::5,[fd00::6],[::1]:8853")]].concat()).unwrap();
+    assert_eq!(config.dns_tls.value.show(), "10.0.0.5:853,[fd00::5]:853,[fd00::6]:853,[::1]:8853");
+    assert_eq!(config.certificate, Certificate::parse(CERTIFICATE, KEY).ok());
+    assert_eq!(load(&[]).unwrap().certificate, None);
+    let tls = ("dns-tls", "10.0.0.5");
+    for (flags, expected) in [
+        (
+            &[tls][..],
+            &[
+                "--dns-tls \"10.0.0.5:853\" (flag): without a certificate and its key; add --tls-cert FILE and --tls-key FILE",
+            ][..],
+        ),
+        (&[tls, files[0]], &["--dns-tls \"10.0.0.5:853\" (flag): without the certificate's key; add --tls-key FILE"]),
+        (&[tls, files[1]], &["--dns-tls \"10.0.0.5:853\" (flag): without a certificate; add --tls-cert FILE"]),
+        (
+            &files,
+            &[
+                "--tls-cert \"/cert\" (flag): nobody is answered with it; add --dns-tls ADDR",
+                "--tls-key \"/key\" (flag): nobody is answered with it; add --dns-tls ADDR",
+            ],
+        ),
+        (
+            &[tls, ("tls-cert", "/none"), ("tls-key", "/none")],
+            &[
+                "--tls-cert \"/none\" (flag): cannot be read: entity not found",
+                "--tls-key \"/none\" (flag): cannot be read: entity not found",
+            ],
+        ),
+        (
+            &[tls, files[0], ("tls-key", "/cert")],
+            &["--tls-key \"/cert\" (flag): there is no private key in it; it begins with -----BEGIN PRIVATE KEY-----"],
+        ),
+        (
+            &[tls, files[0], ("tls-key", "/other")],
+            &[
+                "--tls-key \"/other\" (flag): the key does not fit the certificate; name the key that it was made with, and the server's own certificate first",
+            ],
+        ),
+        (
+            &[("dns-tls", "10.0.0.5:5300"), ("dns", "10.0.0.5:5300"), files[0], files[1]],
+            &[
+                "--dns-tls \"10.0.0.5:5300\" (flag): --dns (flag) answers there in the clear; leave the port out for 853",
+            ],
+        ),
+        (
+            &[("dns-tls", "10.0.0.5:53"), files[0], files[1]],
+            &[
+                "--dns-tls \"10.0.0.5:53\" (flag): port 53 is never encrypted (RFC 7858 section 3.1); leave the port out",
+            ],
+        ),
+    ] {
+        assert_eq!(load(flags).expect_err("an invalid configuration").0, expected);
+    }
+}
+
+#[test]
 fn a_password_is_used_and_never_shown() {
     let config = load(&["--etcd-user=root", "--etcd-password-file=/pw"], &[], "").unwrap();
     let user = config.etcd_user.value.clone().unwrap();
@@ -303,6 +372,8 @@ fn good_values_are_taken() {
         ("zone", &long, &long),
         ("allow", "10.1.2.3/8,192.168.1.1", "10.0.0.0/8,192.168.1.1/32"),
         ("routed", "0.0.0.0/0", "0.0.0.0/0"),
+        ("rate-limit", "0", "0"),
+        ("rate-limit", "1000000", "1000000"),
         ("upstream", "none", "none"),
         ("upstream", "9.9.9.9,10.0.0.2:5353,fd00::1", "9.9.9.9:53,10.0.0.2:5353,[fd00::1]:53"),
         (
@@ -372,6 +443,13 @@ fn bad_values_are_refused() {
         ("allow", "0.0.0.0/0"),
         ("allow", "::/0"),
         ("allow", "10.0.0.0/33"),
+        ("dns-tls", "dns.example"),
+        ("dns-tls", "224.0.0.1"),
+        ("dns-tls", "10.0.0.5:0"),
+        ("dns-tls", "docker"),
+        ("rate-limit", "-1"),
+        ("rate-limit", "1000001"),
+        ("rate-limit", "10/s"),
         ("upstream", "none,9.9.9.9"),
         ("upstream", "0.0.0.0"),
         ("upstream", "dns.example"),

@@ -12,7 +12,12 @@ use ipnet::IpNet;
 
 use super::show::Show;
 use crate::{
-    dns::{forward::Suffix, listen::Listen, prefer::Prefer},
+    dns::{
+        forward::Suffix,
+        listen::{DNS_PORT, Listen},
+        prefer::Prefer,
+        tls::TLS_PORT,
+    },
     model::{EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
     registry::external,
     watch::{
@@ -45,6 +50,9 @@ pub const MAX_LOCALITY: usize = 100;
 
 /// Highest `--prefer-floor`: an A answer holds 16 addresses, so more neighbours than a few of those change nothing.
 pub const MAX_FLOOR: u32 = 1000;
+
+/// Highest `--rate-limit` but for none: more than a thread answers, so it would limit nothing.
+pub const MAX_RATE: u32 = 1_000_000;
 
 /// Smallest cache of what upstreams say, other than none: some hundred answers.
 pub const MIN_CACHE: usize = 256 << 10;
@@ -419,6 +427,24 @@ pub(super) fn dns(text: &str) -> Result<Listen, String> {
     text.parse().or_else(|_| fail("use docker, auto, or an address with its port such as 10.0.0.5:53 or [fd00::5]:53"))
 }
 
+/// An address of this host, with port 853 unless said otherwise.
+pub(super) fn dns_tls(text: &str) -> Result<SocketAddr, String> {
+    let expected = "use an address such as 10.0.0.5, 10.0.0.5:853 or [fd00::5]:853";
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = match (bare.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+        (Ok(ip), _) => SocketAddr::new(ip, TLS_PORT),
+        (_, Ok(address)) => address,
+        _ => return fail(expected),
+    };
+    match SocketAddr::new(address.ip().to_canonical(), address.port()).to_string().parse() {
+        _ if address.port() == DNS_PORT => {
+            fail("port 53 is never encrypted (RFC 7858 section 3.1); leave the port out")
+        }
+        Ok(Listen::Address(address)) => Ok(address),
+        _ => fail(format!("nobody can be asked there; {expected}")),
+    }
+}
+
 /// A subnet, or a single address; bits beyond the prefix are dropped.
 pub(super) fn claim(text: &str) -> Result<Rule, String> {
     Rule::parse(text).map_err(|error| error.to_string())
@@ -440,6 +466,13 @@ pub(super) fn allow(text: &str) -> Result<IpNet, String> {
         return fail("everyone could use this host to attack others (an open resolver); name the subnets that may ask");
     }
     Ok(subnet)
+}
+
+pub(super) fn rate_limit(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(rate) if rate <= MAX_RATE => Ok(rate),
+        _ => fail(format!("use a number of queries per second up to {MAX_RATE}, or 0 for any number")),
+    }
 }
 
 pub(super) fn zone(text: &str) -> Result<String, String> {

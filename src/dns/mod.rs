@@ -19,6 +19,7 @@
 //! - `cookie.rs` knows clients again that have proven their address;
 //! - `hot.rs` answers ordinary questions in their place, from what was encoded of their answers before: the same
 //!   octets, without the work;
+//! - `tls.rs` is the certificate that DNS over TLS is spoken with;
 //! - `access.rs` and `listen.rs` decide who may ask and where we listen; `server.rs` and `forward.rs` hold the sockets.
 //!
 //! Nobody here owns state that outlives a snapshot. Nothing here asks etcd, Docker or an upstream in order to
@@ -43,5 +44,6 @@ pub mod reach;
 pub mod ready;
 pub mod server;
 pub mod source;
+pub mod tls;
 pub mod wire;
 pub mod zone;

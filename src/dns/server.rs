@@ -7,6 +7,7 @@
 //! wanted addresses ─► serve ─► bind.rs ─► udp.rs   threads, one socket each per address ─► front.rs ─► hot::respond
 //!                                    │      └─ odd queries ─► odd.rs   one thread        ─┐
 //!                                    └──► tcp.rs   a task per listener and connection    ─┼─► query.rs ─► wire::respond
+//!                                           └─ tls.rs   the same behind a handshake       ─┤
 //!                                                                                         └─ Later ─► forwarder
 //! ```
 //!
@@ -30,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -38,7 +39,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{access::AccessList, answer::Settings, cookie::Cookies, forward::Forwarder, hot::Ground, zone::Zone};
+use super::{
+    access::AccessList, answer::Settings, cookie::Cookies, forward::Forwarder, hot::Ground, tls::Certificate,
+    zone::Zone,
+};
 use crate::model::Local;
 
 mod admission;
@@ -51,15 +55,18 @@ mod query;
 mod rate;
 mod relay;
 mod tcp;
+mod tls;
 mod udp;
 
 pub use bind::may_bind_53;
 pub use metrics::{Counter, Counts};
 pub use relay::{Connection, Handed, Kind, Order, Parting, Relay};
+pub use tls::Tls;
 
 use admission::Admission;
 use metrics::Metrics;
 use query::Desk;
+use tcp::Protocol;
 
 /// How much of everything there may be at once.
 #[derive(Clone, Debug)]
@@ -83,6 +90,8 @@ pub struct Limits {
     pub tcp_read: Duration,
     /// A client must take its replies within this.
     pub tcp_write: Duration,
+    /// A handshake of TLS must be done after this: two ways there and back (RFC 8446 section 2), each of them repeated once.
+    pub tls_handshake: Duration,
     /// Queries per second over UDP that one source is answered, twice as many at once, by each worker; 0: any number. This
     /// host and its containers are not counted: nobody else's packets come from there.
     pub per_source: u32,
@@ -110,6 +119,7 @@ impl Default for Limits {
             tcp_idle: Duration::from_secs(10),
             tcp_read: Duration::from_secs(5),
             tcp_write: Duration::from_secs(5),
+            tls_handshake: Duration::from_secs(5),
             per_source: 1000,
             forwarding: 1024,
             forwarding_per_source: 128,
@@ -133,6 +143,8 @@ pub struct Shared {
     /// Told of every change of what this host knows.
     local_changes: watch::Sender<()>,
     access: ArcSwap<AccessList>,
+    /// `None`: TLS is not spoken.
+    tls: ArcSwapOption<Tls>,
     cookies: Cookies,
     limits: Limits,
     metrics: Metrics,
@@ -153,6 +165,7 @@ impl Shared {
             writing: Mutex::default(),
             local_changes: watch::Sender::default(),
             access: ArcSwap::default(),
+            tls: ArcSwapOption::empty(),
             cookies: Cookies::new(rand::random()),
             metrics: Metrics::new(limits.udp_workers),
             forwarder: OnceLock::new(),
@@ -178,6 +191,19 @@ impl Shared {
     /// These may ask from now on.
     pub fn set_access(&self, access: Arc<AccessList>) {
         self.access.store(access);
+    }
+
+    /// TLS is spoken there, too, and new connections get this certificate. Whoever [`serve`]s looks at the addresses whenever
+    /// it looks at the others.
+    pub fn set_tls(&self, tls: Tls) {
+        self.tls.store(Some(Arc::new(tls)));
+    }
+
+    /// New connections get this certificate from now on, where TLS is spoken at all. Whether it is another one.
+    pub fn renew(&self, certificate: &Certificate) -> bool {
+        let Some(tls) = self.tls.load_full().filter(|tls| tls.certificate != *certificate) else { return false };
+        self.set_tls(Tls { addresses: tls.addresses.clone(), certificate: certificate.clone() });
+        true
     }
 
     /// The zone that answers are made from.
@@ -230,6 +256,8 @@ pub enum BindState {
         /// Octets of each UDP socket's receive buffer; less than [`Limits::receive_buffer`] where the kernel refused.
         receive_buffer: usize,
     },
+    /// Answered on, over TLS alone.
+    Secured,
     /// Not answered on. It is tried again.
     Failed {
         /// Why, and what to do.
@@ -279,8 +307,11 @@ pub async fn serve(
         loop {
             let mut wish = wanted.borrow_and_update().clone();
             if waits {
+                // Over TLS nobody is answered yet: its listener may have been handed in, too.
                 let unread = listeners.handed.addresses();
                 wish = Arc::new(wish.difference(&unread).copied().collect());
+            } else if let Some(tls) = listeners.desk.shared.tls.load_full() {
+                wish = Arc::new(wish.union(&tls.addresses).copied().collect());
             }
             listeners.reconcile(&wish).await?;
             bound.send_if_modified(|current| {
@@ -367,7 +398,7 @@ struct Listeners {
 }
 
 enum Listener {
-    Open { receive_buffer: usize, accepting: Task, tcp: Arc<TcpListener> },
+    Open { state: BindState, accepting: Task, tcp: Arc<TcpListener> },
     Failed { reason: String, attempts: u32, again_at: Instant },
 }
 
@@ -400,45 +431,61 @@ impl Listeners {
     }
 
     fn open(&mut self, address: SocketAddr, attempts: u32) {
+        let is_tls = self.desk.shared.tls.load().as_ref().is_some_and(|tls| tls.addresses.contains(&address));
+        let opened = if is_tls { self.open_secured(address) } else { self.open_plain(address) };
+        let listener = opened.unwrap_or_else(|error| {
+            let reason = bind::explain(address, &error);
+            if attempts == 0 {
+                tracing::warn!(%address, reason, "cannot answer here yet; trying again");
+            }
+            let pause = MIN_PAUSE.saturating_mul(1 << attempts.min(16)).min(MAX_PAUSE);
+            let again_at = Instant::now() + pause;
+            Listener::Failed { reason, attempts: attempts.saturating_add(1), again_at }
+        });
+        self.listeners.insert(address, listener);
+    }
+
+    fn open_plain(&mut self, address: SocketAddr) -> io::Result<Listener> {
         let limits = &self.desk.shared.limits;
         let sockets = match self.handed.get(address) {
             Some(pair) => bind::adopt(pair, address, limits.udp_workers, limits.receive_buffer),
             None => bind::bind(address, limits.udp_workers, limits.receive_buffer),
         };
-        let opened = sockets.and_then(|mut sockets| {
-            let udp = std::mem::take(&mut sockets.udp);
-            Ok((sockets.receive_buffer, udp, Arc::new(TcpListener::from_std(sockets.tcp)?)))
-        });
-        let listener = match opened {
-            Ok((receive_buffer, udp, tcp)) => {
-                tracing::info!(%address, "answering here");
-                if receive_buffer < limits.receive_buffer {
-                    tracing::warn!(
-                        %address, granted = receive_buffer, wanted = limits.receive_buffer,
-                        "the receive buffer is small and bursts may be lost: raise net.core.rmem_max or give CAP_NET_ADMIN"
-                    );
-                }
-                self.workers.open(address, udp);
-                let accepting = Task(tokio::spawn(tcp::accept(Arc::clone(&tcp), self.desk.clone())));
-                Listener::Open { receive_buffer, accepting, tcp }
-            }
-            Err(error) => {
-                let reason = bind::explain(address, &error);
-                if attempts == 0 {
-                    tracing::warn!(%address, reason, "cannot answer here yet; trying again");
-                }
-                let pause = MIN_PAUSE.saturating_mul(1 << attempts.min(16)).min(MAX_PAUSE);
-                let again_at = Instant::now() + pause;
-                Listener::Failed { reason, attempts: attempts.saturating_add(1), again_at }
-            }
+        let bind::Sockets { udp, tcp, receive_buffer } = sockets?;
+        let tcp = Arc::new(TcpListener::from_std(tcp)?);
+        tracing::info!(%address, "answering here");
+        if receive_buffer < limits.receive_buffer {
+            tracing::warn!(
+                %address, granted = receive_buffer, wanted = limits.receive_buffer,
+                "the receive buffer is small and bursts may be lost: raise net.core.rmem_max or give CAP_NET_ADMIN"
+            );
+        }
+        self.workers.open(address, udp);
+        let accepting = self.accept(&tcp, Protocol::Plain);
+        Ok(Listener::Open { state: BindState::Bound { receive_buffer }, accepting, tcp })
+    }
+
+    fn open_secured(&self, address: SocketAddr) -> io::Result<Listener> {
+        let listener = match self.handed.secured(address) {
+            Some(listener) => bind::adopt_listener(listener)?,
+            None => bind::listen(address)?,
         };
-        self.listeners.insert(address, listener);
+        let tcp = Arc::new(TcpListener::from_std(listener)?);
+        tracing::info!(%address, "answering here over TLS");
+        let accepting = self.accept(&tcp, Protocol::Tls);
+        Ok(Listener::Open { state: BindState::Secured, accepting, tcp })
+    }
+
+    fn accept(&self, listener: &Arc<TcpListener>, protocol: Protocol) -> Task {
+        Task(tokio::spawn(tcp::accept(Arc::clone(listener), self.desk.clone(), protocol)))
     }
 
     /// Returns when the address is free again.
     async fn close(&mut self, address: SocketAddr) {
-        if let Some(Listener::Open { accepting, .. }) = self.listeners.remove(&address) {
-            self.workers.close(address).await;
+        if let Some(Listener::Open { state, accepting, .. }) = self.listeners.remove(&address) {
+            if state != BindState::Secured {
+                self.workers.close(address).await;
+            }
             accepting.stop().await;
         }
     }
@@ -477,7 +524,7 @@ impl Listeners {
 
     fn states(&self) -> BTreeMap<SocketAddr, BindState> {
         let state = |listener: &Listener| match listener {
-            Listener::Open { receive_buffer, .. } => BindState::Bound { receive_buffer: *receive_buffer },
+            Listener::Open { state, .. } => state.clone(),
             Listener::Failed { reason, attempts, .. } => {
                 BindState::Failed { reason: reason.clone(), attempts: *attempts }
             }

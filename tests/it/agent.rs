@@ -18,3 +18,4 @@ mod resolvers;
 mod restart;
 mod single;
 mod surroundings;
+mod tls;

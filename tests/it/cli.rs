@@ -121,6 +121,15 @@ fn mistakes_are_told_with_their_source_and_the_fix() {
     --- stderr
     error: --config "/nowhere/portolan.toml" (flag): cannot be read: No such file or directory (os error 2)
     "#);
+    let pem = |name: &str| format!("{}/tests/it/dns_server/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (certificate, key) = (pem("certificate.pem"), pem("renewed-key.pem"));
+    let unfit = ["agent", "--dns-tls", "127.0.0.1", "--tls-cert", &certificate, "--tls-key", &key];
+    insta::assert_snapshot!(show(&unfit, &[]).replace(&key, "KEY"), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: --tls-key "KEY" (flag): the key does not fit the certificate; name the key that it was made with, and the server's own certificate first
+    "#);
     insta::assert_snapshot!(show(&["agent", "--leese", "30s"], &[]), @r"
     exit 2
     --- stdout

@@ -10,4 +10,5 @@ mod limits;
 mod listeners;
 mod rfc8906;
 mod tcp;
+pub(crate) mod tls;
 mod udp;

@@ -51,10 +51,9 @@ pub(super) fn bind(address: SocketAddr, workers: usize, receive_buffer: usize) -
 /// when it is closed, with what they had sent.
 pub(super) fn adopt(pair: &Pair, address: SocketAddr, workers: usize, receive_buffer: usize) -> io::Result<Sockets> {
     let tcp = match &pair.tcp {
-        Some(tcp) => tcp.try_clone()?,
+        Some(tcp) => adopt_listener(tcp)?,
         None => listen(address)?,
     };
-    tcp.set_nonblocking(true)?;
     let mut granted = usize::MAX;
     for socket in &pair.udp {
         let socket = SockRef::from(socket);
@@ -68,7 +67,15 @@ pub(super) fn adopt(pair: &Pair, address: SocketAddr, workers: usize, receive_bu
     Ok(Sockets { udp: udp.collect::<io::Result<_>>()?, tcp, receive_buffer: granted })
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Takes up a listener that was handed in.
+pub(super) fn adopt_listener(handed: &TcpListener) -> io::Result<TcpListener> {
+    let tcp = handed.try_clone()?;
+    tcp.set_nonblocking(true)?;
+    Ok(tcp)
+}
+
+/// Binds the listener of an address.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let tcp = new_socket(address, Type::STREAM, Protocol::TCP)?;
     // Connections in TIME_WAIT do not keep us from starting again; a listener does, in spite of this option.
     tcp.set_reuse_address(true)?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub enum Counter {
     /// Packets that came over UDP.
     UdpQueries,
-    /// Messages that came over TCP.
+    /// Messages that came over TCP, with or without TLS.
     TcpQueries,
     /// Queries of sources that may not ask.
     NotPermitted,
@@ -41,11 +41,15 @@ pub enum Counter {
     TcpOverCap,
     /// TCP connections closed because their client was slow, or silent for too long.
     TcpTimeouts,
+    /// Handshakes of TLS that were done.
+    TlsHandshakes,
+    /// Handshakes of TLS that failed, or were too slow.
+    TlsFailures,
 }
 
 impl Counter {
     /// All of them, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::UdpQueries,
         Self::TcpQueries,
         Self::NotPermitted,
@@ -63,6 +67,8 @@ impl Counter {
         Self::TcpConnections,
         Self::TcpOverCap,
         Self::TcpTimeouts,
+        Self::TlsHandshakes,
+        Self::TlsFailures,
     ];
 
     /// Its name in metrics.
@@ -85,6 +91,8 @@ impl Counter {
             Self::TcpConnections => "tcp_connections",
             Self::TcpOverCap => "tcp_over_cap",
             Self::TcpTimeouts => "tcp_timeouts",
+            Self::TlsHandshakes => "tls_handshakes",
+            Self::TlsFailures => "tls_failures",
         }
     }
 }

@@ -6,7 +6,8 @@
 //! whoever reads a packet answers it.
 //!
 //! Reading is taken up late and laid down early: what was handed in is not read before this host knows what to answer
-//! ([`Relay::may_read`]), and a server that retires reads nothing more, but answers what it has read.
+//! ([`Relay::may_read`]), and a server that retires reads nothing more, but answers what it has read. The listeners of DNS over
+//! TLS are handed on like all others; its connections are not, for half of them is in our memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,7 +58,7 @@ pub enum Parting {
     Not,
     /// Each is closed as soon as it is idle (RFC 7766 section 6.2.3).
     Finish,
-    /// Each is handed on as soon as it owes no answer.
+    /// Each is handed on as soon as it owes no answer; one over TLS, whose keys stay here, is closed as soon as it is idle.
     HandOn(mpsc::Sender<Connection>),
 }
 
@@ -81,7 +82,11 @@ impl Connection {
 
 /// What another process opened for us.
 #[derive(Debug, Default)]
-pub struct Handed(BTreeMap<SocketAddr, Pair>);
+pub struct Handed {
+    pairs: BTreeMap<SocketAddr, Pair>,
+    /// Listeners of DNS over TLS.
+    secured: BTreeMap<SocketAddr, TcpListener>,
+}
 
 /// What was handed in for one address.
 #[derive(Debug, Default)]
@@ -124,30 +129,50 @@ impl Handed {
     /// Takes in a socket.
     pub fn add(&mut self, kind: Kind, socket: OwnedFd) {
         match kind {
-            Kind::Udp(address) => self.0.entry(address).or_default().udp.push(socket.into()),
-            Kind::Tcp(address) => self.0.entry(address).or_default().tcp = Some(socket.into()),
+            Kind::Udp(address) => self.pairs.entry(address).or_default().udp.push(socket.into()),
+            Kind::Tcp(address) => self.pairs.entry(address).or_default().tcp = Some(socket.into()),
         }
     }
 
     /// The addresses that there are datagram sockets for.
     pub fn addresses(&self) -> BTreeSet<SocketAddr> {
-        self.0.keys().copied().collect()
+        self.pairs.keys().copied().collect()
+    }
+
+    /// Whether nothing was handed in that is of use.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.secured.is_empty()
+    }
+
+    /// The listeners at these addresses are those of DNS over TLS: no datagram socket belongs to them.
+    pub fn set_apart(&mut self, secured: &[SocketAddr]) {
+        for address in secured {
+            if let Some(listener) = self.pairs.get_mut(address).and_then(|pair| pair.tcp.take()) {
+                self.secured.insert(*address, listener);
+            }
+        }
+        self.pairs.retain(|_, pair| !pair.udp.is_empty() || pair.tcp.is_some());
     }
 
     /// Closes what no datagram socket belongs to: DNS is asked over UDP first (RFC 7766 section 5), so such a listener is
     /// meant for something else.
     pub fn close_lone_listeners(&mut self) -> Vec<SocketAddr> {
-        let lone = self.0.iter().filter(|(_, pair)| pair.udp.is_empty()).map(|(address, _)| *address).collect();
-        self.0.retain(|_, pair| !pair.udp.is_empty());
+        let lone = self.pairs.iter().filter(|(_, pair)| pair.udp.is_empty()).map(|(address, _)| *address).collect();
+        self.pairs.retain(|_, pair| !pair.udp.is_empty());
         lone
     }
 
     pub(super) fn get(&self, address: SocketAddr) -> Option<&Pair> {
-        self.0.get(&address)
+        self.pairs.get(&address)
+    }
+
+    pub(super) fn secured(&self, address: SocketAddr) -> Option<&TcpListener> {
+        self.secured.get(&address)
     }
 
     /// Nobody wants to be asked there.
     pub(super) fn forget(&mut self, address: SocketAddr) {
-        self.0.remove(&address);
+        self.pairs.remove(&address);
+        self.secured.remove(&address);
     }
 }

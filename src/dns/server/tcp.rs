@@ -7,7 +7,7 @@ use std::{fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::rngs::SmallRng;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinSet,
@@ -19,6 +19,7 @@ use super::{
     metrics::Counter,
     query::{Desk, Verdict, decide, is_martian, settle},
     relay::{Connection, Parting},
+    tls,
 };
 use crate::dns::wire::{Pace, Transport};
 
@@ -38,9 +39,27 @@ const MIN_MESSAGE: usize = 12;
 /// after the other over it is not cut off between two of them, and a restart does not wait.
 const QUIET: Duration = Duration::from_millis(50);
 
+/// What a listener's connections begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Protocol {
+    /// A question.
+    Plain,
+    /// A handshake of TLS.
+    Tls,
+}
+
+/// What becomes of a connection when another server takes over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Succession {
+    /// That one goes on with it.
+    HandedOn,
+    /// It cannot; this one brings it to an end.
+    Finished,
+}
+
 /// Accepts connections until it is dropped, and its connections with it. When the server retires it accepts no more and
 /// ends with its last connection.
-pub(super) async fn accept(listener: Arc<TcpListener>, mut desk: Desk) -> io::Result<()> {
+pub(super) async fn accept(listener: Arc<TcpListener>, mut desk: Desk, protocol: Protocol) -> io::Result<()> {
     let shard = desk.shared.metrics.tasks();
     let mut connections = JoinSet::new();
     // Given up for a moment when descriptors run out, so that waiting clients are told instead of left hanging.
@@ -64,7 +83,12 @@ pub(super) async fn accept(listener: Arc<TcpListener>, mut desk: Desk) -> io::Re
             Ok((stream, peer)) => match admit(&desk, peer) {
                 Some(permit) => {
                     shard.count(Counter::TcpConnections);
-                    connections.spawn(hold(stream, peer, desk.clone(), permit, Inbox::default()));
+                    match protocol {
+                        Protocol::Plain => {
+                            connections.spawn(hold(stream, peer, desk.clone(), permit, Inbox::default()))
+                        }
+                        Protocol::Tls => connections.spawn(tls::hold(stream, peer, desk.clone(), permit)),
+                    };
                 }
                 None => shard.count(Counter::TcpOverCap),
             },
@@ -102,7 +126,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 /// Why a connection ended.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// By the client, or because it was done.
     Closed,
     /// It was too slow, or silent for too long.
@@ -119,7 +143,7 @@ async fn hold(mut stream: TcpStream, peer: SocketAddr, desk: Desk, _permit: Perm
     // Answers are small and each is written whole: waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
     let metrics = desk.shared.metrics.tasks();
-    match converse(&mut stream, peer, &desk, &mut inbox).await {
+    match converse(&mut stream, peer, &desk, &mut inbox, Succession::HandedOn).await {
         Ok(Some(heir)) => {
             if let Ok(stream) = stream.into_std() {
                 // An heir that is gone takes nothing: the connection is closed, as it would have been without one.
@@ -145,17 +169,17 @@ pub(super) async fn resume(connection: Connection, desk: Desk) {
 }
 
 /// Reads queries and writes answers until either side is done, or somebody else is to go on with it.
-async fn converse(
-    stream: &mut TcpStream,
+pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
     peer: SocketAddr,
     desk: &Desk,
     inbox: &mut Inbox,
+    succession: Succession,
 ) -> Result<Option<mpsc::Sender<Connection>>, End> {
     let Desk { shared, forwarder, parting } = desk;
     let mut parting = parting.clone();
     let (limits, shard) = (&shared.limits, shared.metrics.tasks());
     let mut rng = rand::make_rng::<SmallRng>();
-    let (mut reader, mut writer) = stream.split();
     let mut outbox = Vec::new();
     let mut pending: FuturesUnordered<BoxFuture<'static, Option<Vec<u8>>>> = FuturesUnordered::new();
     let mut chunk = [0; CHUNK];
@@ -190,21 +214,26 @@ async fn converse(
             for reply in Replies(&outbox) {
                 shard.count_reply(reply);
             }
-            timeout(limits.tcp_write, writer.write_all(&outbox)).await.map_err(|_| End::TimedOut)??;
+            let written = async {
+                stream.write_all(&outbox).await?;
+                // Encrypted is not sent.
+                stream.flush().await
+            };
+            timeout(limits.tcp_write, written).await.map_err(|_| End::TimedOut)??;
             outbox.clear();
             continue;
         }
         if !reading && pending.is_empty() {
             // FIN behind the last reply, where a mere close might be a reset that overtakes it.
-            writer.shutdown().await?;
+            timeout(limits.tcp_write, stream.shutdown()).await.map_err(|_| End::TimedOut)??;
             return Ok(None);
         }
         let parts = parting.borrow_and_update().clone();
-        let idle = match parts {
-            Parting::Not => limits.tcp_idle,
-            Parting::Finish => limits.tcp_idle.min(QUIET),
-            Parting::HandOn(heir) if reading && pending.is_empty() => return Ok(Some(heir)),
-            Parting::HandOn(_) => limits.tcp_idle,
+        let idle = match (parts, succession) {
+            (Parting::Not, _) => limits.tcp_idle,
+            (Parting::Finish, _) | (Parting::HandOn(_), Succession::Finished) => limits.tcp_idle.min(QUIET),
+            (Parting::HandOn(heir), _) if reading && pending.is_empty() => return Ok(Some(heir)),
+            (Parting::HandOn(_), _) => limits.tcp_idle,
         };
         // A client with 32 questions open is not read from, so that it is not late either.
         let listening = reading && pending.len() < limits.tcp_in_flight;
@@ -221,7 +250,7 @@ async fn converse(
                 idle_since = Instant::now();
                 push(&mut outbox, &reply.unwrap_or_default());
             }
-            read = reader.read(&mut chunk), if listening => match read? {
+            read = stream.read(&mut chunk), if listening => match read? {
                 0 => reading = false,
                 length => inbox.extend(&chunk[..length]),
             },
@@ -262,7 +291,7 @@ impl<'a> Iterator for Replies<'a> {
 
 /// What was read and not taken yet: at most one message in part (64 KiB) and one chunk.
 #[derive(Default)]
-struct Inbox {
+pub(super) struct Inbox {
     octets: Vec<u8>,
     /// How many of them were taken.
     taken: usize,

@@ -289,7 +289,7 @@ fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receiver
 }
 
-fn free_port() -> SocketAddr {
+pub(super) fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket has an address")
 }
