@@ -34,7 +34,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -153,6 +153,8 @@ pub struct Shared {
     forwarding: Arc<Admission>,
     waiting: Arc<Admission>,
     connections: Arc<Admission>,
+    /// Tells the connection that has been idle for longest to make room.
+    crowded: Notify,
     strangers: Arc<Admission>,
 }
 
@@ -171,6 +173,7 @@ impl Shared {
             forwarder: OnceLock::new(),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),
             waiting: Admission::new(limits.waiting, limits.waiting_per_source),
+            crowded: Notify::new(),
             connections: Admission::new(limits.tcp_connections, limits.tcp_per_client),
             strangers: Admission::new(limits.tcp_strangers, STRANGERS_PER_CLIENT),
             limits,

@@ -39,6 +39,8 @@ pub enum Counter {
     TcpConnections,
     /// TCP connections closed at once, over one of the caps.
     TcpOverCap,
+    /// TCP connections closed because they were idle for longest while there was hardly room for new ones.
+    TcpEvicted,
     /// TCP connections closed because their client was slow, or silent for too long.
     TcpTimeouts,
     /// Handshakes of TLS that were done.
@@ -49,7 +51,7 @@ pub enum Counter {
 
 impl Counter {
     /// All of them, in order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::UdpQueries,
         Self::TcpQueries,
         Self::NotPermitted,
@@ -66,6 +68,7 @@ impl Counter {
         Self::ReceiveErrors,
         Self::TcpConnections,
         Self::TcpOverCap,
+        Self::TcpEvicted,
         Self::TcpTimeouts,
         Self::TlsHandshakes,
         Self::TlsFailures,
@@ -90,6 +93,7 @@ impl Counter {
             Self::ReceiveErrors => "receive_errors",
             Self::TcpConnections => "tcp_connections",
             Self::TcpOverCap => "tcp_over_cap",
+            Self::TcpEvicted => "tcp_evicted",
             Self::TcpTimeouts => "tcp_timeouts",
             Self::TlsHandshakes => "tls_handshakes",
             Self::TlsFailures => "tls_failures",

@@ -35,6 +35,10 @@ const MAX_UNSENT: usize = 64 * 1024;
 /// A message shorter than a DNS header cannot be answered, so whoever sends it speaks something else.
 const MIN_MESSAGE: usize = 12;
 
+/// With this share of all places taken, in sixteenths, each new connection costs the one its place that has been idle for
+/// longest: whoever only holds places cannot keep others out.
+const CROWDED: usize = 15;
+
 /// A connection of a server that retires is idle when it has been silent for this long: a client that asks one question
 /// after the other over it is not cut off between two of them, and a restart does not wait.
 const QUIET: Duration = Duration::from_millis(50);
@@ -115,8 +119,15 @@ fn admit(desk: &Desk, peer: SocketAddr) -> Option<Permit> {
         return None;
     }
     let (shared, client) = (&desk.shared, peer.ip().to_canonical());
-    let caps = if shared.access.load().permits(client) { &shared.connections } else { &shared.strangers };
-    caps.admit(client)
+    if !shared.access.load().permits(client) {
+        return shared.strangers.admit(client);
+    }
+    let permit = shared.connections.admit(client);
+    if shared.connections.inside() * 16 > shared.limits.tcp_connections * CROWDED {
+        // Those who wait to be told stand in the order in which they became idle.
+        shared.crowded.notify_one();
+    }
+    permit
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -246,6 +257,8 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
             part_since = None;
         }
         tokio::select! {
+            // What a client has sent is read before its place is taken away.
+            biased;
             Some(reply) = pending.next(), if !pending.is_empty() => {
                 idle_since = Instant::now();
                 push(&mut outbox, &reply.unwrap_or_default());
@@ -255,6 +268,10 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
                 length => inbox.extend(&chunk[..length]),
             },
             Ok(()) = parting.changed() => {}
+            () = shared.crowded.notified(), if listening && inbox.is_empty() && pending.is_empty() => {
+                shard.count(Counter::TcpEvicted);
+                return Err(End::Closed);
+            }
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 if idle < limits.tcp_idle && inbox.is_empty() {
                     reading = false;

@@ -125,3 +125,24 @@ async fn beside_thousands_of_connections() {
     eventually("all places are free again", || server.shared.tcp_connections() <= 1 + SLOW as u64).await;
     assert_eq!(server.count(Counter::TcpTimeouts), 0);
 }
+
+/// With the limits that agents have: whoever holds all places without using them loses them to those who ask, the longest
+/// idle first, and one that is in use stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_holds_connections_makes_room_for_who_asks() {
+    let limits = Limits { tcp_connections: 64, tcp_per_client: 32, ..Limits::default() };
+    let server = Server::start(limits).await;
+    let mut kept = Connection::open(CLIENT, server.address).unwrap();
+    let mut first = Connection::open([127, 1, 0, 1].into(), server.address).unwrap();
+    let mut held = Vec::new();
+    for number in 0..200u8 {
+        held.push(Connection::open([127, 2, 0, 1 + number / 25].into(), server.address).unwrap());
+        // It is used now and then, so it is never the one that was idle for longest.
+        assert_eq!(addresses(&kept.ask(&web()).unwrap()), WEB, "after {number}");
+        let mut other = Connection::open([127, 3, 0, 1 + number].into(), server.address).unwrap();
+        assert_eq!(addresses(&other.ask(&web()).unwrap()), WEB, "beside {number}");
+    }
+    assert!(first.is_closed(), "it was idle for longest");
+    assert_eq!(server.count(Counter::TcpOverCap), 0);
+    assert!(server.count(Counter::TcpEvicted) >= 100);
+}
