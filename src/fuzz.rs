@@ -262,12 +262,13 @@ fn is_query(packet: &[u8]) -> bool {
     packet.len() >= 12 && packet[2] & 0x80 == 0
 }
 
-/// Neither a single label nor below our zone: what may be asked of others.
+/// Neither a single label nor below our zone: what may be asked of others. The root is everybody's.
 fn is_foreign(name: &Name) -> bool {
     let labels: Vec<&[u8]> = name.iter().collect();
     let is_ours = match labels[..] {
         [.., zone, top] => zone.eq_ignore_ascii_case(b"svc") && top.eq_ignore_ascii_case(b"internal"),
-        _ => true,
+        [_] => true,
+        [] => false,
     };
     !is_ours
 }

@@ -72,6 +72,22 @@ fn every_folder_has_its_target_and_every_target_its_program() {
     }
 }
 
+fn crash(target: &str, name: &str) {
+    super::target(target)(&fs::read(kept("crashes").join(target).join(name)).unwrap());
+}
+
+/// Its length says 65,527 octets. The complete path replies FORMERR, and whoever asked again got an answer from the cache.
+#[test]
+fn an_option_beyond_its_end_is_not_looked_for_in_the_cache() {
+    crash("hot", "an_option_beyond_its_end_is_not_looked_for_in_the_cache");
+}
+
+/// It stood among the answers, and was handed on to a client that does not speak EDNS.
+#[test]
+fn opt_outside_of_additional_breaks_an_upstreams_message() {
+    crash("forward", "opt_outside_of_additional_breaks_an_upstreams_message");
+}
+
 /// A file that the fuzzer has written is called after its digest. It is given the name of a test here, which says what was
 /// wrong, and that test.
 #[test]

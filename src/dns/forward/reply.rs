@@ -172,8 +172,12 @@ struct Walk {
 }
 
 impl Walk {
-    /// Takes a record over with that TTL.
+    /// Takes a record over with that TTL. Not OPT: it stands in ADDITIONAL alone (RFC 6891 section 6.1.1), where it is left
+    /// out, and elsewhere what it says of EDNS would reach a client as the upstream's word.
     fn keep(&mut self, record: &Record, ttl: u32, octets: &mut [u8], places: &mut Vec<u16>) -> Option<()> {
+        if record.kind == OPT {
+            return None;
+        }
         let place = record.fixed + 4;
         octets.get_mut(place..place + 4)?.copy_from_slice(&ttl.to_be_bytes());
         places.push(u16::try_from(place).ok()?);

@@ -76,13 +76,22 @@ pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
         let is_whole = match (additional, tail) {
             (0, []) => true,
             (1, [0, 0, 41, _, _, _, 0, _, _, high, low, options @ ..]) => {
-                options.len() == usize::from(u16::from_be_bytes([*high, *low]))
+                options.len() == usize::from(u16::from_be_bytes([*high, *low])) && are_whole(options)
             }
             _ => false,
         };
         Some(is_usual && is_whole && !ends_with(apex) && !ends_with(b"\x04arpa\0"))
     };
     look().unwrap_or(false)
+}
+
+/// Whether each option ends where the next one begins, and the last with them all (RFC 6891 section 6.1.2).
+fn are_whole(mut options: &[u8]) -> bool {
+    while let [_, _, high, low, rest @ ..] = options {
+        let Some(next) = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { return false };
+        options = next;
+    }
+    options.is_empty()
 }
 
 impl<'p> Question<'p> {

@@ -245,9 +245,11 @@ fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
         packet[at] = octet;
         packet
     };
-    let cases: [(&str, Vec<u8>, bool); 9] = [
+    let cases: [(&str, Vec<u8>, bool); 11] = [
         ("plain", packet("www.example.org", "MX", 0x0100, None), true),
         ("options", [with(end - 1, 4), vec![0, 10, 0, 0]].concat(), true),
+        ("two options", [with(end - 1, 9), vec![0, 3, 0, 0, 0, 8, 0, 1, 7]].concat(), true),
+        ("an option beyond its end", [with(end - 1, 5), vec![0, 3, 0, 2, 0]].concat(), false),
         ("half an option", [with(end - 1, 4), vec![0, 10]].concat(), false),
         ("a response", with(2, 0x81), false),
         ("class CH", with(end - 12, 3), false),
