@@ -138,7 +138,7 @@ impl Show for Upstreams {
 impl Show for Octets {
     fn show(&self) -> String {
         let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-        match units.into_iter().find(|(_, unit)| self.0 >= *unit && self.0 % unit == 0) {
+        match units.into_iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
             Some((name, unit)) => format!("{}{name}", self.0 / unit),
             None => self.0.to_string(),
         }

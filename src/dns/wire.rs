@@ -41,7 +41,8 @@ const OPT_LENGTH: u16 = 1 + 2 + 2 + 4 + 2;
 
 /// The cookie option (RFC 7873 section 4): its code, and what it takes in a reply.
 const COOKIE: u16 = 10;
-const COOKIE_LENGTH: u16 = 2 + 2 + (CLIENT + SERVER) as u16;
+const COOKIE_LENGTH: u16 = 2 + 2 + 8 + 16;
+const _: () = assert!(COOKIE_LENGTH as usize == 4 + CLIENT + SERVER);
 
 /// How many octets leave over UDP for one that came, at most, for a client that has not proven its address.
 pub const MAX_AMPLIFICATION: usize = 3;

@@ -243,8 +243,8 @@ mod tests {
             assert_eq!(end, expected.map(|end| HEADER + end), "{what}");
         }
         // Each part is short enough, the whole is not.
-        let long = [vec![63; 64].repeat(3), vec![0]].concat();
-        let message = [&[0; HEADER][..], &long, &vec![63; 64], &[0xc0, 12]].concat();
+        let long = [[63; 64].repeat(3), vec![0]].concat();
+        let message = [&[0; HEADER][..], &long, &[63; 64], &[0xc0, 12]].concat();
         assert_eq!(name_end(&message, HEADER, Compression::Allowed), Some(HEADER + long.len()));
         assert_eq!(name_end(&message, HEADER + long.len(), Compression::Allowed), None);
     }

@@ -54,9 +54,10 @@ pub(super) async fn race(inner: &Arc<Inner>, key: &Key, upstreams: &[SocketAddr]
         if running.is_empty() {
             return Err(reason);
         }
+        // A copy: it may be over before the future is.
+        let waits = patience;
         let hurry = async move {
-            // A copy: it may be over before the future is.
-            match { patience } {
+            match waits {
                 Some((upstream, patience)) => {
                     sleep(patience).await;
                     upstream

@@ -40,7 +40,7 @@ pub(super) struct Current {
 
 impl Current {
     /// Whom to ask for a name, given as its labels.
-    pub(super) fn upstreams<'a>(&self, labels: &[&'a [u8]]) -> &Arc<[SocketAddr]> {
+    pub(super) fn upstreams(&self, labels: &[&[u8]]) -> &Arc<[SocketAddr]> {
         let covers = |suffix: &Suffix| suffix.covers_labels(labels.iter().rev().copied());
         self.suffixes.iter().find(|(suffix, _)| covers(suffix)).map_or(&self.general, |(_, upstreams)| upstreams)
     }
