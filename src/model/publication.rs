@@ -1,8 +1,8 @@
 //! What a host publishes for one of its containers.
 //!
 //! There may be a million of them, so what is the same for many is held once: all replicas of a service share one
-//! [`Common`], all containers of a network one [`Segment`]. Both are read as if they stood in the publication itself; who
-//! decodes records ([`Interner`](crate::registry::record::Interner)) sees to it that equal ones are the same.
+//! [`Common`], all containers of a network one [`Segment`]. Both are read as if they stood in the publication itself; the
+//! registry's interner, through which records are decoded, sees to it that equal ones are the same.
 
 use std::{net::IpAddr, ops::Deref, sync::Arc};
 
