@@ -136,8 +136,8 @@ mod tests {
         assert!(!Arc::ptr_eq(&a.common, &other.common));
         assert!(Arc::ptr_eq(&a.networks[0].name, &other.networks[0].name), "in parts that differ, texts are alike");
         assert!(std::ptr::eq(a.services[0].namespace.as_str(), other.services[0].namespace.as_str()));
-        let [upper, lower] = ["Web", "web"].map(|text| interner.label(text).unwrap());
-        assert!(std::ptr::eq(upper.as_str(), lower.as_str()), "labels that come to the same");
+        let [lower, upper] = ["web", "Web"].map(|text| interner.label(text).unwrap());
+        assert!(std::ptr::eq(lower.as_str(), upper.as_str()), "labels that come to the same");
     }
 
     #[test]
