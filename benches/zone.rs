@@ -3,6 +3,8 @@
 //! Records are decoded as those from etcd are, put into a catalog and a zone, and answered by the real server. Timed is one
 //! change: the catalog that holds it, the zone made of that, and the swap. Weighed is the process, before, with catalog and
 //! zone, and once every service was asked for its A and its SRV records, because answers may be kept from the first time on.
+//! Replicas are alike but for name and address, as with `-p 8080:80`, so that they share what the mirror's interner finds
+//! alike. Not weighed is the mirror's ledger: the revisions of each key, an entry of 36 octets.
 
 use std::{
     collections::VecDeque,

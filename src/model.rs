@@ -18,12 +18,14 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod external;
 mod names;
+mod publication;
 mod resident;
 mod standing;
 
 pub use check::{Ask, Check, Checks, Initial, Security, Unshown};
 pub use external::{Elsewhere, External, ExternalName, ExternalTarget, Externals};
 pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a};
+pub use publication::{Attachment, Common, Ips, Publication, Segment};
 pub use resident::{Resident, Residents, Silence};
 pub use standing::{Standing, WhenNoneReady, WhenNoneReadyError};
 
@@ -215,54 +217,6 @@ pub enum Scope {
     Swarm,
     /// A plugin's cluster.
     Global,
-}
-
-/// A container's place in one network.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Attachment {
-    /// The network.
-    pub id: NetworkId,
-    /// Its name, for people.
-    pub name: Arc<str>,
-    /// How it connects.
-    pub driver: Driver,
-    /// How far its id carries.
-    pub scope: Scope,
-    /// Cut off from everything outside.
-    pub internal: bool,
-    /// The container's addresses there: none on the host's network.
-    pub ips: Box<[IpAddr]>,
-}
-
-/// What one host publishes for one container: its services, and what is needed to know who reaches them.
-/// The decoded form of one etcd record. One publication with one of its [`Offer`]s is an *instance*.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Publication {
-    /// The container.
-    pub container: ShortId,
-    /// The container's name, without the leading slash.
-    pub name: Arc<str>,
-    /// The image it was started from, for people.
-    pub image: Arc<str>,
-    /// Whether it takes part in answers.
-    pub phase: Phase,
-    /// What its health check says.
-    pub health: Health,
-    /// At least one.
-    pub services: Box<[Offer]>,
-    /// Ordered by network id; empty for a container without a network.
-    pub networks: Box<[Attachment]>,
-    /// A digest of the directory its Compose project was started from, where its namespace is that project.
-    pub directory: Option<Arc<str>>,
-    /// Where it is, if no Docker host has it.
-    pub elsewhere: Option<Elsewhere>,
-}
-
-impl Publication {
-    /// Whether it shares its host's network, so that its ports are the host's own.
-    pub fn is_on_host_network(&self) -> bool {
-        self.networks.iter().any(|network| network.driver == Driver::Host)
-    }
 }
 
 /// Broken input as data: where it was, what was found, what was expected. Never a value of an environment variable.

@@ -9,8 +9,8 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 use portolan::model::{
-    Asker, Attachment, Catalog, Driver, Health, Host, HostId, Label, Local, Network, NetworkId, Offer, Origin, Phase,
-    Port, Proto, Publication, Published, Scope, Session, ShortId,
+    Asker, Attachment, Catalog, Common, Driver, Health, Host, HostId, Label, Local, Network, NetworkId, Offer, Origin,
+    Phase, Port, Proto, Publication, Published, Scope, Segment, Session, ShortId,
 };
 
 /// Instances of each service.
@@ -132,29 +132,33 @@ fn publication(service: usize, replica: usize, bound: Ipv4Addr) -> Publication {
     Publication {
         container: ShortId::parse(&id).expect("twelve digits"),
         name: id.as_str().into(),
-        image: "image".into(),
+        common: Arc::new(Common {
+            image: "image".into(),
+            services: [Offer {
+                service: label(&format!("svc-{service:05}")),
+                namespace: label("bench"),
+                tags: [].into(),
+                weight: 1,
+                port: None,
+                ports: [port].into(),
+                when_none_ready: None,
+            }]
+            .into(),
+            directory: None,
+        }),
         phase: Phase::Serving,
         health: Health::None,
-        services: [Offer {
-            service: label(&format!("svc-{service:05}")),
-            namespace: label("bench"),
-            tags: [].into(),
-            weight: 1,
-            port: None,
-            ports: [port].into(),
-            when_none_ready: None,
-        }]
-        .into(),
         networks: [Attachment {
-            id: NetworkId(network.as_str().into()),
-            name: network.as_str().into(),
-            driver: Driver::Bridge,
-            scope: Scope::Local,
-            internal: false,
+            segment: Arc::new(Segment {
+                id: NetworkId(network.as_str().into()),
+                name: network.as_str().into(),
+                driver: Driver::Bridge,
+                scope: Scope::Local,
+                internal: false,
+            }),
             ips: [ip.into()].into(),
         }]
         .into(),
-        directory: None,
         elsewhere: None,
     }
 }

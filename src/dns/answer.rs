@@ -511,7 +511,8 @@ pub(super) fn numbers<'c>(
     ways: Ways,
     is_meant: &'c dyn Fn(&Port) -> bool,
 ) -> impl Iterator<Item = (&'c Port, u16)> {
-    let is_named = matches!(candidate.publication.elsewhere, Some(Elsewhere::Name(_))) && !view.is_confined();
+    let is_named =
+        matches!(candidate.publication.elsewhere.as_deref(), Some(Elsewhere::Name(_))) && !view.is_confined();
     let number = move |port: &Port| match is_named {
         true => Some(port.port),
         false => ways.iter().find_map(|way| view.number(candidate, way, port)),
@@ -522,7 +523,7 @@ pub(super) fn numbers<'c>(
 
 /// The other name of an external service that has one.
 pub(super) fn named(candidate: &Candidate) -> Option<Name> {
-    match &candidate.publication.elsewhere {
+    match candidate.publication.elsewhere.as_deref() {
         Some(Elsewhere::Name(host)) => Name::from_ascii(format!("{host}.")).ok(),
         _ => None,
     }

@@ -213,7 +213,7 @@ impl File<'_> {
         let mut lines = BTreeSet::new();
         for (candidate, priority) in priorities(&self.view, self.snapshot.settings, chosen, is_meant) {
             let offer = candidate.offer();
-            let target = match &candidate.publication.elsewhere {
+            let target = match candidate.publication.elsewhere.as_deref() {
                 Some(Elsewhere::Name(host)) => format!("{host}."),
                 _ => self.snapshot.settings.apex.instance(candidate.publication.container, offer).to_ascii(),
             };

@@ -78,7 +78,10 @@ impl World {
                         };
                         local.networks.insert(id.clone(), Arc::new(network));
                     }
-                    let place = Attachment { id, name, driver, scope, internal, ips: Box::default() };
+                    let place = Attachment {
+                        segment: Arc::new(Segment { id, name, driver, scope, internal }),
+                        ips: Ips::default(),
+                    };
                     networks.insert(words[1].to_owned(), place);
                 }
                 "asker" => {
@@ -276,12 +279,10 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
     let mut made = Publication {
         container: short(words[0]),
         name: format!("c-{}", words[0]).into(),
-        image: "image".into(),
+        common: Arc::new(Common { image: "image".into(), services: Box::default(), directory: None }),
         phase: Phase::Serving,
         health: Health::None,
-        services: Box::default(),
         networks: Box::default(),
-        directory: None,
         elsewhere: None,
     };
     let (mut services, mut places): (Vec<Offer>, Vec<Attachment>) = (Vec::new(), Vec::new());
@@ -292,12 +293,14 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             made.health = health;
         } else if *word == "@host" {
             places.push(Attachment {
-                id: NetworkId("host".into()),
-                name: "host".into(),
-                driver: Driver::Host,
-                scope: Scope::Local,
-                internal: false,
-                ips: Box::default(),
+                segment: Arc::new(Segment {
+                    id: NetworkId("host".into()),
+                    name: "host".into(),
+                    driver: Driver::Host,
+                    scope: Scope::Local,
+                    internal: false,
+                }),
+                ips: Ips::default(),
             });
         } else if let Some(place) = word.strip_prefix('@') {
             let (network, addresses) = place.split_once('=').unwrap();
@@ -305,14 +308,15 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             place.ips = addresses.split(',').map(|address| address.parse().unwrap()).collect();
             places.push(place);
         } else if let Some(place) = word.strip_prefix("=") {
-            made.elsewhere = Some(match place.parse() {
+            let elsewhere = match place.parse() {
                 Ok(address) => Elsewhere::Address(address),
                 Err(_) => Elsewhere::Name(place.into()),
-            });
+            };
+            made.elsewhere = Some(elsewhere.into());
         } else if let Some(name) = word.strip_prefix("name=") {
             made.name = name.into();
         } else if let Some(directory) = word.strip_prefix("dir=") {
-            made.directory = Some(directory.into());
+            Arc::make_mut(&mut made.common).directory = Some(directory.into());
         } else if let Some(port) = word.strip_prefix("main=") {
             services.last_mut().unwrap().port = Some(port.parse().unwrap());
         } else if let Some(weight) = word.strip_prefix("weight=") {
@@ -338,7 +342,7 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             });
         }
     }
-    made.services = services.into();
+    Arc::make_mut(&mut made.common).services = services.into();
     made.networks = places.into();
     made
 }

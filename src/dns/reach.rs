@@ -171,7 +171,7 @@ impl<'a> Viewpoint<'a> {
             networks.flat_map(|network| network.ips.iter().copied()).find(|address| family.holds(*address))
         };
 
-        match &publication.elsewhere {
+        match publication.elsewhere.as_deref() {
             Some(_) if self.confined => return Err(Obstacle::Confined),
             Some(Elsewhere::Address(address)) if family.holds(*address) => {
                 return Ok(Way { address: *address, rule: Rule::External });

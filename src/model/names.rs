@@ -63,6 +63,11 @@ impl Label {
         DEFAULT.clone()
     }
 
+    /// How many hold this copy of it.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// The label's text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use super::record::{Undecodable, within};
 use crate::{
     model::{
-        Ask, Check, Checks, Desired, Elsewhere, External, ExternalName, ExternalTarget, Externals, Health, Initial,
-        Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown, fnv1a,
+        Ask, Check, Checks, Common, Desired, Elsewhere, External, ExternalName, ExternalTarget, Externals, Health,
+        Initial, Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown, fnv1a,
     },
     watch::{
         check::{
@@ -441,13 +441,11 @@ fn publications(name: &ExternalName, external: &External) -> Vec<(Publication, O
         let publication = Publication {
             container: id_of(&format!("{name} {text}")),
             name: text.into(),
-            image: "".into(),
+            common: Arc::new(Common { image: "".into(), services: [offer].into(), directory: None }),
             phase: Phase::Serving,
             health: Health::None,
-            services: [offer].into(),
             networks: Box::default(),
-            directory: None,
-            elsewhere: Some(elsewhere),
+            elsewhere: Some(Box::new(elsewhere)),
         };
         (publication, numbers.first().copied())
     };

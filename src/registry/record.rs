@@ -16,20 +16,15 @@
 //! A service whose main port was chosen by a label carries it as `"port":80`. A container whose namespace is its Compose
 //! project carries a digest of the directory that project was started from as `"directory":"9ae16a3b2f90404f"`.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::limits::fit;
+pub use self::{interner::Interner, limits::fit};
 use super::call::{Revision, WatchRange, prefix_end};
 use crate::model::{
-    Attachment, Driver, ExternalName, Extra, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto, Publication,
-    Published, Scope, Session, ShortId, WhenNoneReady,
+    Attachment, Common, Driver, ExternalName, Extra, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto,
+    Publication, Published, Scope, Segment, Session, ShortId, WhenNoneReady,
 };
 
 /// Largest value we read or write: a record of 64 services with 256 ports each never comes near.
@@ -177,46 +172,6 @@ impl Keys {
             }
             None => (rest == "session").then_some(Key::Session(host)),
         }
-    }
-}
-
-/// Keeps one copy of each text: 100,000 records hold few different ones.
-#[derive(Debug, Default)]
-pub struct Interner {
-    texts: HashSet<Arc<str>>,
-    labels: HashSet<Label>,
-}
-
-/// The interner forgets what nobody holds when it has grown to this many texts.
-const MAX_INTERNED: usize = 1 << 16;
-
-impl Interner {
-    /// The shared copy of a text.
-    pub fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
-            return Arc::clone(known);
-        }
-        if self.texts.len() >= MAX_INTERNED {
-            self.texts.retain(|text| Arc::strong_count(text) > 1);
-            if self.texts.len() >= MAX_INTERNED {
-                self.texts.clear();
-            }
-        }
-        let text: Arc<str> = text.into();
-        self.texts.insert(Arc::clone(&text));
-        text
-    }
-
-    fn label(&mut self, text: &str) -> Result<Label, Undecodable> {
-        if let Some(known) = self.labels.get(text) {
-            return Ok(known.clone());
-        }
-        if self.labels.len() >= MAX_INTERNED {
-            self.labels.clear();
-        }
-        let label = Label::parse(text).map_err(|error| Undecodable::new(format!("{text:.80?}: {error}")))?;
-        self.labels.insert(label.clone());
-        Ok(label)
     }
 }
 
@@ -444,16 +399,19 @@ pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Resu
     }
     let services = wire.services.into_iter().map(|wire| offer(wire, interner)).collect::<Result<_, _>>()?;
     let networks = wire.networks.into_iter().map(|wire| attachment(wire, interner)).collect::<Result<_, _>>()?;
+    let common = Common {
+        image: interner.text(&wire.image),
+        services,
+        // Compared with others and shown to nobody; a longer one is of no version we know.
+        directory: wire.directory.filter(|text| text.len() <= MAX_DIRECTORY).map(|text| interner.text(&text)),
+    };
     Ok(Publication {
         container,
         name: wire.name.into(),
-        image: interner.text(&wire.image),
         phase: wire.phase,
         health: wire.health,
-        services,
+        common: interner.common(common),
         networks,
-        // Compared with others and shown to nobody; a longer one is of no version we know.
-        directory: wire.directory.filter(|text| text.len() <= MAX_DIRECTORY).map(|text| interner.text(&text)),
         elsewhere: None,
     })
 }
@@ -487,14 +445,14 @@ fn port(wire: PortWire<'_>, interner: &mut Interner) -> Result<Port, Undecodable
 
 fn attachment(wire: NetworkWire<'_>, interner: &mut Interner) -> Result<Attachment, Undecodable> {
     within("ips", wire.ips.len(), MAX_ADDRESSES)?;
-    Ok(Attachment {
+    let segment = Segment {
         id: NetworkId(interner.text(&wire.id)),
         name: interner.text(&wire.name),
         driver: Driver::parse(&wire.driver),
         scope: wire.scope,
         internal: wire.internal,
-        ips: wire.ips.into(),
-    })
+    };
+    Ok(Attachment { segment: interner.segment(segment), ips: wire.ips.into_iter().collect() })
 }
 
 pub(super) fn read<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Undecodable> {
@@ -506,6 +464,7 @@ pub(super) fn within(what: &str, found: usize, most: usize) -> Result<(), Undeco
     if found > most { Err(Undecodable::new(format!("at most {most} {what}, not {found}"))) } else { Ok(()) }
 }
 
+mod interner;
 mod limits;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -10,7 +10,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::container::{Binding, Changes, Containers, Entry, Inspected, NetworkMode, State};
-use crate::model::{Attachment, Checks, Desired, Driver, Offer, Phase, Port, Problem, Publication, ShortId, Silence};
+use crate::model::{
+    Attachment, Checks, Common, Desired, Driver, Offer, Phase, Port, Problem, Publication, Segment, ShortId, Silence,
+};
 
 /// How many times a container may join the network of one that has itself joined another's. Docker sets no limit; a pod
 /// needs one, and two containers restored from a backup may name each other.
@@ -134,12 +136,14 @@ fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
     Some(Publication {
         container: entry.id.short(),
         name: own.name.clone(),
-        image: own.image.clone(),
+        common: Arc::new(Common {
+            image: own.image.clone(),
+            services: entry.claim.offers.iter().map(|offer| publish(offer, bindings)).collect(),
+            directory: entry.claim.directory.clone(),
+        }),
         phase,
         health: own.health,
-        services: entry.claim.offers.iter().map(|offer| publish(offer, bindings)).collect(),
         networks: network.map_or_else(Box::default, |network| attachments(containers, network)),
-        directory: entry.claim.directory.clone(),
         elsewhere: None,
     })
 }
@@ -161,12 +165,14 @@ fn attachments(containers: &Containers, inspected: &Inspected) -> Box<[Attachmen
     let attachment = |endpoint: &super::container::Endpoint| {
         let network = containers.networks.get(&endpoint.network)?;
         (network.driver == Driver::Host || !endpoint.ips.is_empty()).then(|| Attachment {
-            id: network.id.clone(),
-            name: network.name.clone(),
-            driver: network.driver.clone(),
-            scope: network.scope,
-            internal: network.internal,
-            ips: endpoint.ips.clone(),
+            segment: Arc::new(Segment {
+                id: network.id.clone(),
+                name: network.name.clone(),
+                driver: network.driver.clone(),
+                scope: network.scope,
+                internal: network.internal,
+            }),
+            ips: endpoint.ips.clone().into(),
         })
     };
     let mut all: Vec<Attachment> = inspected.endpoints.iter().filter_map(attachment).collect();

@@ -288,7 +288,7 @@ impl Monitor {
             self.running += 1;
             let ticket = Ticket(self.tickets);
             (state.due, state.asked) = (None, Some((ticket, now)));
-            let host = match self.docker.publications.get(&container).and_then(|held| held.elsewhere.as_ref()) {
+            let host = match self.docker.publications.get(&container).and_then(|held| held.elsewhere.as_deref()) {
                 Some(Elsewhere::Name(host)) => Some(Arc::clone(host)),
                 _ => None,
             };
@@ -465,7 +465,7 @@ fn place(publication: &Publication, check: &Check, commands: Commands) -> Result
 /// A port of a container as its own host reaches it: the container's address on a bridge, loopback on the host's own
 /// network, else where the port is published. Not macvlan, ipvlan and overlay: the host itself has no part in those.
 fn reach(publication: &Publication, port: u16) -> Option<SocketAddr> {
-    match &publication.elsewhere {
+    match publication.elsewhere.as_deref() {
         Some(Elsewhere::Address(address)) => return Some(SocketAddr::new(*address, port)),
         // Looked up whenever it is asked.
         Some(Elsewhere::Name(_)) => return Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),

@@ -179,7 +179,8 @@ pub(super) struct Target {
     /// How many there are.
     ports: u8,
     pub(super) v4: Option<[u8; 4]>,
-    pub(super) v6: Option<[u8; 16]>,
+    /// Rarely there, and four times as long.
+    pub(super) v6: Option<Box<[u8; 16]>>,
 }
 
 /// Instances whose SRV records may still fit into a datagram: more are left to the complete path.
@@ -250,7 +251,9 @@ impl Encoded {
                 first,
                 ports,
                 v4: ways.v4.and_then(|way| if let IpAddr::V4(ip) = way.address { Some(ip.octets()) } else { None }),
-                v6: ways.v6.and_then(|way| if let IpAddr::V6(ip) = way.address { Some(ip.octets()) } else { None }),
+                v6: ways
+                    .v6
+                    .and_then(|way| if let IpAddr::V6(ip) = way.address { Some(Box::new(ip.octets())) } else { None }),
             });
         }
         if numbers.is_empty() {

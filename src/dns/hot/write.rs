@@ -188,10 +188,10 @@ impl<'o> Writer<'o> {
                 self.put(v4)?;
                 additionals += 1;
             }
-            if let Some(v6) = target.v6 {
+            if let Some(v6) = target.v6.as_deref() {
                 self.put_pointer(at, name)?;
                 self.put_fixed(Kind::Aaaa.code(), ttl, 16)?;
-                self.put(v6)?;
+                self.put(*v6)?;
                 additionals += 1;
             }
         }

@@ -5,7 +5,7 @@ use proptest::{prelude::*, sample::subsequence};
 use super::*;
 use crate::{
     dns::fixture::{World, short},
-    model::{Attachment, Health, HostId, Label, NetworkId, Phase, Session},
+    model::{Attachment, Common, Health, HostId, Label, NetworkId, Phase, Segment, Session},
 };
 
 #[test]
@@ -97,22 +97,22 @@ fn publication() -> impl Strategy<Value = Box<Publication>> {
             when_none_ready: None,
         });
         let networks = places.iter().map(|(name, scope)| Attachment {
-            id: NetworkId((*name).into()),
-            name: (*name).into(),
-            driver: if *scope == Scope::Local { Driver::Bridge } else { Driver::Overlay },
-            scope: *scope,
-            internal: false,
+            segment: Arc::new(Segment {
+                id: NetworkId((*name).into()),
+                name: (*name).into(),
+                driver: if *scope == Scope::Local { Driver::Bridge } else { Driver::Overlay },
+                scope: *scope,
+                internal: false,
+            }),
             ips: [IpAddr::from([10, 0, 0, last])].into(),
         });
         Box::new(Publication {
             container: short(&format!("a{container}")),
             name: "c".into(),
-            image: "i".into(),
+            common: Arc::new(Common { image: "i".into(), services: offers.collect(), directory: None }),
             phase: if ready { Phase::Serving } else { Phase::Draining },
             health: Health::None,
-            services: offers.collect(),
             networks: networks.collect(),
-            directory: None,
             elsewhere: None,
         })
     })

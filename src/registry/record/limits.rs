@@ -5,10 +5,10 @@
 //! twice: networks that mean nothing beyond this host go before those that do, ports without a name and tags from the
 //! end. The host itself answers from Docker's truth, with everything.
 
-use std::{borrow::Cow, cmp::Reverse};
+use std::{borrow::Cow, cmp::Reverse, sync::Arc};
 
 use super::{MAX_ADDRESSES, MAX_NETWORKS, MAX_PORTS, MAX_SERVICES, MAX_TAGS};
-use crate::model::{Attachment, Driver, Offer, Port, Problem, Publication, Published, Scope};
+use crate::model::{Attachment, Common, Driver, Offer, Port, Problem, Publication, Published, Scope};
 
 /// What of a publication fits into its record, and a problem for each limit it exceeds.
 pub fn fit(publication: &Publication) -> (Cow<'_, Publication>, Vec<Problem>) {
@@ -24,7 +24,8 @@ pub fn fit(publication: &Publication) -> (Cow<'_, Publication>, Vec<Problem>) {
     if left_out.problems.is_empty() {
         return (Cow::Borrowed(publication), Vec::new());
     }
-    (Cow::Owned(Publication { services, networks, ..publication.clone() }), left_out.problems)
+    let common = Arc::new(Common { services, ..Common::clone(&publication.common) });
+    (Cow::Owned(Publication { common, networks, ..publication.clone() }), left_out.problems)
 }
 
 /// Most problems of one container: a thousand ports may all be beyond the same limit.
@@ -75,6 +76,6 @@ impl LeftOut {
 
     fn network(&mut self, network: &Attachment) -> Attachment {
         let what = format!("addresses on network {}", network.name);
-        Attachment { ips: self.first(&network.ips, MAX_ADDRESSES, &what, |_| 0), ..network.clone() }
+        Attachment { ips: self.first(&network.ips, MAX_ADDRESSES, &what, |_| 0).into(), ..network.clone() }
     }
 }

@@ -87,27 +87,6 @@ fn keys_are_read_back_and_foreign_ones_are_not_ours() {
     assert_eq!(keys.parse(b"/portolan/v1/hosts/\xff/session"), None);
 }
 
-#[test]
-fn equal_texts_are_kept_once() {
-    let mut interner = Interner::default();
-    let id = ShortId::parse("0123456789ab").unwrap();
-    let (a, b) = (
-        decode(id, EXAMPLE.as_bytes(), &mut interner).unwrap(),
-        decode(id, EXAMPLE.as_bytes(), &mut interner).unwrap(),
-    );
-    assert!(Arc::ptr_eq(&a.image, &b.image) && Arc::ptr_eq(&a.networks[0].id.0, &b.networks[0].id.0));
-    assert!(std::ptr::eq(a.services[0].service.as_str(), b.services[0].service.as_str()));
-}
-
-#[test]
-fn the_interner_stays_bounded() {
-    let mut interner = Interner::default();
-    for number in 0..3 * MAX_INTERNED {
-        interner.text(&number.to_string());
-    }
-    assert!(interner.texts.len() <= MAX_INTERNED);
-}
-
 /// Where the numbers of a publication beyond some limits come from: each part as long as its limit, or a little longer.
 #[derive(Clone, Debug)]
 struct Sizes {
@@ -149,17 +128,23 @@ fn large(sizes: &Sizes) -> Publication {
         when_none_ready: None,
     };
     let network = |at: usize| Attachment {
-        id: NetworkId(format!("{at:04}").into()),
-        name: format!("n{at}").into(),
-        driver: if at.is_multiple_of(2) { Driver::Bridge } else { Driver::Overlay },
-        scope: if at.is_multiple_of(2) { Scope::Local } else { Scope::Swarm },
-        internal: false,
+        segment: Arc::new(Segment {
+            id: NetworkId(format!("{at:04}").into()),
+            name: format!("n{at}").into(),
+            driver: if at.is_multiple_of(2) { Driver::Bridge } else { Driver::Overlay },
+            scope: if at.is_multiple_of(2) { Scope::Local } else { Scope::Swarm },
+            internal: false,
+        }),
         ips: (0..if at == 0 { sizes.ips } else { 1 }).map(ip).collect(),
     };
+    let publication = publication("0123456789ab");
     Publication {
-        services: (0..sizes.services).map(offer).collect(),
+        common: Arc::new(Common {
+            services: (0..sizes.services).map(offer).collect(),
+            ..Common::clone(&publication.common)
+        }),
         networks: (0..sizes.networks).map(network).collect(),
-        ..publication("0123456789ab")
+        ..publication
     }
 }
 
@@ -168,9 +153,10 @@ fn a_projects_directory_is_optional_and_a_long_one_is_none() {
     let plain = publication("0123456789ab");
     assert!(!String::from_utf8(encode(&plain)).unwrap().contains("directory"));
     for (text, expected) in [("9ae16a3b2f90404f", true), (&*"x".repeat(65), false)] {
-        let made = Publication { directory: Some(text.into()), ..plain.clone() };
+        let common = Common { directory: Some(text.into()), ..Common::clone(&plain.common) };
+        let made = Publication { common: Arc::new(common), ..plain.clone() };
         let read = decode(made.container, &encode(&made), &mut Interner::default()).unwrap();
-        assert_eq!(read.directory, made.directory.filter(|_| expected));
+        assert_eq!(read.directory, made.directory.clone().filter(|_| expected));
     }
 }
 
@@ -178,7 +164,7 @@ fn a_projects_directory_is_optional_and_a_long_one_is_none() {
 fn what_others_need_least_is_left_out_first() {
     let sizes = Sizes { services: 1, ports: 300, published: 40, tags: 1, networks: 100, ips: 1 };
     let mut publication = large(&sizes);
-    publication.services[0].ports[298].name = Some(Label::parse("late").unwrap());
+    Arc::make_mut(&mut publication.common).services[0].ports[298].name = Some(Label::parse("late").unwrap());
     let (fitting, problems) = fit(&publication);
     let ports = &fitting.services[0].ports;
     assert_eq!(

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
-use crate::model::{Attachment, Label, NetworkId, Offer, Port, Scope};
+use crate::model::{Attachment, Common, Label, NetworkId, Offer, Port, Scope, Segment};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -18,7 +18,10 @@ fn tcp() -> Check {
 pub(in crate::watch) fn network(driver: Driver, ip: &str) -> Attachment {
     let ips = ip.split_whitespace().map(|ip| ip.parse().unwrap()).collect();
     let id = NetworkId("n1".into());
-    Attachment { id, name: "n1".into(), driver, scope: Scope::Local, internal: false, ips }
+    Attachment {
+        segment: Arc::new(Segment { id, name: "n1".into(), driver, scope: Scope::Local, internal: false }),
+        ips,
+    }
 }
 
 pub(in crate::watch) fn publication(container: ShortId) -> Publication {
@@ -35,12 +38,10 @@ pub(in crate::watch) fn publication(container: ShortId) -> Publication {
     Publication {
         container,
         name: "web".into(),
-        image: "nginx".into(),
+        common: Arc::new(Common { image: "nginx".into(), services: [offer].into(), directory: None }),
         phase: Phase::Serving,
         health: Health::None,
-        services: [offer].into(),
         networks: [network(Driver::Bridge, "172.18.0.2")].into(),
-        directory: None,
         elsewhere: None,
     }
 }
@@ -298,7 +299,7 @@ fn a_check_is_asked_where_the_host_reaches_the_port() {
     for (networks, published, expected) in rows {
         let mut held = publication(id('a'));
         held.networks = networks.into();
-        held.services[0].ports[0].published = published.into();
+        Arc::make_mut(&mut held.common).services[0].ports[0].published = published.into();
         assert_eq!(reach(&held, 80), expected.map(|target| target.parse().unwrap()), "{networks:?} {published:?}");
     }
 }

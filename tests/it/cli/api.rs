@@ -73,7 +73,7 @@ async fn services_are_grouped_with_the_field_names_of_the_records() {
 async fn several_services_are_one_valid_list() {
     let named = |number: usize, service: &str| {
         let mut publication = Publication::clone(&publication(number, Phase::Serving));
-        publication.services[0].service = Label::parse(service).expect("a label");
+        Arc::make_mut(&mut publication.common).services[0].service = Label::parse(service).expect("a label");
         Arc::new(publication)
     };
     let mut catalog = catalog();

@@ -22,8 +22,8 @@ use portolan::{
         http::{Limits, public, serve_tcp},
     },
     model::{
-        Attachment, Catalog, Driver, Health, Host, HostId, Label, Local, NetworkId, Offer, Origin, Phase, Port,
-        Problem, Proto, Publication, Published, Scope, ShortId,
+        Attachment, Catalog, Common, Driver, Health, Host, HostId, Label, Local, NetworkId, Offer, Origin, Phase, Port,
+        Problem, Proto, Publication, Published, Scope, Segment, ShortId,
     },
     watch::container::{Command, NotDone, Target},
 };
@@ -53,27 +53,31 @@ pub(super) fn publication(number: usize, phase: Phase) -> Arc<Publication> {
     Arc::new(Publication {
         container: container(number),
         name: format!("shop-web-{number}").into(),
-        image: "web:1".into(),
+        common: Arc::new(Common {
+            image: "web:1".into(),
+            services: [Offer {
+                service: Label::parse("web").expect("a label"),
+                namespace: Label::parse("shop").expect("a label"),
+                tags: ["a".into()].into(),
+                weight: 1,
+                port: None,
+                ports: [port].into(),
+                when_none_ready: None,
+            }]
+            .into(),
+            directory: None,
+        }),
         phase,
         health: Health::None,
-        services: [Offer {
-            service: Label::parse("web").expect("a label"),
-            namespace: Label::parse("shop").expect("a label"),
-            tags: ["a".into()].into(),
-            weight: 1,
-            port: None,
-            ports: [port].into(),
-            when_none_ready: None,
-        }]
-        .into(),
-        directory: None,
         elsewhere: None,
         networks: [Attachment {
-            id: NetworkId("n1".into()),
-            name: "shop_default".into(),
-            driver: Driver::Bridge,
-            scope: Scope::Local,
-            internal: false,
+            segment: Arc::new(Segment {
+                id: NetworkId("n1".into()),
+                name: "shop_default".into(),
+                driver: Driver::Bridge,
+                scope: Scope::Local,
+                internal: false,
+            }),
             ips: [[172, 18, 0, 2].into()].into(),
         }]
         .into(),

@@ -100,22 +100,22 @@ fn publication(number: usize, own: bool, rng: &mut SmallRng) -> Publication {
     Publication {
         container: ShortId::parse(&format!("{:012x}", number * 7919)).unwrap(),
         name: format!("Project.{}_{number}", if own { "own" } else { "other" }).as_str().into(),
-        image: "image".into(),
+        common: Arc::new(Common { image: "image".into(), services: offers.into(), directory: None }),
         phase: *[Phase::Serving, Phase::Serving, Phase::Serving, Phase::Serving, Phase::Draining, Phase::Paused]
             .choose(rng)
             .unwrap(),
         health: *[Health::None, Health::Healthy, Health::Unhealthy, Health::Starting].choose(rng).unwrap(),
-        services: offers.into(),
         networks: [Attachment {
-            id: bridge(),
-            name: "n".into(),
-            driver: Driver::Bridge,
-            scope: Scope::Local,
-            internal: false,
+            segment: Arc::new(Segment {
+                id: bridge(),
+                name: "n".into(),
+                driver: Driver::Bridge,
+                scope: Scope::Local,
+                internal: false,
+            }),
             ips: if number.is_multiple_of(3) { [v4, v6].into() } else { [v4].into() },
         }]
         .into(),
-        directory: None,
         elsewhere: None,
     }
 }
@@ -145,9 +145,10 @@ fn catalog(rng: &mut SmallRng) -> Catalog {
     external.networks = [].into();
     external.phase = Phase::Serving;
     external.health = Health::None;
-    external.elsewhere = Some(Elsewhere::Name("db.example.com".into()));
-    external.services = external.services.iter().take(1).cloned().collect();
-    external.services[0].service = label("db");
+    external.elsewhere = Some(Elsewhere::Name("db.example.com".into()).into());
+    let common = Arc::make_mut(&mut external.common);
+    common.services = common.services.iter().take(1).cloned().collect();
+    common.services[0].service = label("db");
     let external =
         Host { publications: [(external.container, Arc::new(external))].into_iter().collect(), ..Host::default() };
     hosts.push((Origin::External, Arc::new(external)));

@@ -154,27 +154,31 @@ fn publication(id: &str, service: &str, ip: Ipv4Addr) -> Publication {
     Publication {
         container: ShortId::parse(id).unwrap(),
         name: id.into(),
-        image: "image".into(),
+        common: Arc::new(Common {
+            image: "image".into(),
+            services: [Offer {
+                service: Label::parse(service).unwrap(),
+                namespace: Label::default_namespace(),
+                tags: [].into(),
+                weight: 1,
+                port: None,
+                ports: [port].into(),
+                when_none_ready: None,
+            }]
+            .into(),
+            directory: None,
+        }),
         phase: Phase::Serving,
         health: Health::None,
-        services: [Offer {
-            service: Label::parse(service).unwrap(),
-            namespace: Label::default_namespace(),
-            tags: [].into(),
-            weight: 1,
-            port: None,
-            ports: [port].into(),
-            when_none_ready: None,
-        }]
-        .into(),
-        directory: None,
         elsewhere: None,
         networks: [Attachment {
-            id: NetworkId("n".into()),
-            name: "n".into(),
-            driver: Driver::Bridge,
-            scope: Scope::Local,
-            internal: false,
+            segment: Arc::new(Segment {
+                id: NetworkId("n".into()),
+                name: "n".into(),
+                driver: Driver::Bridge,
+                scope: Scope::Local,
+                internal: false,
+            }),
             ips: [ip.into()].into(),
         }]
         .into(),
