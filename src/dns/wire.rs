@@ -8,7 +8,7 @@
 //! A reply over UDP holds at most what the client said it takes, never over [`MAX_UDP`], and 512 octets for a client
 //! without EDNS. Where the answer is longer, the records that fit stay and TC is set (RFC 2181 section 9): those who
 //! can will ask over TCP, and those who cannot (musl before 1.2.4) still hold addresses that work. In ADDITIONAL the
-//! addresses of a name come all together or not at all, and their absence sets no TC.
+//! addresses of a name come all together or not at all, and their absence sets no TC, unless it is the guard's doing.
 //!
 //! Whose address anybody may have written into the query ([`Guard`]) gets no more than three times the octets that it sent,
 //! and not more often than is fair, unless it shows a cookie of ours.
@@ -417,9 +417,9 @@ impl Reply<'_> {
         };
         // Header, question and OPT always fit: a query has them, too, and a cookie's first half.
         let least = 12 + self.request.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4) + usize::from(opt);
-        let limit = match (transport, self.request.most) {
-            (Transport::Udp, Some(most)) => limit.min(u16::try_from(most.max(least)).unwrap_or(u16::MAX)),
-            _ => limit,
+        let (limit, is_careful) = match (transport, self.request.most.map(|most| u16::try_from(most.max(least)))) {
+            (Transport::Udp, Some(Ok(most))) if most < limit => (most, true),
+            _ => (limit, false),
         };
         let mut packet = Vec::with_capacity(usize::from(MAX_UDP_PLAIN));
         let mut encoder = BinEncoder::new(&mut packet);
@@ -441,6 +441,8 @@ impl Reply<'_> {
                 if usize::from(emitted) < set.len() {
                     encoder.set_offset(start);
                     encoder.trim();
+                    // Who must be careful with us shall still learn them, over TCP.
+                    self.metadata.truncation = is_careful;
                     break;
                 }
                 counts.additionals += emitted;

@@ -56,6 +56,17 @@ fn whoever_has_not_proven_its_address_gets_three_octets_for_one_and_may_ask_agai
     }
 }
 
+/// The addresses of SRV targets are what clients connect to, so what the guard keeps from them they are told to fetch.
+#[test]
+fn addresses_that_the_guard_leaves_out_are_a_reason_to_use_tcp() {
+    let world = World::parse("host h 192.0.2.1\n  b1 @host web.shop 80/tcp\n  b2 @host web.shop 81/tcp");
+    let plain = packet("q=web.shop.svc.internal/33/1");
+    let cut = Message::from_vec(&reply(&world, "stranger", &plain, Pace::Answer)).unwrap();
+    assert!(cut.metadata.truncation && cut.additionals.len() < 2, "{cut}");
+    let whole = Message::from_vec(&reply(&world, "host", &plain, Pace::Answer)).unwrap();
+    assert!(!whole.metadata.truncation && whole.additionals.len() == 2, "{whole}");
+}
+
 #[test]
 fn a_cookie_of_ours_proves_the_address() {
     let world = world();
