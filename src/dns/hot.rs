@@ -8,7 +8,7 @@
 //! What a container may be told of a service is worked out once, by the same functions that the complete path
 //! (`answer.rs`) calls, and kept beside the service as the numbers that records consist of. From then on a question is
 //! parsed in place, found by one look-up, and written out: id, flags, letter case, EDNS and the order of the records are
-//! the question's own. When a service changes, its successor begins with an empty [`Memo`], and what was encoded goes
+//! the question's own. When a service changes, its successor begins with an empty `Memo`, and what was encoded goes
 //! with the last zone that holds it; nothing is ever invalidated.
 //!
 //! Whoever asks in an unusual way is handed to the complete path: [`respond`] gives `None` for whatever it does not know for

@@ -2,7 +2,7 @@
 //!
 //! A [`Zone`] is immutable and holds references only: one entry of 24 bytes per instance beside the publication that
 //! the catalog holds anyway. Services are found by one look-up of the octets that stand in a question. Beside each lies
-//! what was encoded of it so far ([`Memo`]): it goes with the service, so that no answer outlives what it was made from.
+//! what was encoded of it so far (`Memo`): it goes with the service, so that no answer outlives what it was made from.
 //!
 //! [`Zone::update`] follows the structure that two catalogs share: what they hold in common is never visited. Each
 //! service that changed is rebuilt once, in the time of its own instances.

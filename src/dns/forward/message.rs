@@ -127,7 +127,7 @@ pub(super) struct Opt {
     pub(super) flags: u8,
 }
 
-/// Octets of [`Opt::reply`].
+/// Octets of `Opt::own`.
 pub(super) const OPT_LENGTH: usize = 11;
 
 impl Opt {

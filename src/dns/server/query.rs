@@ -86,7 +86,7 @@ pub(super) fn decide(
     }
 }
 
-/// What an upstream has said before and still holds. Only ever asked for whom [`respond`] would forward.
+/// What an upstream has said before and still holds. Only ever asked for whom `wire::respond` would forward.
 fn cached(shared: &Shared, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let mut reply = Vec::new();
     shared.forwarder.get()?.cached(packet, transport, std::time::Instant::now(), &mut reply).then_some(reply)

@@ -7,7 +7,7 @@ use crate::model::{Common, Label, Segment};
 
 /// Keeps one copy of each text, label, network and of what replicas have in common: 100,000 records hold few different
 /// ones. What nobody else holds any more is forgotten by and by, so that it never holds more than twice of what is in
-/// use, or [`FIRST_SWEEP`] of each kind.
+/// use, or `FIRST_SWEEP` of each kind.
 #[derive(Debug, Default)]
 pub struct Interner {
     texts: Pool<Arc<str>>,
