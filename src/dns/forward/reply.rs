@@ -98,6 +98,15 @@ impl Reply {
             kept = place + 1;
         }
         octets.truncate(walk.at);
+        // TTLs are counted down, so no name may lead through one.
+        let mut masked = octets.clone();
+        for place in &places {
+            masked[usize::from(*place)..][..4].fill(0xff);
+        }
+        let mut at = question.end();
+        for _ in &places {
+            at = Record::read(&masked, at)?.end;
+        }
         octets[10..HEADER].copy_from_slice(&kept.to_be_bytes());
         let code = octets[3] & 0x0f;
         let lifetime = match code {

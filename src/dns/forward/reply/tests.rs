@@ -179,6 +179,19 @@ fn broken_messages_are_no_replies() {
     assert_eq!(Reply::read(&bad_version), None, "a response code beyond 15");
 }
 
+/// The second owner points into the first one's TTL of 300, where 44 stands for the length of a label.
+#[test]
+fn a_name_that_leads_through_a_ttl_is_broken() {
+    let mut message = told(RecordType::A, |m| {
+        m.answers = vec![a("www.example.org.", 300, 1), a("www.example.org.", 300, 2)];
+        m.authorities = vec![soa(300, 300)];
+    });
+    assert!(Reply::read(&message).is_some());
+    assert_eq!((message[42], message[49]), (44, 0xc0));
+    message[50] = 42;
+    assert_eq!(Reply::read(&message), None);
+}
+
 proptest! {
     #[test]
     fn whatever_an_upstream_says_a_client_gets_a_message_or_nothing(
