@@ -156,7 +156,7 @@ async fn listen(shared: &Arc<Shared>) -> Result<tokio::task::JoinHandle<()>> {
     let (wanted, watched) = watch::channel(Arc::new([ADDRESS].into()));
     let (known, local) = watch::channel(local);
     let (states, mut bound) = watch::channel(Arc::default());
-    let options = Options { upstreams: Upstreams::None, ..Options::default() };
+    let options = Options { chosen: Upstreams::None.into(), ..Options::default() };
     let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), local));
     let serving = serve(Arc::clone(shared), watched, forwarder, states, Relay::alone());
     let task = tokio::spawn(async move {

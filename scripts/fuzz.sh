@@ -2,7 +2,7 @@
 # fuzz.sh SECONDS [TARGET]: runs the fuzz targets (src/fuzz.rs), each for its share of the seconds, or one for all of them.
 #
 # Works with stable Rust: the coverage comes from a pass that every rustc has, the fuzzer from libfuzzer-sys, which builds it
-# with the system's C++ compiler. No sanitizer: there is one `unsafe` of ours, and no target comes near it.
+# with the system's C++ compiler. No sanitizer: no target comes near an `unsafe` of ours.
 #
 # What is found is kept in target/fuzz/found/ from run to run. MERGE=1 takes from it into fuzz/corpus/ what covers more.
 # An input that breaks a target lies in fuzz/crashes/TARGET/ then: give it the name of a test in src/fuzz/tests.rs.

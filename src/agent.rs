@@ -163,10 +163,10 @@ impl Agent {
         // Whoever holds a socket for us means us to answer there.
         listens.extend(sockets.held.iter().map(|address| Listen::Address(*address)));
         let settings = reload::settings(&config, &listens)?;
-        let forward::Chosen { general, suffixes } = reload::upstreams(&config);
+        let chosen = reload::upstreams(&config);
         let (local, wanted) = (Channel::<Local>::default(), Channel::default());
         let cache = config.cache_size.value.0;
-        let options = forward::Options { upstreams: general, suffixes, cache, ..forward::Options::default() };
+        let options = forward::Options { chosen, cache, ..forward::Options::default() };
         let forwarder = Forwarder::new(options, &apex, wanted.1.clone(), local.1.clone());
         let session = Session {
             nonce: format!("{:032x}", rand::random::<u128>()).into(),

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     OursForwarding(SocketAddr),
     /// A bare UDP echo of our own: what the kernel alone costs.
     Echo,
+    /// An echo that takes and sends datagrams in batches: what the kernel costs at the least.
+    EchoBatches,
     /// NLnet Labs' authoritative server. With additional records only where they are measured, as ours.
     Nsd {
         /// SRV records and their additional ones are served.
@@ -59,6 +61,7 @@ impl Kind {
         match self {
             Self::Ours | Self::OursForwarding(_) => "portolan",
             Self::Echo => "echo",
+            Self::EchoBatches => "batches",
             Self::Nsd { .. } | Self::NsdForeign => "nsd",
             Self::Knot { .. } => "knot",
             Self::Dnsmasq | Self::DnsmasqForwarding(_) => "dnsmasq",
@@ -78,7 +81,13 @@ impl Kind {
             Self::Dnsmasq => 5388,
             Self::DnsmasqForwarding(_) => 5389,
             Self::Unbound(_) => 5390,
+            Self::EchoBatches => 5391,
         }
+    }
+
+    /// Sends back what comes.
+    pub(crate) fn is_echo(self) -> bool {
+        matches!(self, Self::Echo | Self::EchoBatches)
     }
 }
 
@@ -102,7 +111,7 @@ impl Server {
         // What came before a core was chosen counts for nobody.
         let mut command = Command::new("taskset");
         command.args(["-c", SERVER_CORE]).args(invocation(kind, address, &folder, names)?);
-        let is_own = matches!(kind, Kind::Ours | Kind::OursForwarding(_) | Kind::Echo);
+        let is_own = kind.is_echo() || matches!(kind, Kind::Ours | Kind::OursForwarding(_));
         let log = fs::File::create(folder.join("log"))?;
         if is_own {
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -264,6 +273,7 @@ fn invocation(kind: Kind, address: SocketAddr, folder: &Path, names: usize) -> R
         Kind::Ours => own("--server", &[names.to_string()]),
         Kind::OursForwarding(upstream) => own("--server", &[names.to_string(), upstream.to_string()]),
         Kind::Echo => own("--echo", &[]),
+        Kind::EchoBatches => own("--echo-batches", &[]),
         Kind::Nsd { .. } | Kind::NsdForeign => {
             let (zone, text, srv) = match kind {
                 Kind::Nsd { srv } => ("svc.internal", world::zone_file(names, srv), srv),

@@ -2,8 +2,9 @@
 //! binary and ended with its standard input.
 
 use std::{
-    io::{BufRead, Write},
+    io::{BufRead, IoSlice, IoSliceMut, Write},
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use portolan::{
     dns::{
         access::AccessList,
@@ -26,7 +28,7 @@ use portolan::{
 };
 use tokio::sync::watch;
 
-use crate::world;
+use crate::{load::BATCH, world};
 
 /// Changes of instances per second, when they are asked for.
 pub(crate) const CHANGES: u32 = 1_000;
@@ -40,16 +42,38 @@ pub(crate) const QUIET: &str = "quiet";
 pub(crate) fn echo(address: SocketAddr) -> Result<()> {
     let socket = UdpSocket::bind(address)?;
     ready()?;
-    thread::spawn(|| {
-        // The benchmark has ended, however it did.
-        let _ended = std::io::stdin().lock().read_until(0, &mut Vec::new());
-        std::process::exit(0);
-    });
+    end_with_standard_input();
     let mut buffer = [0; 2048];
     loop {
         let (length, peer) = socket.recv_from(&mut buffer)?;
         socket.send_to(&buffer[..length], peer)?;
     }
+}
+
+/// Sends back what comes, as many datagrams at once as are there.
+pub(crate) fn echo_batches(address: SocketAddr) -> Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    ready()?;
+    end_with_standard_input();
+    let (mut came, mut gone) = (MultiHeaders::preallocate(BATCH, None), MultiHeaders::preallocate(BATCH, None));
+    let mut buffers = vec![[0; 2048]; BATCH];
+    loop {
+        let mut room: Vec<[IoSliceMut<'_>; 1]> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let waiting = recvmmsg(socket.as_raw_fd(), &mut came, room.iter_mut(), MsgFlags::MSG_WAITFORONE, None)?;
+        let (lengths, peers): (Vec<usize>, Vec<Option<SockaddrIn>>) =
+            waiting.map(|message| (message.bytes, message.address)).unzip();
+        let texts = buffers.iter().zip(&lengths);
+        let texts: Vec<[IoSlice<'_>; 1]> = texts.map(|(buffer, length)| [IoSlice::new(&buffer[..*length])]).collect();
+        let _sent = sendmmsg(socket.as_raw_fd(), &mut gone, &texts, &peers, [], MsgFlags::empty())?.count();
+    }
+}
+
+fn end_with_standard_input() {
+    thread::spawn(|| {
+        // The benchmark has ended, however it did.
+        let _ended = std::io::stdin().lock().read_until(0, &mut Vec::new());
+        std::process::exit(0);
+    });
 }
 
 /// Answers from a zone of so many services until standard input ends, and forwards to `upstream`.
@@ -66,7 +90,7 @@ pub(crate) fn server(address: SocketAddr, services: usize, upstream: Option<Sock
     let (_local, known) = watch::channel(local);
     let (states, mut bound) = watch::channel(Arc::default());
     let upstreams = upstream.map_or(Upstreams::None, |upstream| Upstreams::Fixed(vec![upstream]));
-    let options = Options { upstreams, ..Options::default() };
+    let options = Options { chosen: upstreams.into(), ..Options::default() };
     let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), known));
     runtime.spawn({
         let (shared, forwarder) = (Arc::clone(&shared), Arc::clone(&forwarder));

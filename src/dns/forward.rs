@@ -105,13 +105,18 @@ pub struct Chosen {
     pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
 }
 
+/// No domain has upstreams of its own.
+impl From<Upstreams> for Chosen {
+    fn from(general: Upstreams) -> Self {
+        Self { general, suffixes: Vec::new() }
+    }
+}
+
 /// How to forward.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where upstreams come from.
-    pub upstreams: Upstreams,
-    /// Domains that have upstreams of their own. The most exact one counts.
-    pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
+    /// Whom to ask at first.
+    pub chosen: Chosen,
     /// Where systemd-resolved writes the real servers when resolv.conf names its stub alone.
     pub resolved: PathBuf,
     /// Octets that the cache may take; 0: there is none.
@@ -133,8 +138,7 @@ pub const DEFAULT_CACHE: usize = 16 * 1024 * 1024;
 impl Default for Options {
     fn default() -> Self {
         Self {
-            upstreams: Upstreams::ResolvConf("/etc/resolv.conf".into()),
-            suffixes: Vec::new(),
+            chosen: Upstreams::ResolvConf("/etc/resolv.conf".into()).into(),
             resolved: "/run/systemd/resolve/resolv.conf".into(),
             cache: DEFAULT_CACHE,
             attempt: Duration::from_secs(2),
@@ -217,10 +221,7 @@ impl Forwarder {
             apex: apex.name().iter().map(Box::from).collect(),
             wanted,
             local,
-            chosen: watch::Sender::new(Arc::new(Chosen {
-                general: options.upstreams.clone(),
-                suffixes: options.suffixes.clone(),
-            })),
+            chosen: watch::Sender::new(Arc::new(options.chosen.clone())),
             configured: ArcSwap::default(),
             current: ArcSwap::default(),
             changed: watch::Sender::default(),

@@ -25,14 +25,17 @@ use crate::model::Label;
 
 mod memo;
 mod question;
+mod trail;
 mod view;
 mod write;
 
 pub(in crate::dns) use memo::Memo;
+pub use trail::{Place, Trails};
 pub use view::{Ground, View};
 
 use memo::{Encoded, Slot};
 use question::{Question, Shape};
+use trail::Trail;
 use write::{Denial, Writer};
 
 /// The kinds of records that the hot path knows.
@@ -47,6 +50,16 @@ pub(super) enum Kind {
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub(super) order: super::answer::Order,
+    /// Where the last answer lay.
+    trail: Trail,
+}
+
+impl Scratch {
+    /// Remembers where the last answer lay.
+    #[inline]
+    pub fn note(&self, trails: &mut Trails, place: Place) {
+        trails.note(place, self.trail);
+    }
 }
 
 /// Answers one packet of the asker that `view` describes: the octets of `reply` that were written. `None`: nothing was
@@ -60,16 +73,18 @@ pub fn respond(
     scratch: &mut Scratch,
     reply: &mut [u8],
 ) -> Option<usize> {
+    scratch.trail = Trail::default();
     let question = Question::parse(packet, &ground.apex)?;
     let writer = Writer::new(packet, &question, view.forwards, reply)?;
     let mut near = KeyText::new();
     let (key, service) = match question.shape {
-        Shape::Full => (question.key(), zone.lookup(question.key())),
+        Shape::Full => (question.key(), zone.find(question.key(), |met| scratch.trail.pass(met))),
         Shape::Bare | Shape::Near => {
             // The asker's own namespace, else `global`: never both.
             let mut within = |namespace: &[u8]| {
                 near = KeyText::new();
-                (near.push(question.first()) && near.push(namespace)).then(|| zone.lookup(&near)).flatten()
+                let is_name = near.push(question.first()) && near.push(namespace);
+                is_name.then(|| zone.find(&near, |met| scratch.trail.pass(met))).flatten()
             };
             let service = within(&view.namespace).or_else(|| within(Label::GLOBAL.as_bytes()));
             (&*near, service)
@@ -80,7 +95,7 @@ pub fn respond(
         return writer.deny(denial, &question, &ground.denials(), zone.revision());
     };
     let memo = service.memo.read();
-    if let Some(encoded) = memo.find(ground, view, question.kind) {
+    if let Some(encoded) = memo.find(ground, view, question.kind, &mut scratch.trail) {
         return write(encoded, ground, zone, &question, key, rng, scratch, writer);
     }
     let encoded = encode(service, ground, view, question.kind);

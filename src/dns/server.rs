@@ -57,6 +57,7 @@ mod relay;
 mod tcp;
 mod tls;
 mod udp;
+mod wait;
 
 pub use bind::may_bind_53;
 pub use metrics::{Counter, Counts};
@@ -454,7 +455,7 @@ impl Listeners {
             Some(pair) => bind::adopt(pair, address, limits.udp_workers, limits.receive_buffer),
             None => bind::bind(address, limits.udp_workers, limits.receive_buffer),
         };
-        let bind::Sockets { udp, tcp, receive_buffer } = sockets?;
+        let bind::Sockets { udp, shared, tcp, receive_buffer } = sockets?;
         let tcp = Arc::new(TcpListener::from_std(tcp)?);
         tracing::info!(%address, "answering here");
         if receive_buffer < limits.receive_buffer {
@@ -463,7 +464,7 @@ impl Listeners {
                 "the receive buffer is small and bursts may be lost: raise net.core.rmem_max or give CAP_NET_ADMIN"
             );
         }
-        self.workers.open(address, udp);
+        self.workers.open(address, udp, shared);
         let accepting = self.accept(&tcp, Protocol::Plain);
         Ok(Listener::Open { state: BindState::Bound { receive_buffer }, accepting, tcp })
     }

@@ -36,8 +36,18 @@ pub const MAX_UDP: u16 = 1232;
 /// The longest reply over UDP for a client without EDNS (RFC 1035 section 4.2.1).
 pub const MAX_UDP_PLAIN: u16 = 512;
 
-/// The OPT record of a reply: root, type, size, version and flags, no options.
-const OPT_LENGTH: u16 = 1 + 2 + 2 + 4 + 2;
+/// Octets of the header (RFC 1035 section 4.1.1).
+pub(super) const HEADER: usize = 12;
+
+/// Octets of [`own_opt`].
+pub(super) const OPT_LENGTH: u16 = 1 + 2 + 2 + 4 + 2;
+
+/// The OPT record of our own messages: root, type, size, version and flags, no options; DO as the other end has it (RFC 3225
+/// section 3).
+pub(super) fn own_opt(dnssec_ok: bool) -> [u8; OPT_LENGTH as usize] {
+    let [high, low] = MAX_UDP.to_be_bytes();
+    [0, 0, 41, high, low, 0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]
+}
 
 /// The cookie option (RFC 7873 section 4): its code, and what it takes in a reply.
 const COOKIE: u16 = 10;
@@ -271,7 +281,7 @@ struct Request {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Malformed;
+pub(super) struct Malformed;
 
 impl From<DecodeError> for Malformed {
     fn from(_: DecodeError) -> Self {
@@ -379,7 +389,7 @@ fn read_edns(
 
 /// Options must be whole; of all there are only the first cookie means anything to us (RFC 6891 section 6.1.2, RFC 7873
 /// section 5.2).
-fn walk_options(data: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+pub(super) fn walk_options(data: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let mut decoder = BinDecoder::new(data);
     let mut cookie = None;
     while !decoder.is_empty() {
@@ -416,7 +426,7 @@ impl Reply<'_> {
             (Transport::Udp, Some(edns)) => edns.max_payload().clamp(MAX_UDP_PLAIN, MAX_UDP),
         };
         // Header, question and OPT always fit: a query has them, too, and a cookie's first half.
-        let least = 12 + self.request.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4) + usize::from(opt);
+        let least = HEADER + self.request.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4) + usize::from(opt);
         let (limit, is_careful) = match (transport, self.request.most.map(|most| u16::try_from(most.max(least)))) {
             (Transport::Udp, Some(Ok(most))) if most < limit => (most, true),
             _ => (limit, false),

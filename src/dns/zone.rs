@@ -7,9 +7,17 @@
 //! [`Zone::update`] follows the structure that two catalogs share: what they hold in common is never visited. Each
 //! service that changed is rebuilt once, in the time of its own instances.
 
-use std::{borrow::Borrow, collections::BTreeMap, net::IpAddr, ops::Deref, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    ops::Deref,
+    sync::Arc,
+};
 
 use imbl::{GenericHashMap, OrdMap, ordmap::DiffItem, shared_ptr::DefaultSharedPtr};
+use smallvec::SmallVec;
 
 use super::hot::Memo;
 use crate::model::{Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId};
@@ -68,20 +76,24 @@ impl Candidate {
 }
 
 /// The instances of one service, external ones first, then sorted by container; never empty.
+///
+/// What a query looks at stands together, in front.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Service {
+    /// What was encoded of them.
+    pub(super) memo: Memo,
+    key: Key,
     candidates: Box<[Candidate]>,
     /// How many of them are external.
     externals: usize,
-    /// What was encoded of them.
-    pub(super) memo: Memo,
 }
 
 impl Service {
-    fn new(mut candidates: Vec<Candidate>) -> Self {
+    fn new(key: Key, mut candidates: Vec<Candidate>) -> Self {
         candidates.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
         let externals = candidates.partition_point(Candidate::is_external);
-        Self { candidates: candidates.into(), externals, memo: Memo::default() }
+        Self { memo: Memo::default(), key, candidates: candidates.into(), externals }
     }
 
     /// Its namespace and its name.
@@ -123,13 +135,33 @@ impl PartialEq for Service {
 
 impl Eq for Service {}
 
-/// A service's name as it begins in a question: service and namespace, each behind its length, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key(Arc<[u8]>);
+/// A service's name as it begins in a question: service and namespace, each behind its length, in lower case. Most are
+/// short enough to stand in the service itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(SmallVec<[u8; 24]>);
 
-impl Borrow<[u8]> for Key {
+/// A service as the map holds it, which knows it by its key.
+#[derive(Clone, Debug)]
+struct Entry(Arc<Service>);
+
+impl Borrow<[u8]> for Entry {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        &self.0.key.0
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Entry {}
+
+/// As that of the key's octets.
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.0.hash(state);
     }
 }
 
@@ -174,10 +206,10 @@ impl Deref for KeyText {
 }
 
 /// Names come from containers, so the hash is seeded: nobody can choose names that collide.
-type Services = GenericHashMap<Key, Arc<Service>, foldhash::fast::RandomState, DefaultSharedPtr>;
+type Services = GenericHashMap<Entry, (), foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// The immutable index DNS answers from. [`Zone::default`] knows nothing and is not complete.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Zone {
     services: Services,
     /// The services of each namespace, counted; never 0.
@@ -188,6 +220,21 @@ pub struct Zone {
     complete: bool,
     revision: i64,
 }
+
+impl PartialEq for Zone {
+    fn eq(&self, other: &Self) -> bool {
+        // The map compares keys alone.
+        let is_held = |service: &Service| other.lookup(&service.key.0).is_some_and(|held| held == service);
+        self.services.len() == other.services.len()
+            && self.services().all(is_held)
+            && self.namespaces == other.namespaces
+            && self.addresses == other.addresses
+            && self.homes == other.homes
+            && (self.complete, self.revision) == (other.complete, other.revision)
+    }
+}
+
+impl Eq for Zone {}
 
 /// What happened to one service: containers of a host that are gone from it, and candidates that are new.
 #[derive(Default)]
@@ -264,7 +311,7 @@ impl Zone {
     fn add(&mut self, home: &Arc<Home>, publication: &Arc<Publication>, changes: &mut BTreeMap<Key, Change>) {
         for (offer, offered) in (0..).zip(&publication.services) {
             let candidate = Candidate { home: Arc::clone(home), publication: Arc::clone(publication), offer };
-            changes.entry(self.key(offered)).or_default().new.push(candidate);
+            changes.entry(key(offered)).or_default().new.push(candidate);
         }
         for address in findable(&home.origin, publication) {
             let key = (address, home.origin.clone(), publication.container);
@@ -275,19 +322,10 @@ impl Zone {
     fn remove(&mut self, origin: &Origin, publication: &Publication, changes: &mut BTreeMap<Key, Change>) {
         for offered in &publication.services {
             let gone = (publication.container, origin.clone());
-            changes.entry(self.key(offered)).or_default().gone.push(gone);
+            changes.entry(key(offered)).or_default().gone.push(gone);
         }
         for address in findable(origin, publication) {
             self.addresses.remove(&(address, origin.clone(), publication.container));
-        }
-    }
-
-    /// The key of an offer: the one in use where there is one, so that its text is held once.
-    fn key(&self, offer: &Offer) -> Key {
-        let text = KeyText::of(offer.service.as_str(), offer.namespace.as_str()).expect("a label is one");
-        match self.services.get_key_value(&*text) {
-            Some((known, _)) => known.clone(),
-            None => Key((*text).into()),
         }
     }
 
@@ -299,7 +337,7 @@ impl Zone {
             };
             change.gone.binary_search_by(place).is_err()
         };
-        let known = self.services.get(&*key.0).cloned();
+        let known = self.entry(&key.0).map(|entry| Arc::clone(&entry.0));
         let held = known.iter().flat_map(|service| &service.candidates);
         let candidates: Vec<Candidate> = held.filter(stays).cloned().chain(change.new).collect();
         let Some(namespace) = candidates.first().map(|candidate| candidate.offer().namespace.clone()) else {
@@ -312,7 +350,7 @@ impl Zone {
         if known.is_none() {
             *self.namespaces.entry(namespace).or_insert(0) += 1;
         }
-        self.services.insert(key, Arc::new(Service::new(candidates)));
+        self.services.insert(Entry(Arc::new(Service::new(key, candidates))), ());
     }
 
     fn uncount(&mut self, namespace: &Label) {
@@ -334,7 +372,24 @@ impl Zone {
     /// The service with this key: its own and its namespace's label, as they stand in a question, in lower case.
     #[inline]
     pub(super) fn lookup(&self, key: &[u8]) -> Option<&Service> {
-        self.services.get(key).map(|service| &**service)
+        self.entry(key).map(|entry| &*entry.0)
+    }
+
+    #[inline]
+    fn entry(&self, key: &[u8]) -> Option<&Entry> {
+        self.services.get_key_value(key).map(|(entry, ())| entry)
+    }
+
+    /// As [`Zone::lookup`]; `pass` is told where the way led.
+    #[inline]
+    pub(super) fn find(&self, key: &[u8], mut pass: impl FnMut(*const u8)) -> Option<&Service> {
+        let entry = self.entry(key)?;
+        let service = &*entry.0;
+        pass((&raw const *entry).cast());
+        pass((&raw const service.memo).cast());
+        // Perhaps one line further.
+        pass(service.key.0.as_ptr_range().end);
+        Some(service)
     }
 
     /// The containers in whose place an external service stands.
@@ -375,7 +430,7 @@ impl Zone {
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values().map(|service| &**service)
+        self.services.keys().map(|entry| &*entry.0)
     }
 
     /// Whether a name's absence may be stated (see [`Catalog::is_complete`]).
@@ -387,6 +442,12 @@ impl Zone {
     pub fn revision(&self) -> i64 {
         self.revision
     }
+}
+
+/// The key of the service that is offered.
+fn key(offer: &Offer) -> Key {
+    let text = KeyText::of(offer.service.as_str(), offer.namespace.as_str()).expect("a label is one");
+    Key(SmallVec::from_slice(&text))
 }
 
 /// The addresses of a container by which it may be found: another host's local addresses mean nothing here.

@@ -15,7 +15,7 @@ use hickory_proto::{
     rr::{RData, Record, RecordType, rdata::A},
 };
 use portolan::dns::{
-    forward::{ForwardCounts, Forwarder, Options, Upstreams},
+    forward::{Chosen, ForwardCounts, Forwarder, Options, Upstreams},
     name::Apex,
     wire::Transport,
 };
@@ -126,7 +126,7 @@ fn changed(packet: &[u8], change: impl FnOnce(&mut Message)) -> Vec<u8> {
 /// Without a cache, so that every question goes to an upstream.
 fn options(upstreams: Upstreams) -> Options {
     Options {
-        upstreams,
+        chosen: upstreams.into(),
         cache: 0,
         attempt: Duration::from_secs(1),
         total: Duration::from_secs(4),

@@ -1,9 +1,9 @@
 //! What must hold for whatever an upstream says: the fuzz target `forward`. Pure.
 
 use super::{
-    super::wire::{MAX_UDP, MAX_UDP_PLAIN, Transport},
+    super::wire::{HEADER, MAX_UDP, MAX_UDP_PLAIN, OPT_LENGTH, Transport},
     key::{Edns, Key},
-    message::{self, Asked, HEADER},
+    message::{self, Asked},
     reply::{Age, MAX_TTL, Reply, STALE_TTL},
 };
 use crate::fuzz::{Reader, Seen};
@@ -23,7 +23,7 @@ pub(crate) fn reply(input: &[u8]) {
     let query = Key::of(&asked).query(ID, edns);
     let accepted = message::answers(&query, told);
     if accepted {
-        let end = query.len() - if edns == Edns::With { message::OPT_LENGTH } else { 0 };
+        let end = query.len() - if edns == Edns::With { usize::from(OPT_LENGTH) } else { 0 };
         assert!(told[..2] == ID && told[2] & 0x80 != 0 && told[2] & 0x78 == 0, "id, QR and opcode");
         assert_eq!(told[4..6], [0, 1], "one question");
         assert!(told[HEADER..end].eq_ignore_ascii_case(&query[HEADER..end]), "our question");

@@ -4,7 +4,10 @@
 //! we always ask for it and clear it where the client did not (RFC 6840 section 5.7). The query that goes to an upstream
 //! is made from the key alone, so whoever has the same key can be given the same answer.
 
-use super::message::{AD, Asked, CD, DO, HEADER, Opt, RD};
+use super::{
+    super::wire::{HEADER, own_opt},
+    message::{AD, Asked, CD, RD},
+};
 
 /// The longest name (RFC 1035 section 2.3.4), type and class, and an octet of flags.
 const MAX_KEY: usize = 255 + 4 + 1;
@@ -70,7 +73,7 @@ impl Key {
         query.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns == Edns::With)]);
         query.extend_from_slice(&self.octets[..self.length - 1]);
         if edns == Edns::With {
-            query.extend(Opt::own(flag(flags & WITH_DO != 0, DO)));
+            query.extend(own_opt(flags & WITH_DO != 0));
         }
         query
     }
@@ -94,13 +97,13 @@ fn flag(is_set: bool, flag: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::message::DO, *};
 
     fn query(name: &[u8], kind: u8, flags: [u8; 2], opt: Option<u8>) -> Vec<u8> {
         let mut query = vec![1, 2, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, u8::from(opt.is_some())];
         query.extend_from_slice(name);
         query.extend([0, kind, 0, 1]);
-        query.extend(opt.map(Opt::own).into_iter().flatten());
+        query.extend(opt.map(|flags| own_opt(flags & DO != 0)).into_iter().flatten());
         query
     }
 

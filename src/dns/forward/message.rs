@@ -1,7 +1,7 @@
 //! What a forwarder must know of a DNS message, read in place: questions, flags, EDNS, and where records begin and end.
 //! Pure. Foreign bytes are only ever indexed through `get`.
 
-use super::super::wire::{MAX_UDP, MAX_UDP_PLAIN, Transport};
+use super::super::wire::{HEADER, MAX_UDP, MAX_UDP_PLAIN, Transport};
 
 /// RD in the header's first octet of flags (RFC 1035 section 4.1.1).
 pub(super) const RD: u8 = 0x01;
@@ -10,9 +10,6 @@ pub(super) const AD: u8 = 0x20;
 pub(super) const CD: u8 = 0x10;
 /// DO in the third octet of OPT's flags (RFC 3225 section 3).
 pub(super) const DO: u8 = 0x80;
-
-/// Octets of the header (RFC 1035 section 4.1.1).
-pub(super) const HEADER: usize = 12;
 
 /// The type of EDNS's pseudo record (RFC 6891 section 6.1.1).
 pub(super) const OPT: u16 = 41;
@@ -127,9 +124,6 @@ pub(super) struct Opt {
     pub(super) flags: u8,
 }
 
-/// Octets of `Opt::own`.
-pub(super) const OPT_LENGTH: usize = 11;
-
 impl Opt {
     fn of(query: &[u8], question: &Question<'_>) -> Option<Self> {
         let records: usize = [6, 8, 10].iter().map(|at| read_u16(query, *at).map_or(0, usize::from)).sum();
@@ -142,12 +136,6 @@ impl Opt {
             at = fixed + 10 + usize::from(read_u16(query, fixed + 8)?);
         }
         None
-    }
-
-    /// A record of our own: no options, and DO as the other end has it (RFC 3225 section 3).
-    pub(super) fn own(dnssec_ok: u8) -> [u8; OPT_LENGTH] {
-        let [high, low] = MAX_UDP.to_be_bytes();
-        [0, 0, 41, high, low, 0, 0, dnssec_ok & DO, 0, 0, 0]
     }
 }
 

@@ -7,8 +7,8 @@
 //! taken from the middle, so they stay right.
 
 use super::{
-    super::wire::Transport,
-    message::{AD, Asked, CD, Compression, HEADER, OPT, OPT_LENGTH, Opt, Question, RD, name_end, read_u16, read_u32},
+    super::wire::{HEADER, OPT_LENGTH, Transport, own_opt},
+    message::{AD, Asked, CD, Compression, DO, OPT, Question, RD, name_end, read_u16, read_u32},
 };
 
 /// The longest that a positive answer is held to be true: a day. RFC 8767 section 4 caps at a week; what runs for longer
@@ -132,7 +132,7 @@ impl Reply {
     /// Writes the reply to a query with the same key, in place of what `out` held.
     pub(super) fn write(&self, asked: &Asked<'_>, transport: Transport, age: Age, out: &mut Vec<u8>) {
         let (message, places) = self.octets.split_at(self.message.into());
-        let limit = asked.limit(transport) - if asked.opt.is_some() { OPT_LENGTH } else { 0 };
+        let limit = asked.limit(transport) - if asked.opt.is_some() { usize::from(OPT_LENGTH) } else { 0 };
         let end = asked.question.end();
         // What fits: all, all but ADDITIONAL, whose absence is no truncation (RFC 2181 section 9), or nothing.
         let length = [message.len(), self.additional.into()].into_iter().find(|length| *length <= limit);
@@ -164,7 +164,7 @@ impl Reply {
             }
         }
         if let Some(opt) = asked.opt {
-            out.extend(Opt::own(opt.flags));
+            out.extend(own_opt(opt.flags & DO != 0));
             // At most 65,535 records were counted in a message of 65,535 octets, so there is room for one.
             let additional = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
             out[10..HEADER].copy_from_slice(&additional.to_be_bytes());

@@ -1,8 +1,9 @@
 //! What was encoded of a service, and for whom.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, ptr, sync::Arc};
 
 use arc_swap::{ArcSwapOption, Guard};
+use smallvec::SmallVec;
 
 use super::{
     super::{
@@ -11,6 +12,7 @@ use super::{
         zone::Candidate,
     },
     Kind,
+    trail::Trail,
     view::{CATEGORIES, Ground, Terrain, View, are_told_by_category},
 };
 use crate::model::ShortId;
@@ -56,8 +58,11 @@ struct Page {
     /// See [`are_told_by_category`].
     by_category: bool,
     /// In the order of keys.
-    kept: Box<[(u32, Arc<Encoded>)]>,
+    kept: Kept,
 }
+
+/// One or two kinds for one category are the most that is kept of most services.
+type Kept = SmallVec<[(u32, Arc<Encoded>); 2]>;
 
 /// A memo being read.
 pub(super) struct Reading(Guard<Option<Arc<Page>>>);
@@ -73,7 +78,7 @@ impl Memo {
         let Some(key) = slot.key else { return encoded };
         self.0.rcu(|page| {
             let held = page.as_ref().filter(|page| Arc::ptr_eq(&page.terrain, &ground.terrain));
-            let held = held.map_or(&[][..], |page| &page.kept);
+            let held = held.map_or(&[][..], |page| &page.kept[..]);
             let held = if held.len() < MAX_KEPT { held } else { &[] };
             // One encoding for all who are given the same.
             let same = held.iter().find(|(_, known)| **known == *encoded).map_or(&encoded, |(_, known)| known);
@@ -81,8 +86,10 @@ impl Memo {
             let rest = &held[place..];
             let rest = if rest.first().is_some_and(|(other, _)| *other == key) { &rest[1..] } else { rest };
             let kept = held[..place].iter().cloned().chain([(key, Arc::clone(same))]).chain(rest.iter().cloned());
+            let mut kept: Kept = kept.collect();
+            kept.shrink_to_fit();
             let terrain = Arc::clone(&ground.terrain);
-            Some(Arc::new(Page { terrain, by_category: slot.by_category, kept: kept.collect() }))
+            Some(Arc::new(Page { terrain, by_category: slot.by_category, kept }))
         });
         encoded
     }
@@ -99,15 +106,23 @@ impl Memo {
 
 impl Reading {
     #[inline]
-    pub(super) fn find(&self, ground: &Ground, view: &View, kind: Kind) -> Option<&Encoded> {
-        let page = self.0.as_ref().filter(|page| Arc::ptr_eq(&page.terrain, &ground.terrain))?;
+    pub(super) fn find(&self, ground: &Ground, view: &View, kind: Kind, trail: &mut Trail) -> Option<&Encoded> {
+        let page = self.0.as_ref()?;
+        trail.pass(Arc::as_ptr(page).cast());
+        if !Arc::ptr_eq(&page.terrain, &ground.terrain) {
+            return None;
+        }
         let key = key(page.by_category, view, kind)?;
         // Most services are asked for one or two kinds, by one category.
         let place = match page.kept.len() {
             0..=8 => page.kept.iter().position(|(other, _)| *other == key)?,
             _ => page.kept.binary_search_by_key(&key, |(other, _)| *other).ok()?,
         };
-        Some(&page.kept[place].1)
+        let (_, encoded) = &page.kept[place];
+        trail.pass((&raw const page.kept[place]).cast::<u8>());
+        trail.pass(Arc::as_ptr(encoded).cast());
+        trail.pass(encoded.octets());
+        Some(encoded)
     }
 }
 
@@ -128,7 +143,7 @@ pub(super) enum Encoded {
 #[derive(Debug, PartialEq)]
 pub(super) struct Addresses {
     /// One after the other.
-    octets: Box<[u8]>,
+    octets: SmallVec<[u8; 16]>,
     /// Of each address: 4 or 16.
     pub(super) size: usize,
     /// One per address, unless all are equal.
@@ -187,6 +202,16 @@ pub(super) struct Target {
 const MAX_TARGETS: usize = 16;
 
 impl Encoded {
+    /// Where what it holds begins.
+    #[inline]
+    fn octets(&self) -> *const u8 {
+        match self {
+            Self::Addresses(addresses) => addresses.octets.as_ptr(),
+            Self::Targets(targets) => targets.members.as_ptr().cast(),
+            Self::NoData { .. } | Self::Unknown => ptr::null(),
+        }
+    }
+
     pub(super) fn of(candidates: &[Candidate], ground: &Ground, view: &View, kind: Kind) -> Self {
         let settings = &*ground.settings;
         let viewpoint = Viewpoint::new(&ground.local, &settings.routed, &view.source);

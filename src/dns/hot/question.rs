@@ -1,9 +1,7 @@
 //! Questions read in place: header, one name, one type, perhaps EDNS without options.
 
 use super::Kind;
-
-/// Octets of the header (RFC 1035 section 4.1.1).
-pub(super) const HEADER: usize = 12;
+use crate::dns::wire::{HEADER, walk_options};
 
 /// The longest name (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 255;
@@ -61,51 +59,78 @@ fn labels(octets: &[u8]) -> Option<(usize, usize, [usize; 2])> {
     (at < MAX_NAME).then_some((at + 1, count, starts))
 }
 
+/// What the usual query holds: one question of class IN, uncompressed, and perhaps OPT.
+struct Usual<'p> {
+    /// The name in wire form, with its letter case.
+    name: &'p [u8],
+    /// Its labels, the root not counted, and where the second and the third begin.
+    labels: usize,
+    starts: [usize; 2],
+    /// The type.
+    kind: u16,
+    opt: Option<Opt<'p>>,
+}
+
+/// An OPT record of version 0 at the end of a query (RFC 6891 section 6.1.2).
+struct Opt<'p> {
+    size: u16,
+    dnssec_ok: bool,
+    options: &'p [u8],
+}
+
+impl<'p> Usual<'p> {
+    /// `None` for whatever is unusual.
+    #[inline]
+    fn read(packet: &'p [u8]) -> Option<Self> {
+        let (header, rest) = packet.split_first_chunk::<HEADER>()?;
+        let [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, additional @ (0 | 1)] = *header else { return None };
+        if flags & QR_AND_OPCODE != 0 {
+            return None;
+        }
+        let (length, labels, starts) = labels(rest)?;
+        let (name, rest) = rest.split_at_checked(length)?;
+        let (&[high, low, 0, 1], tail) = rest.split_first_chunk::<4>()? else { return None };
+        let opt = match (additional, tail) {
+            (0, []) => None,
+            // Root, type 41, size, extended code, version 0, flags, length of the options.
+            (1, &[0, 0, 41, high, low, _, 0, flags, _, long, short, ref options @ ..]) => {
+                (options.len() == usize::from(u16::from_be_bytes([long, short]))).then_some(())?;
+                Some(Opt { size: u16::from_be_bytes([high, low]), dnssec_ok: flags & 0x80 != 0, options })
+            }
+            _ => return None,
+        };
+        Some(Self { name, labels, starts, kind: u16::from_be_bytes([high, low]), opt })
+    }
+}
+
+/// The types of transfers and the like, which are refused whatever the name, begin behind this.
+const LAST_ORDINARY: u16 = 249;
+
 /// Whether the packet asks in the usual way for a name that is certainly somebody else's: of two labels at least, neither
 /// below the apex nor a reverse name.
 pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
-    let look = || {
-        let (header, rest) = packet.split_first_chunk::<HEADER>()?;
-        let [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, additional @ (0 | 1)] = *header else { return None };
-        let (length, count, _) = labels(rest)?;
-        let (name, tail) = rest.split_at_checked(length)?;
-        let ends_with = |end: &[u8]| length >= end.len() && name[length - end.len()..].eq_ignore_ascii_case(end);
-        let (kind, tail) = tail.split_first_chunk::<4>()?;
-        // Transfers are refused, whatever the name.
-        let is_usual = matches!(kind, [0, 1..=249, 0, 1]) && flags & QR_AND_OPCODE == 0 && count >= 2;
-        let is_whole = match (additional, tail) {
-            (0, []) => true,
-            (1, [0, 0, 41, _, _, _, 0, _, _, high, low, options @ ..]) => {
-                options.len() == usize::from(u16::from_be_bytes([*high, *low])) && are_whole(options)
-            }
-            _ => false,
+    Usual::read(packet).is_some_and(|usual| {
+        let ends_with = |end: &[u8]| {
+            let start = usual.name.len().checked_sub(end.len());
+            start.is_some_and(|start| usual.name[start..].eq_ignore_ascii_case(end))
         };
-        Some(is_usual && is_whole && !ends_with(apex) && !ends_with(b"\x04arpa\0"))
-    };
-    look().unwrap_or(false)
-}
-
-/// Whether each option ends where the next one begins, and the last with them all (RFC 6891 section 6.1.2).
-fn are_whole(mut options: &[u8]) -> bool {
-    while let [_, _, high, low, rest @ ..] = options {
-        let Some(next) = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { return false };
-        options = next;
-    }
-    options.is_empty()
+        usual.labels >= 2
+            && (1..=LAST_ORDINARY).contains(&usual.kind)
+            // Whoever shows a cookie is given one back (RFC 7873 section 5.2), or told what is wrong with it.
+            && usual.opt.is_none_or(|opt| matches!(walk_options(opt.options), Ok(None)))
+            && !ends_with(apex)
+            && !ends_with(b"\x04arpa\0")
+    })
 }
 
 impl<'p> Question<'p> {
     /// `None` for whatever is unusual: the complete path decides on that.
     #[inline]
     pub(super) fn parse(packet: &'p [u8], apex: &[u8]) -> Option<Self> {
-        let (header, rest) = packet.split_first_chunk::<HEADER>()?;
-        let [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, additional @ (0 | 1)] = *header else { return None };
-        if flags & QR_AND_OPCODE != 0 {
-            return None;
-        }
-        let (length, labels, starts) = labels(rest).filter(|(_, labels, _)| *labels > 0)?;
+        let Usual { name: octets, labels, starts, kind, opt } = Usual::read(packet).filter(|usual| usual.labels > 0)?;
+        let length = octets.len();
         let mut name = [0; MAX_NAME];
-        name[..length].copy_from_slice(&rest[..length]);
+        name[..length].copy_from_slice(octets);
         name[..length].make_ascii_lowercase();
         let below = |start: usize| name.get(start..length) == Some(apex);
         let (shape, apex_at) = match labels {
@@ -118,22 +143,18 @@ impl<'p> Question<'p> {
         if name[1] == b'_' {
             return None;
         }
-        let (kind, tail) = rest[length..].split_first_chunk::<4>()?;
-        let kind = match *kind {
-            [0, 1, 0, 1] => Kind::A,
-            [0, 28, 0, 1] => Kind::Aaaa,
-            [0, 33, 0, 1] => Kind::Srv,
+        let kind = match kind {
+            1 => Kind::A,
+            28 => Kind::Aaaa,
+            33 => Kind::Srv,
             _ => return None,
         };
-        let edns = match (additional, tail) {
-            (0, []) => None,
-            // Root, type 41, size, extended code, version 0, flags, no options.
-            (1, &[0, 0, 41, high, low, _, 0, flags, _, 0, 0]) => {
-                Some((u16::from_be_bytes([high, low]), flags & 0x80 != 0))
-            }
-            _ => return None,
+        let edns = match opt {
+            None => None,
+            Some(opt) if opt.options.is_empty() => Some((opt.size, opt.dnssec_ok)),
+            Some(_) => return None,
         };
-        Some(Self { octets: &rest[..length + 4], kind, shape, edns, labels, apex_at, name })
+        Some(Self { octets: &packet[HEADER..HEADER + length + 4], kind, shape, edns, labels, apex_at, name })
     }
 
     /// The first label in lower case, without its length.

@@ -3,9 +3,12 @@
 use super::{
     Denials, Kind,
     memo::{Addresses, Targets},
-    question::{HEADER, Question, Shape},
+    question::{Question, Shape},
 };
-use crate::dns::wire::{MAX_UDP, MAX_UDP_PLAIN};
+use crate::dns::wire::{HEADER, MAX_UDP, MAX_UDP_PLAIN, OPT_LENGTH, own_opt};
+
+/// Room for OPT.
+const OPT: usize = OPT_LENGTH as usize;
 
 /// QR and AA; and TC, which is never set here: what does not fit is left to the complete path.
 const RESPONSE: u8 = 0b1000_0100;
@@ -18,9 +21,6 @@ const RA: u8 = 0x80;
 
 /// NXDOMAIN.
 const NO_NAME: u8 = 3;
-
-/// The OPT record of a reply: root, type, size, extended code, version, flags, no options.
-const OPT: usize = 11;
 
 /// Names that the complete path's encoder remembers for compression, one for each of their labels.
 const REMEMBERED: usize = 64;
@@ -119,9 +119,7 @@ impl<'o> Writer<'o> {
             return self.at;
         };
         self.counts(answers, authorities, additionals + 1);
-        let [high, low] = MAX_UDP.to_be_bytes();
-        let opt = [0, 0, 41, high, low, 0, 0, if secure { 0x80 } else { 0 }, 0, 0, 0];
-        self.out[self.at..self.at + OPT].copy_from_slice(&opt);
+        self.out[self.at..self.at + OPT].copy_from_slice(&own_opt(secure));
         self.at + OPT
     }
 

@@ -92,11 +92,12 @@ impl Batch {
         }
     }
 
-    /// Takes what is there, up to a batch, without waiting: how many datagrams came. `tells_asked`: the socket says which
-    /// address was asked.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, tells_asked: bool) -> io::Result<usize> {
+    /// Takes what is there, up to `most` and a batch, without waiting: how many datagrams came. `tells_asked`: the socket
+    /// says which address was asked.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, tells_asked: bool, most: usize) -> io::Result<usize> {
         self.replied = 0;
-        for (place, header) in self.headers.iter_mut().enumerate() {
+        let headers = &mut self.headers[..most.min(BATCH)];
+        for (place, header) in headers.iter_mut().enumerate() {
             let packet = &mut self.packets[place * STRIDE..][..MAX_QUERY + 1];
             self.parts[place] = iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
             header.msg_len = 0;
@@ -109,13 +110,13 @@ impl Batch {
             message.msg_controllen = if tells_asked { CONTROL } else { 0 };
             message.msg_flags = 0;
         }
-        // SAFETY: each of the BATCH headers was just pointed to a buffer of its own, of the length it says; all of them live
+        // SAFETY: each of these headers was just pointed to a buffer of its own, of the length it says; all of them live
         // in `self`, which is borrowed for as long as the call takes, and the kernel keeps no pointer beyond it.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                BATCH as u32,
+                headers.as_mut_ptr(),
+                headers.len() as u32,
                 MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
@@ -280,7 +281,7 @@ mod tests {
         let mut octet = [0];
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket.peek_from(&mut octet).unwrap();
-        batch.receive(socket.as_fd(), tells_asked).unwrap()
+        batch.receive(socket.as_fd(), tells_asked, BATCH).unwrap()
     }
 
     /// More than one batch of datagrams of different lengths: each is answered in its own way, with its own octets.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{
@@ -20,6 +21,8 @@ const BACKLOG: i32 = 1024;
 pub(super) struct Sockets {
     /// At least one per worker; the kernel spreads clients over them, or the workers share them.
     pub(super) udp: Vec<UdpSocket>,
+    /// The UDP sockets are handles of fewer: several workers read one.
+    pub(super) shared: bool,
     pub(super) tcp: TcpListener,
     /// The octets of each UDP socket's receive buffer that the kernel granted.
     pub(super) receive_buffer: usize,
@@ -41,7 +44,7 @@ pub(super) fn bind(address: SocketAddr, workers: usize, receive_buffer: usize) -
         socket.set_reuse_port(true)?;
         udp.push(socket.into());
     }
-    Ok(Sockets { udp, tcp, receive_buffer: granted })
+    Ok(Sockets { udp, shared: false, tcp, receive_buffer: granted })
 }
 
 /// Takes up what was handed in for an address, and binds what is missing.
@@ -58,13 +61,14 @@ pub(super) fn adopt(pair: &Pair, address: SocketAddr, workers: usize, receive_bu
     for socket in &pair.udp {
         let socket = SockRef::from(socket);
         socket.set_nonblocking(true)?;
-        tell_address(&socket, address)?;
+        prepare(&socket, address)?;
         // Asking for what systemd has granted already would make it smaller where we may not exceed the maximum.
         let has = socket.recv_buffer_size()? / 2;
         granted = granted.min(if has < receive_buffer { enlarge(&socket, receive_buffer)? } else { has });
     }
     let udp = pair.udp.iter().cycle().take(pair.udp.len().max(workers)).map(UdpSocket::try_clone);
-    Ok(Sockets { udp: udp.collect::<io::Result<_>>()?, tcp, receive_buffer: granted })
+    let shared = pair.udp.len() < workers;
+    Ok(Sockets { udp: udp.collect::<io::Result<_>>()?, shared, tcp, receive_buffer: granted })
 }
 
 /// Takes up a listener that was handed in.
@@ -121,13 +125,20 @@ fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result
         socket.set_freebind_v6(true)?;
     }
     if kind == Type::DGRAM {
-        tell_address(&socket, address)?;
+        prepare(&socket, address)?;
     }
     Ok(socket)
 }
 
-/// Has the kernel tell which address was asked, where that is not known from the socket.
-fn tell_address(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+/// Has the kernel tell which address was asked, where that is not known from the socket; and forbids fragments: what we
+/// send fits every path, and a fragment could be exchanged for a forged one (RFC 9715). Nobody's word on the path's MTU
+/// is needed for that, or believed.
+fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?;
+    } else {
+        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?;
+    }
     match address.ip() {
         ip if !ip.is_unspecified() => {}
         IpAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
@@ -143,4 +154,41 @@ fn enlarge(socket: &Socket, octets: usize) -> io::Result<usize> {
     }
     // The kernel doubles the number for its own bookkeeping and says so.
     Ok(socket.recv_buffer_size()? / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::net::sockopt::{ip_mtu_discover, ipv6_mtu_discover};
+
+    use super::*;
+
+    /// Those that are handed in were made by somebody else, who need not know of it.
+    #[test]
+    fn no_reply_may_be_fragmented_whoever_made_the_socket() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let bound = bind(address, 2, 1 << 16).unwrap();
+            let handed = Pair { udp: vec![UdpSocket::bind(address).unwrap()], ..Pair::default() };
+            let adopted = adopt(&handed, address, 2, 1 << 16).unwrap();
+            for udp in bound.udp.iter().chain(&adopted.udp) {
+                match address {
+                    SocketAddr::V4(_) => assert_eq!(ip_mtu_discover(udp.as_fd()), Ok(Ipv4PathMtuDiscovery::PROBE)),
+                    SocketAddr::V6(_) => assert_eq!(ipv6_mtu_discover(udp.as_fd()), Ok(Ipv6PathMtuDiscovery::PROBE)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sockets_are_shared_where_fewer_than_workers_were_handed_in() {
+        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        for (sockets, workers, expected) in [(1, 1, (1, false)), (1, 3, (3, true)), (3, 2, (3, false))] {
+            let udp = (0..sockets).map(|_| UdpSocket::bind(address).unwrap()).collect();
+            let adopted = adopt(&Pair { udp, ..Pair::default() }, address, workers, 1 << 16).unwrap();
+            assert_eq!((adopted.udp.len(), adopted.shared), expected, "{sockets} for {workers}");
+        }
+        assert!(!bind(address, 4, 1 << 16).unwrap().shared);
+    }
 }

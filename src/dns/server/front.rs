@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 use super::{Shared, rate::Rates};
 use crate::dns::{
     access::AccessList,
-    hot::{self, Ground, Scratch, View},
+    hot::{self, Ground, Place, Scratch, Trails, View},
     source::locate,
     wire::{MAX_AMPLIFICATION, Pace, Transport},
     zone::Zone,
@@ -24,6 +24,7 @@ pub(super) struct Front {
     /// Grows with each change of those two.
     generation: u64,
     sources: Box<[Known]>,
+    trails: Trails,
     rates: Rates,
     /// When this batch came, once somebody wants to know.
     now: Option<Instant>,
@@ -50,6 +51,7 @@ impl Front {
             access: shared.access.load_full(),
             generation: 1,
             sources: vec![nobody; SOURCES].into(),
+            trails: Trails::default(),
             rates: Rates::new(shared.limits.per_source),
             now: None,
             foreign: Vec::new(),
@@ -73,6 +75,19 @@ impl Front {
         zone
     }
 
+    /// Has what the answer to a packet will need fetched from memory. First `approach` for all packets of a batch, then
+    /// `follow` for all.
+    #[inline]
+    pub(super) fn approach(&self, packet: &[u8]) -> Place {
+        self.trails.approach(packet)
+    }
+
+    /// See [`Front::approach`].
+    #[inline]
+    pub(super) fn follow(&self, place: Place) {
+        self.trails.follow(place);
+    }
+
     /// Answers one packet into `reply`: the octets written, or, for the complete path, how often this one was answered.
     #[inline]
     pub(super) fn answer(
@@ -81,6 +96,7 @@ impl Front {
         zone: &Zone,
         source: IpAddr,
         packet: &[u8],
+        at: Place,
         reply: &mut [u8],
     ) -> Result<usize, Pace> {
         let source = source.to_canonical();
@@ -99,18 +115,16 @@ impl Front {
         }
         let (rng, scratch) = (&mut self.rng, &mut self.scratch);
         let length = view.and_then(|view| hot::respond(&self.ground, zone, view, packet, rng, scratch, reply));
+        if length.is_some() {
+            self.scratch.note(&mut self.trails, at);
+        }
         // Longer ones are cut by the complete path, unless a cookie says that this one may have them.
         let is_fair = |length: &usize| is_near || *length <= MAX_AMPLIFICATION * packet.len();
         if let Some(length) = length.filter(is_fair) {
             return Ok(length);
         }
-        let Some((forwarder, _)) = shared.forwarder.get().zip(view.filter(|view| {
-            // Strangers are never forwarded.
-            is_near && hot::may_be_cached(&self.ground, view, packet)
-        })) else {
-            return Err(Pace::Answer);
-        };
-        self.foreign.clear();
+        let may_be_cached = view.is_some_and(|view| hot::may_be_cached(&self.ground, view, packet));
+        let Some(forwarder) = shared.forwarder.get().filter(|_| may_be_cached) else { return Err(Pace::Answer) };
         let now = *self.now.get_or_insert_with(Instant::now);
         if !forwarder.cached(packet, Transport::Udp, now, &mut self.foreign) {
             return Err(Pace::Answer);

@@ -21,7 +21,7 @@ use super::{
     relay::{Connection, Parting},
     tls,
 };
-use crate::dns::wire::{Pace, Transport};
+use crate::dns::wire::{HEADER, Pace, Transport};
 
 /// Pause after an error of accept that comes again at once, such as no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -31,9 +31,6 @@ const CHUNK: usize = 4096;
 
 /// Replies are collected up to this many octets before they are written; one more may come on top.
 const MAX_UNSENT: usize = 64 * 1024;
-
-/// A message shorter than a DNS header cannot be answered, so whoever sends it speaks something else.
-const MIN_MESSAGE: usize = 12;
 
 /// With this share of all places taken, in sixteenths, each new connection costs the one its place that has been idle for
 /// longest: whoever only holds places cannot keep others out.
@@ -203,7 +200,8 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
             let Some(message) = inbox.next_message() else { break };
             (idle_since, part_since) = (Instant::now(), None);
             shard.count(Counter::TcpQueries);
-            if message.len() < MIN_MESSAGE {
+            // Shorter it cannot be answered, so whoever sends it speaks something else.
+            if message.len() < HEADER {
                 shard.count(Counter::Dropped);
                 return Err(End::Closed);
             }

@@ -1,14 +1,13 @@
 //! UDP: a few threads of their own, each with one socket per address, so that neither a busy runtime nor a slow
-//! upstream delays an answer to a name of ours. A thread waits in epoll for its sockets and its commands and takes what
+//! upstream delays an answer to a name of ours. A thread waits for its sockets and its commands (`wait.rs`) and takes what
 //! came in batches. Ordinary queries are answered in place (`front.rs`), and their replies leave as one batch; the others go
 //! to the complete path on a thread of its own (`odd.rs`), and what takes time from there to the runtime, as a [`Job`].
 
 use std::{
-    collections::HashMap,
     io::{self, ErrorKind},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     ops::ControlFlow,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, mpsc as std_mpsc},
     thread,
@@ -19,7 +18,6 @@ use nix::{
     errno::Errno,
     libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
     sys::{
-        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::{EfdFlags, EventFd},
         socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
     },
@@ -28,26 +26,29 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared,
-    batch::{Batch, MAX_QUERY},
+    batch::{BATCH, Batch, MAX_QUERY},
     front::Front,
     metrics::{Counter, Shard, Tally},
     odd::{self, Odd},
     query::{Desk, Later, is_martian, settle},
+    wait::{Waiting, Wake},
 };
-use crate::dns::wire::Pace;
+use crate::dns::{
+    hot::Place,
+    wire::{HEADER, Pace},
+};
 
 /// Pause of a worker after an error that may come again at once: at most 1,000 turns a second are wasted on it.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Sockets told of in one turn of epoll; the rest is told of in the next.
-const EVENTS: usize = 64;
+/// Batches taken from one socket before others and commands have their turn.
+const TURNS: usize = 16;
 
-/// Octets of a header (RFC 1035 section 4.1.1), and the bit in its third that marks a response.
-const HEADER: usize = 12;
+/// After so many datagrams at once more are likely to have come meanwhile: it is worth looking, without waiting first.
+const CROWD: usize = 4;
+
+/// The bit in a header's third octet that marks a response.
 const QR: u8 = 0x80;
-
-/// The event that says: there are commands.
-const WAKE: u64 = 0;
 
 /// The worker threads. Dropping them stops and joins them: each ends after its current batch.
 pub(super) struct Workers {
@@ -63,7 +64,8 @@ struct Handle {
 }
 
 enum Command {
-    Open(SocketAddr, UdpSocket),
+    /// A socket for an address; whether other workers have the same one.
+    Open(SocketAddr, UdpSocket, bool),
     Close(SocketAddr, oneshot::Sender<()>),
     Lend(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
     Retire(oneshot::Sender<()>),
@@ -77,8 +79,6 @@ impl Workers {
         for index in 0..shared.limits.udp_workers {
             let (commands, inbox) = std_mpsc::channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-            epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
             let mut worker = Worker {
                 index,
                 front: Front::new(shared),
@@ -86,10 +86,8 @@ impl Workers {
                 odd: workers.odd.queue(),
                 commands: inbox,
                 wake: Arc::clone(&wake),
-                epoll,
-                endpoints: HashMap::new(),
+                endpoints: Vec::new(),
                 retired: Vec::new(),
-                next_token: WAKE + 1,
             };
             let run = move || worker.run(&mut Batch::new());
             let thread = thread::Builder::new().name(format!("dns-udp-{index}")).spawn(run)?;
@@ -98,10 +96,10 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Gives each worker its sockets for an address.
-    pub(super) fn open(&self, address: SocketAddr, sockets: Vec<UdpSocket>) {
+    /// Gives each worker its sockets for an address; `shared`: they are handles of fewer sockets.
+    pub(super) fn open(&self, address: SocketAddr, sockets: Vec<UdpSocket>, shared: bool) {
         for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
-            worker.tell(Command::Open(address, socket));
+            worker.tell(Command::Open(address, socket, shared));
         }
     }
 
@@ -173,37 +171,41 @@ struct Worker {
     odd: odd::Queue,
     commands: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
-    epoll: Epoll,
-    endpoints: HashMap<u64, Arc<Endpoint>>,
+    endpoints: Vec<Arc<Endpoint>>,
     /// Not read any more.
     retired: Vec<Arc<Endpoint>>,
-    /// Never used twice: an event of a socket just closed finds nothing.
-    next_token: u64,
 }
 
 impl Worker {
     fn run(&mut self, batch: &mut Batch) {
-        let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(ready) => ready,
-                Err(Errno::EINTR) => continue,
-                Err(_) => {
-                    thread::sleep(PAUSE);
-                    continue;
-                }
-            };
-            let mut trouble = false;
-            for event in &events[..ready] {
-                if event.data() == WAKE {
-                    let _ = self.wake.read();
-                    if self.obey().is_break() {
-                        return;
-                    }
-                } else if let Some(endpoint) = self.endpoints.get(&event.data()).cloned() {
-                    trouble |= self.take_batch(&endpoint, batch).is_err();
-                }
+            self.serve(batch);
+            if self.obey().is_break() {
+                return;
             }
+        }
+    }
+
+    /// Answers what comes until there are commands. It holds no socket afterwards, so that commands can close them.
+    fn serve(&mut self, batch: &mut Batch) {
+        let endpoints = self.endpoints.clone();
+        let sockets: Vec<BorrowedFd<'_>> = endpoints.iter().map(|endpoint| endpoint.socket.as_fd()).collect();
+        let shared = endpoints.iter().any(|endpoint| endpoint.is_shared);
+        let wake = Arc::clone(&self.wake);
+        let mut waiting = Waiting::new(&wake, &sockets, shared);
+        let mut ready = Vec::new();
+        loop {
+            let trouble = match waiting.wait(&mut ready) {
+                Ok(Wake::Commands) => return,
+                Ok(Wake::Sockets) => {
+                    let mut trouble = false;
+                    for place in &ready {
+                        trouble |= self.take(&endpoints[*place], batch).is_err();
+                    }
+                    trouble
+                }
+                Err(error) => error != Errno::EINTR,
+            };
             if trouble {
                 thread::sleep(PAUSE);
             }
@@ -214,39 +216,21 @@ impl Worker {
     fn obey(&mut self) -> ControlFlow<()> {
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Open(address, socket)) => {
-                    let token = self.next_token;
-                    self.next_token += 1;
-                    let endpoint = Arc::new(Endpoint { address, socket });
-                    // Of workers that share a socket one is woken for a packet, not all.
-                    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-                    match self.epoll.add(&endpoint.socket, EpollEvent::new(flags, token)) {
-                        Ok(()) => drop(self.endpoints.insert(token, endpoint)),
-                        Err(error) => tracing::error!(%address, %error, "cannot wait for queries on this address"),
-                    }
+                Ok(Command::Open(address, socket, is_shared)) => {
+                    self.endpoints.push(Arc::new(Endpoint { address, socket, is_shared }));
                 }
                 Ok(Command::Close(address, done)) => {
-                    // Closing takes a socket out of epoll only with its last handle, and others may have one: systemd,
-                    // another worker, another agent. Jobs hold it weakly.
-                    self.endpoints.retain(|_, endpoint| {
-                        let stays = endpoint.address != address;
-                        if !stays {
-                            let _ = self.epoll.delete(&endpoint.socket);
-                        }
-                        stays
-                    });
+                    // Jobs hold it weakly.
+                    self.endpoints.retain(|endpoint| endpoint.address != address);
                     let _ = done.send(());
                 }
                 Ok(Command::Lend(reply)) => {
                     let handle = |endpoint: &Arc<Endpoint>| endpoint.socket.as_fd().try_clone_to_owned();
-                    let _ = reply.send(self.endpoints.values().map(handle).collect());
+                    let _ = reply.send(self.endpoints.iter().map(handle).collect());
                 }
                 Ok(Command::Retire(done)) => {
-                    // They stay open: answers to what was read go out by them. But an event of this very turn finds none.
-                    for (_, endpoint) in self.endpoints.drain() {
-                        let _ = self.epoll.delete(&endpoint.socket);
-                        self.retired.push(endpoint);
-                    }
+                    // They stay open: answers to what was read go out by them.
+                    self.retired.append(&mut self.endpoints);
                     let _ = done.send(());
                 }
                 Err(std_mpsc::TryRecvError::Empty) => return ControlFlow::Continue(()),
@@ -255,25 +239,44 @@ impl Worker {
         }
     }
 
-    /// Answers what is there, up to a batch. An error is one that may come again at once.
-    fn take_batch(&mut self, endpoint: &Arc<Endpoint>, batch: &mut Batch) -> io::Result<()> {
+    /// Answers what is there, and what comes meanwhile, as long as it is a crowd and the others' turn has not come.
+    fn take(&mut self, endpoint: &Arc<Endpoint>, batch: &mut Batch) -> io::Result<()> {
+        let mut most = CROWD;
+        for _turn in 0..TURNS {
+            if self.take_batch(endpoint, batch, most)? < CROWD {
+                break;
+            }
+            most = BATCH;
+        }
+        Ok(())
+    }
+
+    /// Answers what is there, up to so many, and says how many came. An error is one that may come again at once.
+    fn take_batch(&mut self, endpoint: &Arc<Endpoint>, batch: &mut Batch, most: usize) -> io::Result<usize> {
         let shared = Arc::clone(&self.shared);
         let shard = shared.metrics.worker(self.index);
-        let came = match batch.receive(endpoint.socket.as_fd(), endpoint.address.ip().is_unspecified()) {
+        let came = match batch.receive(endpoint.socket.as_fd(), endpoint.address.ip().is_unspecified(), most) {
             Ok(came) => came,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
             Err(error) => {
                 shard.count(Counter::ReceiveErrors);
                 // An ICMP error of an earlier reply is delivered once; interruptions pass.
                 return match error.kind() {
-                    ErrorKind::ConnectionRefused | ErrorKind::Interrupted => Ok(()),
+                    ErrorKind::ConnectionRefused | ErrorKind::Interrupted => Ok(0),
                     _ => Err(error),
                 };
             }
         };
         let mut tally = Tally::default();
         let zone = self.front.refresh(&shared);
-        for place in 0..came {
+        let mut places = [Place::default(); BATCH];
+        for (place, at) in places[..came].iter_mut().enumerate() {
+            *at = self.front.approach(batch.exchange(place).0);
+        }
+        for at in &places[..came] {
+            self.front.follow(*at);
+        }
+        for (place, at) in places.into_iter().enumerate().take(came) {
             tally.count(Counter::UdpQueries);
             let way = batch.way(place).filter(|way| !is_martian(way.peer) && !way.is_to_many());
             let (packet, reply) = batch.exchange(place);
@@ -283,7 +286,7 @@ impl Worker {
             };
             // A panic in it is our bug: the complete path looks at the packet, and no worker is lost (P8).
             let answered =
-                catch_unwind(AssertUnwindSafe(|| self.front.answer(&shared, &zone, way.peer.ip(), packet, reply)));
+                catch_unwind(AssertUnwindSafe(|| self.front.answer(&shared, &zone, way.peer.ip(), packet, at, reply)));
             match answered {
                 Ok(Ok(length)) => batch.reply(place, length),
                 Ok(Err(pace)) => self.hand_over(&mut tally, endpoint, packet, way, pace),
@@ -301,7 +304,7 @@ impl Worker {
         for _refused in 0..batch.send(endpoint.socket.as_fd()) {
             shard.count(Counter::SendErrors);
         }
-        Ok(())
+        Ok(came)
     }
 
     fn hand_over(&self, tally: &mut Tally, endpoint: &Arc<Endpoint>, packet: &[u8], way: Way, pace: Pace) {
@@ -341,6 +344,8 @@ impl Job {
 pub(super) struct Endpoint {
     address: SocketAddr,
     socket: UdpSocket,
+    /// Other workers read it, too.
+    is_shared: bool,
 }
 
 /// Where a query came from, and which address of ours it went to: the reply takes the same way back.

@@ -22,7 +22,7 @@ fn nobody() -> Vec<u8> {
 }
 
 fn open(server: SocketAddr, trusted: &str) -> Option<Client> {
-    Client::open(CLIENT, server, trusted).ok()
+    Client::greet(CLIENT, server, trusted).ok()
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_certificate_is_renewed_while_it_runs_and_a_takeover_hands_the_listener_on()
         scope.spawn(|| {
             // It ends also where the test has failed.
             while goes_on.load(Ordering::Relaxed) && began.elapsed() < 2 * DEADLINE {
-                match Client::open(CLIENT, address, RENEWED_CERTIFICATE).and_then(|mut client| client.ask(&nobody())) {
+                match Client::greet(CLIENT, address, RENEWED_CERTIFICATE).and_then(|mut client| client.ask(&nobody())) {
                     Ok(reply) => {
                         assert_eq!(rcode(&reply), ResponseCode::NXDomain, "it knows that there is none");
                         answered.fetch_add(1, Ordering::Relaxed);

@@ -186,7 +186,7 @@ async fn start(catalog: &Catalog) -> Server {
     let (wanted, watched) = watch::channel(Arc::new([address].into()));
     let (states, bound) = watch::channel(Arc::default());
     let (_, known) = watch::channel(shared.local());
-    let options = Options { upstreams: Upstreams::None, ..Options::default() };
+    let options = Options { chosen: Upstreams::None.into(), ..Options::default() };
     let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), known));
     let serving = tokio::spawn(serve(Arc::clone(&shared), watched, Arc::clone(&forwarder), states, Relay::alone()));
     let mut server = Server { address, shared, forwarder, wanted, bound, serving };

@@ -1,6 +1,6 @@
 //! What keeps the server from being used against others: rates, cookies, and a burst that is none of that.
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hickory_proto::op::ResponseCode;
 use portolan::dns::{
@@ -42,11 +42,7 @@ async fn a_flood_from_who_may_not_ask_is_answered_less_and_less_and_nobody_elses
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dig_learns_a_cookie_and_shows_it() {
     let server = Server::start(Limits::default()).await;
-    let dig = |arguments: &[&str]| {
-        let at = [format!("@{}", server.address.ip()), format!("-p{}", server.address.port())];
-        let output = Command::new("dig").args(&at).args(arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let dig = |arguments: &[&str]| dig(server.address, arguments);
     for transport in ["+notcp", "+tcp"] {
         let said = dig(&["web.default.svc.internal", transport]);
         let line = said.lines().find(|line| line.starts_with("; COOKIE:")).unwrap_or_else(|| panic!("{said}"));

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -77,7 +78,7 @@ impl Server {
         let (wanted, watched) = watch::channel(Arc::new(addresses));
         let (states, bound) = watch::channel(Arc::default());
         let (_, local) = watch::channel(shared.local());
-        let options = Options { upstreams, ..Options::default() };
+        let options = Options { chosen: upstreams.into(), ..Options::default() };
         let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), local));
         let serving = tokio::spawn(serve(Arc::clone(&shared), watched, Arc::clone(&forwarder), states, Relay::alone()));
         Self { address, shared, forwarder, wanted, bound, serving }
@@ -244,8 +245,18 @@ pub(crate) fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// A client's end of a TCP connection.
-pub(crate) struct Connection(pub(crate) TcpStream);
+/// What `dig` says of the server.
+pub(crate) fn dig(server: SocketAddr, arguments: &[&str]) -> String {
+    let output = Command::new("dig")
+        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+tries=1", "+time=10"])
+        .args(arguments)
+        .output()
+        .expect("dig is installed (make setup)");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A client's end of a connection.
+pub(crate) struct Connection<S = TcpStream>(pub(crate) S);
 
 impl Connection {
     pub(crate) fn open(client: IpAddr, server: SocketAddr) -> io::Result<Self> {
@@ -258,8 +269,20 @@ impl Connection {
         Ok(Self(stream))
     }
 
+    /// Whether the server closed it, now or before the deadline.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        }
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
     pub(crate) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
-        self.0.write_all(&framed(packet))
+        self.0.write_all(&framed(packet))?;
+        self.0.flush()
     }
 
     pub(crate) fn receive(&mut self) -> io::Result<Vec<u8>> {
@@ -273,15 +296,6 @@ impl Connection {
     pub(crate) fn ask(&mut self, packet: &[u8]) -> io::Result<Vec<u8>> {
         self.send(packet)?;
         self.receive()
-    }
-
-    /// Whether the server closed it, now or before the deadline.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        let mut rest = Vec::new();
-        match self.0.read_to_end(&mut rest) {
-            Ok(_) => true,
-            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
-        }
     }
 }
 

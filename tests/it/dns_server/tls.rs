@@ -28,11 +28,11 @@ pub(crate) const RENEWED_CERTIFICATE: &str = include_str!("tls/renewed-certifica
 pub(crate) const RENEWED_KEY: &str = include_str!("tls/renewed-key.pem");
 
 /// A client's end of a connection over TLS.
-pub(crate) struct Client(StreamOwned<ClientConnection, TcpStream>);
+pub(crate) type Client = Connection<StreamOwned<ClientConnection, TcpStream>>;
 
 impl Client {
     /// Connects and shakes hands as RFC 7858 says, with whoever shows this certificate.
-    pub(crate) fn open(client: IpAddr, server: SocketAddr, trusted: &str) -> io::Result<Self> {
+    pub(crate) fn greet(client: IpAddr, server: SocketAddr, trusted: &str) -> io::Result<Self> {
         Self::shake(client, server, trusted, &[&TLS13, &TLS12], &[ALPN])
     }
 
@@ -58,24 +58,6 @@ impl Client {
         Ok(Self(StreamOwned::new(tls, stream)))
     }
 
-    pub(crate) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
-        self.0.write_all(&framed(packet))?;
-        self.0.flush()
-    }
-
-    pub(crate) fn receive(&mut self) -> io::Result<Vec<u8>> {
-        let mut length = [0; 2];
-        self.0.read_exact(&mut length)?;
-        let mut reply = vec![0; u16::from_be_bytes(length).into()];
-        self.0.read_exact(&mut reply)?;
-        Ok(reply)
-    }
-
-    pub(crate) fn ask(&mut self, packet: &[u8]) -> io::Result<Vec<u8>> {
-        self.send(packet)?;
-        self.receive()
-    }
-
     /// Whether the server has said that it ends the connection, which nobody else can say (RFC 8446 section 6.1).
     pub(crate) fn is_ended(&mut self) -> bool {
         matches!(self.0.read(&mut [0; 512]), Ok(0))
@@ -97,7 +79,7 @@ async fn secured(limits: Limits) -> (Server, SocketAddr) {
 }
 
 fn open(server: SocketAddr) -> Client {
-    Client::open(CLIENT, server, CERTIFICATE).unwrap()
+    Client::greet(CLIENT, server, CERTIFICATE).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,7 +155,7 @@ async fn a_slow_handshake_is_cut_and_holds_up_nobody() {
 async fn who_may_not_ask_is_refused() {
     let (server, address) = secured(Limits { tcp_strangers: 1, ..Limits::default() }).await;
     server.shared.set_access(Arc::new(AccessList::only(["127.0.0.1/32".parse().unwrap()])));
-    let mut stranger = Client::open(OTHER, address, CERTIFICATE).unwrap();
+    let mut stranger = Client::greet(OTHER, address, CERTIFICATE).unwrap();
     let mut one_more = Connection::open(OTHER, address).unwrap();
     assert!(one_more.is_closed(), "strangers have a place of their own, and no other");
     assert_eq!(rcode(&stranger.ask(&web()).unwrap()), ResponseCode::Refused);
@@ -187,8 +169,8 @@ async fn connections_of_both_kinds_count_into_one_cap() {
     let (server, address) = secured(Limits { tcp_per_client: 2, ..Limits::default() }).await;
     let mut plain = Connection::open(OTHER, server.address).unwrap();
     assert_eq!(addresses(&plain.ask(&web()).unwrap()), WEB);
-    let mut encrypted = Client::open(OTHER, address, CERTIFICATE).unwrap();
-    assert!(Client::open(OTHER, address, CERTIFICATE).is_err(), "the third of one client");
+    let mut encrypted = Client::greet(OTHER, address, CERTIFICATE).unwrap();
+    assert!(Client::greet(OTHER, address, CERTIFICATE).is_err(), "the third of one client");
     assert!(Connection::open(OTHER, server.address).unwrap().is_closed(), "and over TCP");
     assert_eq!(addresses(&encrypted.ask(&web()).unwrap()), WEB);
     assert_eq!(addresses(&open(address).ask(&web()).unwrap()), WEB, "somebody else");
@@ -213,10 +195,10 @@ async fn a_renewed_certificate_is_for_new_connections() {
     let mut before = open(address);
     assert!(!server.shared.renew(&certificate()), "it is the same");
     assert!(server.shared.renew(&Certificate::parse(RENEWED_CERTIFICATE, RENEWED_KEY).unwrap()));
-    let mut after = Client::open(CLIENT, address, RENEWED_CERTIFICATE).unwrap();
+    let mut after = Client::greet(CLIENT, address, RENEWED_CERTIFICATE).unwrap();
     for client in [&mut before, &mut after] {
         assert_eq!(addresses(&client.ask(&web()).unwrap()), WEB);
     }
-    let error = Client::open(CLIENT, address, CERTIFICATE).err().expect("the one that it trusts is gone");
+    let error = Client::greet(CLIENT, address, CERTIFICATE).err().expect("the one that it trusts is gone");
     assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
 }

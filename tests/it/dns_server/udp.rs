@@ -1,8 +1,7 @@
 //! UDP: answers, caps on what takes time, and what comes of bad packets.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
-    process::Command,
+    net::{IpAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -20,15 +19,6 @@ use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::support::*;
 use crate::forward::{THERE, Upstream};
-
-fn dig(server: SocketAddr, arguments: &[&str]) -> String {
-    let output = Command::new("dig")
-        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+tries=1", "+time=10"])
-        .args(arguments)
-        .output()
-        .expect("dig is installed (make setup)");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dig_gets_the_address_over_udp_and_tcp() {

@@ -111,9 +111,9 @@ async fn every_way_of_changing_resolv_conf_is_seen_at_once() {
     becomes(8).await;
 }
 
-fn special(upstreams: Upstreams, suffixes: &[(&str, &[SocketAddr])]) -> Forwarder {
+fn special(general: Upstreams, suffixes: &[(&str, &[SocketAddr])]) -> Forwarder {
     let suffixes = suffixes.iter().map(|(suffix, servers)| (suffix.parse().unwrap(), servers.to_vec())).collect();
-    forwarder(Options { suffixes, ..options(upstreams) })
+    forwarder(Options { chosen: Chosen { general, suffixes }, ..options(Upstreams::None) })
 }
 
 #[tokio::test]
