@@ -283,8 +283,10 @@ impl Bench {
         let before = servers[0].memory()?;
         let silent =
             Contender { beside: Some((&nowhere, FORWARDED)), ..Contender::new("upstream silent", 0, &questions) };
-        let quiet = Contender::new("nothing forwarded", 0, &questions);
-        let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &[silent, quiet])?;
+        // What so many more questions cost, whatever they ask for.
+        let own = Contender { beside: Some((&questions, FORWARDED)), ..Contender::new("as many of ours", 0, &questions) };
+        let quiet = Contender::new("nothing beside", 0, &questions);
+        let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &[silent, own, quiet])?;
         self.tell(&format!("g: A at {STEADY} q/s while {FORWARDED} q/s are forwarded to a silent upstream"), &results);
         self.figures.row("memory", &[("before", before, "MiB"), ("after", servers[0].memory()?, "MiB")]);
         Ok(())

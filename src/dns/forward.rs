@@ -13,8 +13,9 @@
 //!
 //! The cache keeps working when the upstreams do not (RFC 8767): an answer that is over is kept for a day and given with a
 //! TTL of 30 s when nobody upstream answers within [`Options::patience`], while the asking goes on behind the scenes. A failure
-//! is remembered, too, for moments (RFC 9520). [`Forwarder::cached`] is for the threads that answer: it looks, takes one
-//! lock of many for that long, and waits for nothing.
+//! is remembered, too, for moments (RFC 9520). [`Forwarder::at_once`] is for the threads that answer: it looks, takes
+//! one lock of many for that long, and waits for nothing. It says so, too, when there is nobody to ask: then a question that
+//! nobody can answer costs little more than one that is known.
 //!
 //! `race.rs` asks the likeliest upstream first and the next one as soon as that is slow; `score.rs` says who is likely, and
 //! who is down and not asked at all. `exchange.rs` makes one question hard to forge (RFC 5452). What is open at a time is
@@ -244,12 +245,26 @@ impl Forwarder {
         tokio::join!(self.inner.follow_sources(), self.inner.probe_for_ever());
     }
 
-    /// Writes the reply to a well-formed query to `out` if it is known and true still: `true`. Waits for nothing; `now` is
-    /// the time of the batch. `false` says nothing but that [`Forwarder::forward`] must be asked; `out` is as it was then.
-    pub fn cached(&self, packet: &[u8], transport: Transport, now: Instant, out: &mut Vec<u8>) -> bool {
+    /// Writes the reply to a well-formed query to `out` if nobody need be asked for it: `true`. That is one which is true
+    /// still, or, where nobody can be asked at the moment, an older one or SERVFAIL. Waits for nothing; `now` is the time of
+    /// the batch. `false` says nothing but that [`Forwarder::forward`] must be asked; `out` is as it was then.
+    pub fn at_once(&self, packet: &[u8], transport: Transport, now: Instant, out: &mut Vec<u8>) -> bool {
         let Some(asked) = Asked::of(packet) else { return false };
-        let Some((reply, age)) = self.inner.cache.fresh(Key::of(&asked).octets(), now) else { return false };
-        reply.write(&asked, transport, Age::Seconds(age), out);
+        let inner = &self.inner;
+        let older = match inner.cache.known(Key::of(&asked).octets(), now) {
+            Found::Fresh(reply, age) => {
+                reply.write(&asked, transport, Age::Seconds(age), out);
+                return true;
+            }
+            Found::Failed => None,
+            Found::Stale(reply, Again::NotYet) => Some(reply),
+            Found::Stale(reply, Again::Now) if inner.nobody_replies(&asked.question) => Some(reply),
+            Found::Nothing if inner.nobody_replies(&asked.question) => None,
+            Found::Stale(_, Again::Now) | Found::Nothing => return false,
+        };
+        let Some(reply) = inner.fall_back(&asked, packet, transport, older) else { return false };
+        count(&inner.counters.asked);
+        *out = reply;
         true
     }
 
@@ -275,33 +290,21 @@ impl Forwarder {
         }
         let write = |reply: &reply::Reply, age| {
             let mut out = Vec::with_capacity(USUAL_REPLY);
-            reply.write(&asked, transport, age, &mut out);
+            reply.write(&asked, transport, Age::Seconds(age), &mut out);
+            count(&counters.answered);
             Some(out)
         };
         let key = Key::of(&asked);
-        let outcome = match inner.cache.look(key.octets(), Instant::now()) {
-            Found::Fresh(reply, age) => {
-                count(&counters.answered);
-                return write(&reply, Age::Seconds(age));
-            }
+        let (outcome, older) = match inner.cache.look(key.octets(), Instant::now()) {
+            Found::Fresh(reply, age) => return write(&reply, age),
             Found::Failed => (Err(Unanswered::Failed), None),
             Found::Stale(reply, Again::NotYet) => (Err(Unanswered::Failed), Some(reply)),
             Found::Stale(reply, Again::Now) => (inner.ask(&key, upstreams, Waits::WithAnother).await, Some(reply)),
             Found::Nothing => (inner.ask(&key, upstreams, Waits::WithNothing).await, None),
         };
         match outcome {
-            (Ok(reply), _) => {
-                count(&counters.answered);
-                write(&reply, Age::Seconds(0))
-            }
-            (Err(_), Some(older)) => {
-                count(&counters.stale);
-                write(&older, Age::Stale)
-            }
-            (Err(_), None) => {
-                count(&counters.failed);
-                failure(query, ResponseCode::ServFail)
-            }
+            Ok(reply) => write(&reply, 0),
+            Err(_) => inner.fall_back(&asked, query, transport, older),
         }
     }
 
@@ -541,6 +544,35 @@ impl Inner {
         let in_zone = labels.len() >= self.apex.len()
             && labels.iter().rev().zip(self.apex.iter().rev()).all(|(a, b)| a.eq_ignore_ascii_case(b));
         labels.len() == 1 || in_zone
+    }
+
+    /// Whether everybody who may be asked this is down. A question of ours that came back is not for here to decide.
+    fn nobody_replies(&self, question: &Question<'_>) -> bool {
+        let labels: Vec<&[u8]> = question.labels().collect();
+        if self.must_stay(&labels) || is_probe(question.name) {
+            return false;
+        }
+        let current = self.current.load();
+        let upstreams = current.upstreams(&labels);
+        !upstreams.is_empty() && self.scores().are_down(upstreams)
+    }
+
+    /// What is said where no upstream answers: what one of them said before, with a short TTL, or SERVFAIL.
+    fn fall_back(
+        &self,
+        asked: &Asked<'_>,
+        query: &[u8],
+        transport: Transport,
+        older: Option<Arc<reply::Reply>>,
+    ) -> Option<Vec<u8>> {
+        let Some(older) = older else {
+            count(&self.counters.failed);
+            return failure(query, ResponseCode::ServFail);
+        };
+        count(&self.counters.stale);
+        let mut out = Vec::with_capacity(USUAL_REPLY);
+        older.write(asked, transport, Age::Stale, &mut out);
+        Some(out)
     }
 
     fn is_upstream(&self, upstream: SocketAddr) -> bool {

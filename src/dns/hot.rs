@@ -102,9 +102,9 @@ pub fn respond(
     write(&encoded, ground, zone, &question, key, rng, scratch, writer)
 }
 
-/// Whether the packet asks in the usual way for a name that is certainly somebody else's, and may be asked on behalf of
-/// this asker: what an upstream said of it before may be given at once.
-pub fn may_be_cached(ground: &Ground, view: &View, packet: &[u8]) -> bool {
+/// Whether the packet asks in the usual way for a name that is certainly somebody else's, and upstreams may be asked on
+/// behalf of this asker: what they said of it before may be given at once.
+pub fn is_for_others(ground: &Ground, view: &View, packet: &[u8]) -> bool {
     view.forwards && question::is_foreign(packet, &ground.apex)
 }
 

@@ -95,7 +95,7 @@ pub struct CacheCounts {
     pub hits: u64,
     /// Looked up, and an upstream had to be asked.
     pub misses: u64,
-    /// Looked up, and known to have failed a moment ago.
+    /// Looked up, and known to have failed a moment ago: nobody was asked.
     pub failures: u64,
     /// Entries that had to make room.
     pub evictions: u64,
@@ -119,34 +119,36 @@ impl Cache {
         Self { shards, hasher: RandomState::new(), generation: AtomicU32::new(0) }
     }
 
-    /// What is true still. Counts a hit, but no miss: whoever finds nothing here goes on to [`Cache::look`].
-    pub(super) fn fresh(&self, key: &[u8], now: Instant) -> Option<(Arc<Reply>, u32)> {
-        let (hash, mut shard) = self.shard(key);
-        let generation = self.generation.load(Relaxed);
-        let held = shard.get(hash, key)?;
-        let found = held.fresh(generation, now)?;
-        held.hits = (held.hits + 1).min(MAX_HITS);
-        shard.counts.hits += 1;
-        Some(found)
+    /// What there is on a question. Counts no miss: whoever asks an upstream goes on to [`Cache::look`].
+    pub(super) fn known(&self, key: &[u8], now: Instant) -> Found {
+        self.find(key, now).0
     }
 
-    /// What there is on a question.
+    /// What there is on a question; unless that is enough, an upstream is asked.
     pub(super) fn look(&self, key: &[u8], now: Instant) -> Found {
+        let (found, mut shard) = self.find(key, now);
+        shard.counts.misses += u64::from(matches!(found, Found::Stale(_, Again::Now) | Found::Nothing));
+        found
+    }
+
+    fn find(&self, key: &[u8], now: Instant) -> (Found, MutexGuard<'_, Shard>) {
         let (hash, mut shard) = self.shard(key);
         let generation = self.generation.load(Relaxed);
         let found = match shard.get(hash, key) {
             None => Found::Nothing,
             Some(held) => {
-                held.hits = (held.hits + 1).min(MAX_HITS);
-                held.found(generation, now)
+                let found = held.found(generation, now);
+                let was_of_use = !matches!(found, Found::Stale(_, Again::Now) | Found::Nothing);
+                held.hits = (held.hits + u8::from(was_of_use)).min(MAX_HITS);
+                found
             }
         };
         match &found {
             Found::Fresh(..) => shard.counts.hits += 1,
-            Found::Failed => shard.counts.failures += 1,
-            Found::Stale(..) | Found::Nothing => shard.counts.misses += 1,
+            Found::Failed | Found::Stale(_, Again::NotYet) => shard.counts.failures += 1,
+            Found::Stale(_, Again::Now) | Found::Nothing => {}
         }
-        found
+        (found, shard)
     }
 
     /// To be given to [`Cache::store`] with what is asked for from now on.

@@ -124,6 +124,11 @@ impl Scores {
         self.known.entry(upstream).or_default().standing.is_down = true;
     }
 
+    /// Whether all of them are down.
+    pub(super) fn are_down(&self, upstreams: &[SocketAddr]) -> bool {
+        upstreams.iter().all(|upstream| self.standing(*upstream).is_down)
+    }
+
     /// It is no longer checked.
     pub(super) fn checked(&mut self, upstream: SocketAddr) {
         if let Some(known) = self.known.get_mut(&upstream) {

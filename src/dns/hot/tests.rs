@@ -223,7 +223,7 @@ fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
     let world = World::parse(SHOP);
     let ground = ground(&world);
     let may =
-        |who: &str, packet: &[u8]| may_be_cached(&ground, &View::of(&ground, &world.source(who)).unwrap(), packet);
+        |who: &str, packet: &[u8]| is_for_others(&ground, &View::of(&ground, &world.source(who)).unwrap(), packet);
     let usual = |name: &str| packet(name, "A", 0x0100, Some((1232, false)));
     for (name, expected) in [
         ("www.example.org", true),

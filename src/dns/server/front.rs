@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use rand::rngs::SmallRng;
 
-use super::{Shared, rate::Rates};
+use super::{Shared, query::Later, rate::Rates};
 use crate::dns::{
     access::AccessList,
     hot::{self, Ground, Place, Scratch, Trails, View},
@@ -16,8 +16,18 @@ use crate::dns::{
 /// Sources whose view is remembered, by a hash of their address; a power of two. A host has some hundred containers.
 const SOURCES: usize = 1024;
 
+/// What the worker does not answer itself.
+pub(super) enum Beyond {
+    /// The complete path decides, and is told how often this one was answered.
+    Odd(Pace),
+    /// An upstream is to be asked.
+    Later(Later),
+}
+
 /// What one worker keeps from query to query.
 pub(super) struct Front {
+    /// The worker's number.
+    index: usize,
     /// The snapshots that `sources` were found in.
     ground: Arc<Ground>,
     access: Arc<AccessList>,
@@ -44,9 +54,10 @@ struct Known {
 }
 
 impl Front {
-    pub(super) fn new(shared: &Shared) -> Self {
+    pub(super) fn new(shared: &Shared, index: usize) -> Self {
         let nobody = Known { generation: 0, source: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), view: None };
         Self {
+            index,
             ground: shared.ground.load_full(),
             access: shared.access.load_full(),
             generation: 1,
@@ -88,7 +99,7 @@ impl Front {
         self.trails.follow(place);
     }
 
-    /// Answers one packet into `reply`: the octets written, or, for the complete path, how often this one was answered.
+    /// Answers one packet into `reply`: the octets written.
     #[inline]
     pub(super) fn answer(
         &mut self,
@@ -98,7 +109,7 @@ impl Front {
         packet: &[u8],
         at: Place,
         reply: &mut [u8],
-    ) -> Result<usize, Pace> {
+    ) -> Result<usize, Beyond> {
         let source = source.to_canonical();
         let known = &mut self.sources[place(source)];
         if known.generation != self.generation || known.source != source {
@@ -110,7 +121,7 @@ impl Front {
         if !is_near {
             let pace = self.rates.take(source, *self.now.get_or_insert_with(Instant::now));
             if pace != Pace::Answer {
-                return Err(pace);
+                return Err(Beyond::Odd(pace));
             }
         }
         let (rng, scratch) = (&mut self.rng, &mut self.scratch);
@@ -123,13 +134,19 @@ impl Front {
         if let Some(length) = length.filter(is_fair) {
             return Ok(length);
         }
-        let may_be_cached = view.is_some_and(|view| hot::may_be_cached(&self.ground, view, packet));
-        let Some(forwarder) = shared.forwarder.get().filter(|_| may_be_cached) else { return Err(Pace::Answer) };
-        let now = *self.now.get_or_insert_with(Instant::now);
-        if !forwarder.cached(packet, Transport::Udp, now, &mut self.foreign) {
-            return Err(Pace::Answer);
+        let odd = Beyond::Odd(Pace::Answer);
+        if !view.is_some_and(|view| hot::is_for_others(&self.ground, view, packet)) {
+            return Err(odd);
         }
-        let room = reply.get_mut(..self.foreign.len()).ok_or(Pace::Answer)?;
+        let Some(forwarder) = shared.forwarder.get() else { return Err(odd) };
+        let now = *self.now.get_or_insert_with(Instant::now);
+        if !forwarder.at_once(packet, Transport::Udp, now, &mut self.foreign) {
+            match Later::forward(shared, shared.metrics.worker(self.index), source, packet) {
+                Ok(later) => return Err(Beyond::Later(later)),
+                Err(busy) => self.foreign = busy.unwrap_or_default(),
+            }
+        }
+        let room = reply.get_mut(..self.foreign.len()).filter(|room| !room.is_empty()).ok_or(odd)?;
         room.copy_from_slice(&self.foreign);
         Ok(self.foreign.len())
     }

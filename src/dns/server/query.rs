@@ -67,29 +67,60 @@ pub(super) fn decide(
         shard.count(if code == ResponseCode::Refused { Counter::NotPermitted } else { Counter::StayedUnknown });
         return Verdict::Refuse(failure(packet, code).filter(|_| pace != Pace::Drop));
     }
-    let (reason, caps) = match outcome(shared, shard, source, packet, transport, pace, rng) {
+    let reason = match outcome(shared, shard, source, packet, transport, pace, rng) {
         Outcome::Reply(reply) => return Verdict::Reply(reply),
         Outcome::Drop => return Verdict::Drop,
-        Outcome::Forward(_) => match cached(shared, packet, transport) {
+        Outcome::Forward(_) => match at_once(shared, packet, transport) {
             Some(reply) => return Verdict::Reply(reply),
-            None => (Reason::Forward, &shared.forwarding),
+            None => Reason::Forward,
         },
-        Outcome::Follow(follow) => (Reason::Follow(follow), &shared.forwarding),
-        Outcome::Wait => (Reason::UnknownAsker, &shared.waiting),
+        Outcome::Follow(follow) => Reason::Follow(follow),
+        Outcome::Wait => Reason::UnknownAsker,
+    };
+    match later(shared, shard, source, packet, transport, reason) {
+        Ok(later) => Verdict::Later(later),
+        Err(busy) => busy.map_or(Verdict::Drop, Verdict::Reply),
+    }
+}
+
+/// A query that takes time, with its place below the caps; the error is what to reply where there is none left.
+fn later(
+    shared: &Shared,
+    shard: &Shard,
+    source: IpAddr,
+    packet: &[u8],
+    transport: Transport,
+    reason: Reason,
+) -> Result<Later, Option<Vec<u8>>> {
+    let caps = match reason {
+        Reason::Forward | Reason::Follow(_) => &shared.forwarding,
+        Reason::UnknownAsker => &shared.waiting,
     };
     match caps.admit(source) {
-        Some(permit) => Verdict::Later(Later { reason, source, packet: packet.to_vec(), transport, permit }),
+        Some(permit) => Ok(Later { reason, source, packet: packet.to_vec(), transport, permit }),
         None => {
             shard.count(Counter::OverCap);
-            failure(packet, ResponseCode::ServFail).map_or(Verdict::Drop, Verdict::Reply)
+            Err(failure(packet, ResponseCode::ServFail))
         }
     }
 }
 
-/// What an upstream has said before and still holds. Only ever asked for whom `wire::respond` would forward.
-fn cached(shared: &Shared, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+impl Later {
+    /// A query over UDP that is to be forwarded, and that nothing can be said to at once: what [`decide`] makes of it.
+    pub(super) fn forward(
+        shared: &Shared,
+        shard: &Shard,
+        source: IpAddr,
+        packet: &[u8],
+    ) -> Result<Self, Option<Vec<u8>>> {
+        later(shared, shard, source, packet, Transport::Udp, Reason::Forward)
+    }
+}
+
+/// What can be said without asking anybody. Only ever asked for whom `wire::respond` would forward.
+fn at_once(shared: &Shared, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let mut reply = Vec::new();
-    shared.forwarder.get()?.cached(packet, transport, std::time::Instant::now(), &mut reply).then_some(reply)
+    shared.forwarder.get()?.at_once(packet, transport, std::time::Instant::now(), &mut reply).then_some(reply)
 }
 
 /// What to say to a source that may not ask; `None`: it may.

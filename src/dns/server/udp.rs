@@ -1,7 +1,7 @@
 //! UDP: a few threads of their own, each with one socket per address, so that neither a busy runtime nor a slow
 //! upstream delays an answer to a name of ours. A thread waits for its sockets and its commands (`wait.rs`) and takes what
 //! came in batches. Ordinary queries are answered in place (`front.rs`), and their replies leave as one batch; the others go
-//! to the complete path on a thread of its own (`odd.rs`), and what takes time from there to the runtime, as a [`Job`].
+//! to the complete path on a thread of its own (`odd.rs`), and what takes time goes to the runtime, as a [`Job`].
 
 use std::{
     io::{self, ErrorKind},
@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Shared,
     batch::{BATCH, Batch, MAX_QUERY},
-    front::Front,
+    front::{Beyond, Front},
     metrics::{Counter, Shard, Tally},
     odd::{self, Odd},
     query::{Desk, Later, is_martian, settle},
@@ -81,9 +81,10 @@ impl Workers {
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
             let mut worker = Worker {
                 index,
-                front: Front::new(shared),
+                front: Front::new(shared, index),
                 shared: Arc::clone(shared),
                 odd: workers.odd.queue(),
+                jobs: jobs.clone(),
                 commands: inbox,
                 wake: Arc::clone(&wake),
                 endpoints: Vec::new(),
@@ -169,6 +170,7 @@ struct Worker {
     shared: Arc<Shared>,
     front: Front,
     odd: odd::Queue,
+    jobs: mpsc::Sender<Job>,
     commands: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     endpoints: Vec<Arc<Endpoint>>,
@@ -289,7 +291,11 @@ impl Worker {
                 catch_unwind(AssertUnwindSafe(|| self.front.answer(&shared, &zone, way.peer.ip(), packet, at, reply)));
             match answered {
                 Ok(Ok(length)) => batch.reply(place, length),
-                Ok(Err(pace)) => self.hand_over(&mut tally, endpoint, packet, way, pace),
+                Ok(Err(Beyond::Odd(pace))) => self.hand_over(&mut tally, endpoint, packet, way, pace),
+                Ok(Err(Beyond::Later(later))) => {
+                    // There is room for as many jobs as there are permits, so this fails only when the server ends.
+                    let _ = self.jobs.try_send(Job { later, endpoint: Arc::downgrade(endpoint), way });
+                }
                 Err(_) => {
                     tally.count(Counter::Panics);
                     self.hand_over(&mut tally, endpoint, packet, way, Pace::Answer);

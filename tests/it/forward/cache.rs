@@ -31,10 +31,10 @@ fn with_ttl(packet: &[u8], ttl: u32) -> Vec<u8> {
     changed(&answer(packet, 1), |reply| reply.answers[0].ttl = ttl)
 }
 
-/// The answer from the cache alone.
+/// What is said without asking anybody.
 fn cached(forwarder: &Forwarder, packet: &[u8], after: Duration) -> Option<Vec<u8>> {
     let mut out = b"before".to_vec();
-    let found = forwarder.cached(packet, Transport::Udp, Instant::now() + after, &mut out);
+    let found = forwarder.at_once(packet, Transport::Udp, Instant::now() + after, &mut out);
     assert!(found || out == b"before", "touched only when there is an answer");
     found.then_some(out)
 }
@@ -148,6 +148,8 @@ async fn an_older_answer_is_given_when_the_upstream_fails_and_the_failure_is_not
         assert_eq!((addresses(&reply), decode(&reply).answers[0].ttl), (vec![THERE.into()], 30));
     }
     assert_eq!((upstream.asked(), forwarder.counts().stale), (2, 10), "once, and not again for half a minute");
+    let at_once = decode(&cached(&forwarder, &example(), Duration::ZERO).expect("nobody need be asked"));
+    assert_eq!((at_once.answers[0].ttl, forwarder.counts().stale), (30, 11));
 }
 
 #[tokio::test]
@@ -173,7 +175,9 @@ async fn a_failure_is_remembered_for_a_moment() {
         assert_eq!(rcode(&forward(&forwarder, &example()).await), ResponseCode::ServFail);
     }
     assert!(servfail.asked() <= 2, "{} for 20 clients", servfail.asked());
-    assert_eq!(cached(&forwarder, &example(), Duration::ZERO), None, "no failure on the fast path");
+    let at_once = cached(&forwarder, &example(), Duration::ZERO).expect("it is known that nobody knows");
+    assert_eq!(rcode(&at_once), ResponseCode::ServFail);
+    assert_eq!(cached(&forwarder, &example(), Duration::from_secs(2)), None, "then somebody is asked again");
 }
 
 #[tokio::test]

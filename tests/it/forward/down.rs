@@ -38,9 +38,37 @@ async fn a_black_hole_is_asked_no_more_until_it_replies_to_a_check() {
     }
     assert_eq!(forwarder.counts().attempts, attempts, "nobody asks it");
     assert!(started.elapsed() < DEADLINE, "and nobody waits for it: 500 deadlines are five minutes");
+    assert_eq!(at_once(&forwarder, &numbered(1000)), Some(ResponseCode::ServFail));
     is_hole.store(false, Relaxed);
     eventually("it is found out that it replies", || !is_down(&forwarder, &upstream)).await;
+    assert_eq!(at_once(&forwarder, &numbered(1000)), None, "it may know");
     assert_eq!(addresses(&forward(&forwarder, &numbered(501)).await), [THERE]);
+}
+
+/// What is said without asking anybody.
+fn at_once(forwarder: &Forwarder, packet: &[u8]) -> Option<ResponseCode> {
+    let mut out = Vec::new();
+    forwarder.at_once(packet, Transport::Udp, std::time::Instant::now(), &mut out).then(|| rcode(&out))
+}
+
+#[tokio::test]
+async fn nothing_is_said_at_once_where_anybody_may_know() {
+    let (hole, helpful) = (Upstream::silent().await, Upstream::helpful().await);
+    let special = vec![("corp.example".parse().unwrap(), vec![hole.address])];
+    let both = Chosen { general: Upstreams::Fixed(vec![hole.address, helpful.address]), suffixes: special };
+    let forwarder = forwarder(Options { chosen: both, ..options(Upstreams::None) });
+    let [general, special] = ["www.example.org.", "www.corp.example."].map(|name| query(7, name, RecordType::A));
+    assert_eq!((at_once(&forwarder, &general), at_once(&forwarder, &special)), (None, None));
+    assert_eq!(addresses(&forward(&forwarder, &general).await), [THERE]);
+    eventually("it is found out", || is_down(&forwarder, &hole)).await;
+    assert_eq!(at_once(&forwarder, &general), None);
+    assert_eq!(at_once(&forwarder, &special), Some(ResponseCode::ServFail));
+    let counts = forwarder.counts();
+    assert_eq!((counts.asked, counts.answered, counts.failed), (2, 1, 1));
+    // These are refused, and our own questions that come back are looked at.
+    for other in ["corp.", "www.svc.internal.", "00112233445566778899aabbccddeeff.portolan-probe.corp.example."] {
+        assert_eq!(at_once(&forwarder, &query(7, other, RecordType::A)), None, "{other}");
+    }
 }
 
 #[tokio::test]

@@ -174,10 +174,10 @@ async fn other_upstreams_are_asked_anew_and_the_old_answer_stays_for_when_they_f
     task.spawn(async move { follower.follow().await });
     forward(&forwarder, &example()).await;
     let mut out = Vec::new();
-    assert!(forwarder.cached(&example(), Transport::Udp, Instant::now(), &mut out));
+    assert!(forwarder.at_once(&example(), Transport::Udp, Instant::now(), &mut out));
     // The one that knew is one of our own listeners now.
     wanted.send_replace(Arc::new(BTreeSet::from([upstream.address])));
     eventually("the other alone", || forwarder.upstreams().len() == 1).await;
-    assert!(!forwarder.cached(&example(), Transport::Udp, Instant::now(), &mut out), "no longer true");
+    assert!(!forwarder.at_once(&example(), Transport::Udp, Instant::now(), &mut out), "no longer true");
     assert_eq!(decode(&forward(&forwarder, &example()).await).answers[0].ttl, 30);
 }

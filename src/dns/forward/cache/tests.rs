@@ -26,7 +26,7 @@ fn store(cache: &Cache, name: &str, reply: &Arc<Reply>, now: Instant) {
 }
 
 fn is_fresh(cache: &Cache, name: &str, now: Instant) -> bool {
-    cache.fresh(&key(name), now).is_some()
+    matches!(cache.known(&key(name), now), Found::Fresh(..))
 }
 
 const ROOM: usize = 1024 * 1024;
