@@ -96,6 +96,7 @@ impl Sources {
             odd_over_cap: counts.get(Counter::OddOverCap),
             forwarded: counts.get(Counter::Forwarded),
             forward_failures: forwarded.failed,
+            private_answers: forwarded.private,
             tcp_connections: self.shared.tcp_connections(),
             tls_handshakes: counts.get(Counter::TlsHandshakes),
             tls_failures: counts.get(Counter::TlsFailures),

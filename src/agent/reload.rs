@@ -17,13 +17,14 @@ use crate::{
 };
 
 /// Settings that change while the agent runs; all others need a restart.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 13] = [
     "allow",
     "external",
     "log",
     "on-term",
     "prefer",
     "prefer-floor",
+    "private-answers",
     "routed",
     "tls-cert",
     "tls-key",
@@ -85,7 +86,8 @@ pub(super) fn upstreams(config: &Config) -> forward::Chosen {
         General::None => forward::Upstreams::None,
         General::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
     };
-    forward::Chosen { general, suffixes: config.upstream.value.by_suffix() }
+    let private = config.private_answers.value;
+    forward::Chosen { general, suffixes: config.upstream.value.by_suffix(), private }
 }
 
 /// Which settings differ.

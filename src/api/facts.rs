@@ -110,6 +110,9 @@ pub struct DnsFacts {
     pub forwarded: u64,
     /// Of those, the ones that no upstream answered.
     pub forward_failures: u64,
+    /// Of those and of what was known, handed on empty because they told of addresses inside networks
+    /// (`--private-answers refuse`).
+    pub private_answers: u64,
     /// TCP connections open now, those of TLS included.
     pub tcp_connections: u64,
     /// Handshakes of TLS that were done.

@@ -34,6 +34,7 @@
 //! | `portolan_dns_odd_over_cap_total` | counter | packets with unusual questions, dropped because too many of those waited |
 //! | `portolan_dns_forwarded_total` | counter | questions passed on |
 //! | `portolan_dns_forward_failures_total` | counter | of those, answered by no upstream |
+//! | `portolan_dns_private_answers_total` | counter | answers of upstreams handed on empty because they told of addresses inside networks |
 //! | `portolan_dns_cache_hits_total` | counter | questions answered with what upstreams have said before |
 //! | `portolan_dns_cache_misses_total` | counter | questions that an upstream had to be asked for |
 //! | `portolan_dns_cache_stale_total` | counter | questions answered with what is over, because no upstream answered in time |
@@ -197,6 +198,11 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
         ),
         counter("dns_forwarded", "Questions passed on", dns.forwarded),
         counter("dns_forward_failures", "Of those, answered by no upstream", dns.forward_failures),
+        counter(
+            "dns_private_answers",
+            "Answers of upstreams handed on empty because they told of addresses inside networks",
+            dns.private_answers,
+        ),
         counter("dns_cache_hits", "Questions answered with what upstreams have said before", cache.hits),
         counter("dns_cache_misses", "Questions that an upstream had to be asked for", cache.misses),
         counter(

@@ -236,6 +236,15 @@ pub const KEYS: &[Key] = &[
         "who answers all other names, or those below a domain (corp.example=10.0.0.2), or none [default: the name servers of --resolv-conf]",
     ),
     row("resolv-conf", "FILE", Arity::One, "/etc/resolv.conf", DNS, "names the upstream servers"),
+    // Company networks keep addresses of their own in public zones, and would lose them without a word.
+    row(
+        "private-answers",
+        "WHAT",
+        Arity::One,
+        "allow",
+        DNS,
+        "addresses inside networks (10.0.0.0/8 …) in the answers of upstreams that have no domain of their own: allow or refuse",
+    ),
     // Some 30,000 answers, more than the containers of one host ask for.
     row("cache-size", "SIZE", Arity::One, "16MiB", DNS, "memory for what the upstreams say; 0 for none"),
     // Spreading over everybody is what nobody is surprised by; a host of many clients would overload its own instances.

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::values::{General, LogFormat, Octets, OnTerm, Registry, Upstreams, User};
-use crate::dns::{listen::Listen, prefer::Prefer};
+use crate::dns::{forward::PrivateAnswers, listen::Listen, prefer::Prefer};
 use crate::model::{External, ExternalName, HostId, WhenNoneReady};
 use crate::registry::external::words;
 use crate::watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat};
@@ -132,6 +132,16 @@ impl Show for Upstreams {
         };
         let special = self.suffixes.iter().map(|(suffix, server)| format!("{suffix}={server}"));
         general.into_iter().chain(special).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Show for PrivateAnswers {
+    fn show(&self) -> String {
+        match self {
+            Self::Allow => "allow",
+            Self::Refuse => "refuse",
+        }
+        .to_owned()
     }
 }
 

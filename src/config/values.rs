@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::show::Show;
 use crate::{
     dns::{
-        forward::Suffix,
+        forward::{PrivateAnswers, Suffix},
         listen::{DNS_PORT, Listen},
         prefer::Prefer,
         tls::TLS_PORT,
@@ -466,6 +466,14 @@ pub(super) fn allow(text: &str) -> Result<IpNet, String> {
         return fail("everyone could use this host to attack others (an open resolver); name the subnets that may ask");
     }
     Ok(subnet)
+}
+
+pub(super) fn private_answers(text: &str) -> Result<PrivateAnswers, String> {
+    match text {
+        "allow" => Ok(PrivateAnswers::Allow),
+        "refuse" => Ok(PrivateAnswers::Refuse),
+        _ => fail("use allow, or refuse for answers without such addresses"),
+    }
 }
 
 pub(super) fn rate_limit(text: &str) -> Result<u32, String> {

@@ -61,6 +61,7 @@ mod flight;
 pub(crate) mod fuzz;
 mod key;
 mod message;
+mod private;
 mod probe;
 mod race;
 mod reply;
@@ -97,6 +98,16 @@ pub enum Upstreams {
     ResolvConf(PathBuf),
 }
 
+/// What an answer may say of addresses inside networks (RFC 1918 and their like).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrivateAnswers {
+    /// Anything.
+    #[default]
+    Allow,
+    /// Nothing, unless the name lies below a domain that has upstreams of its own: such an answer is handed on empty.
+    Refuse,
+}
+
 /// Whom the operator wants to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
@@ -104,12 +115,14 @@ pub struct Chosen {
     pub general: Upstreams,
     /// Domains that have upstreams of their own. The most exact one counts.
     pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
+    /// What they may say of addresses inside networks.
+    pub private: PrivateAnswers,
 }
 
 /// No domain has upstreams of its own.
 impl From<Upstreams> for Chosen {
     fn from(general: Upstreams) -> Self {
-        Self { general, suffixes: Vec::new() }
+        Self { general, suffixes: Vec::new(), private: PrivateAnswers::Allow }
     }
 }
 
@@ -253,7 +266,7 @@ impl Forwarder {
         let inner = &self.inner;
         let older = match inner.cache.known(Key::of(&asked).octets(), now) {
             Found::Fresh(reply, age) => {
-                reply.write(&asked, transport, Age::Seconds(age), out);
+                inner.write(&reply, Age::Seconds(age), For::Client, &asked, transport, out);
                 return true;
             }
             Found::Failed => None,
@@ -262,7 +275,7 @@ impl Forwarder {
             Found::Nothing if inner.nobody_replies(&asked.question) => None,
             Found::Stale(_, Again::Now) | Found::Nothing => return false,
         };
-        let Some(reply) = inner.fall_back(&asked, packet, transport, older) else { return false };
+        let Some(reply) = inner.fall_back(&asked, packet, For::Client, transport, older) else { return false };
         count(&inner.counters.asked);
         *out = reply;
         true
@@ -271,6 +284,15 @@ impl Forwarder {
     /// Gets the answer to one well-formed query, for a client that is waiting over `transport`. The packet to send
     /// back, or `None` when the query was no query.
     pub async fn forward(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        self.ask(query, transport, For::Client).await
+    }
+
+    /// Gets the whole answer to a query that the operator's own words lead to: wherever they lead, it is handed on.
+    pub async fn follow_name(&self, query: &[u8]) -> Option<Vec<u8>> {
+        self.ask(query, Transport::Tcp, For::Operator).await
+    }
+
+    async fn ask(&self, query: &[u8], transport: Transport, whom: For) -> Option<Vec<u8>> {
         let inner = &self.inner;
         let counters = &inner.counters;
         count(&counters.asked);
@@ -290,7 +312,7 @@ impl Forwarder {
         }
         let write = |reply: &reply::Reply, age| {
             let mut out = Vec::with_capacity(USUAL_REPLY);
-            reply.write(&asked, transport, Age::Seconds(age), &mut out);
+            inner.write(reply, Age::Seconds(age), whom, &asked, transport, &mut out);
             count(&counters.answered);
             Some(out)
         };
@@ -304,7 +326,7 @@ impl Forwarder {
         };
         match outcome {
             Ok(reply) => write(&reply, 0),
-            Err(_) => inner.fall_back(&asked, query, transport, older),
+            Err(_) => inner.fall_back(&asked, query, whom, transport, older),
         }
     }
 
@@ -378,6 +400,13 @@ impl Drop for Forwarder {
         // The tasks hold what they share, so they do not end with it.
         lock(&self.inner.tasks).abort_all();
     }
+}
+
+/// On whose behalf a question is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Client,
+    Operator,
 }
 
 /// What one has who waits for an answer.
@@ -562,6 +591,7 @@ impl Inner {
         &self,
         asked: &Asked<'_>,
         query: &[u8],
+        whom: For,
         transport: Transport,
         older: Option<Arc<reply::Reply>>,
     ) -> Option<Vec<u8>> {
@@ -571,8 +601,32 @@ impl Inner {
         };
         count(&self.counters.stale);
         let mut out = Vec::with_capacity(USUAL_REPLY);
-        older.write(asked, transport, Age::Stale, &mut out);
+        self.write(&older, Age::Stale, whom, asked, transport, &mut out);
         Some(out)
+    }
+
+    /// Writes what an upstream has said, or that it has said nothing, where it may not say that.
+    fn write(
+        &self,
+        reply: &reply::Reply,
+        age: Age,
+        whom: For,
+        asked: &Asked<'_>,
+        transport: Transport,
+        out: &mut Vec<u8>,
+    ) {
+        if reply.is_private && whom == For::Client && self.refuses_private(&asked.question) {
+            count(&self.counters.private);
+            return reply.write_empty(asked, transport, out);
+        }
+        reply.write(asked, transport, age, out);
+    }
+
+    /// Whether an answer to this may tell of no address inside a network. Whoever has a domain of its own was given it by
+    /// the operator.
+    fn refuses_private(&self, question: &Question<'_>) -> bool {
+        let labels: Vec<&[u8]> = question.labels().collect();
+        self.chosen.borrow().private == PrivateAnswers::Refuse && self.current.load().special(&labels).is_none()
     }
 
     fn is_upstream(&self, upstream: SocketAddr) -> bool {

@@ -15,7 +15,7 @@ use hickory_proto::{
     rr::{RData, Record, RecordType, rdata::A},
 };
 use portolan::dns::{
-    forward::{Chosen, ForwardCounts, Forwarder, Options, Upstreams},
+    forward::{Chosen, ForwardCounts, Forwarder, Options, PrivateAnswers, Upstreams},
     name::Apex,
     wire::Transport,
 };

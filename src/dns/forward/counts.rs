@@ -36,6 +36,8 @@ counts! {
     withheld,
     /// Answered with what is older than it should be, because no upstream answered in time.
     stale,
+    /// Handed on empty, because they told of addresses inside networks.
+    private,
     /// Waited for an answer that somebody else had asked for.
     coalesced,
     /// SERVFAIL, or an older answer, because too much was under way.

@@ -9,6 +9,7 @@
 use super::{
     super::wire::{HEADER, OPT_LENGTH, Transport, own_opt},
     message::{AD, Asked, CD, Compression, DO, OPT, Question, RD, name_end, read_u16, read_u32},
+    private::is_private,
 };
 
 /// The longest that a positive answer is held to be true: a day. RFC 8767 section 4 caps at a week; what runs for longer
@@ -25,6 +26,8 @@ pub(super) const STALE_TTL: u32 = 30;
 const NOERROR: u8 = 0;
 const NXDOMAIN: u8 = 3;
 
+const A: u16 = 1;
+const AAAA: u16 = 28;
 const SOA: u16 = 6;
 const ANY: u16 = 255;
 /// Transaction signatures (RFC 8945, RFC 2931): between two neighbours only, and always behind everything else.
@@ -45,6 +48,8 @@ pub(super) struct Reply {
     additional: u16,
     /// Seconds for which it is true; 0: for this moment only.
     pub(super) lifetime: u32,
+    /// It tells of an address inside somebody's network.
+    pub(super) is_private: bool,
 }
 
 /// How old an answer is.
@@ -64,7 +69,8 @@ impl Reply {
         let counts = [read_u16(message, 6)?, read_u16(message, 8)?, read_u16(message, 10)?];
         let mut octets = message.to_vec();
         let mut places = Vec::with_capacity(counts.iter().map(|count| usize::from(*count)).sum::<usize>().min(256));
-        let mut walk = Walk { at: question.end(), lowest: u32::MAX, has_kind: false, has_soa: false };
+        let mut walk =
+            Walk { at: question.end(), lowest: u32::MAX, has_kind: false, has_soa: false, is_private: false };
         let kind = u16::from_be_bytes([question.kind[0], question.kind[1]]);
         for _ in 0..counts[0] {
             let record = Record::read(message, walk.at)?;
@@ -121,6 +127,7 @@ impl Reply {
             additional: u16::try_from(additional).ok()?,
             octets: octets.into(),
             lifetime,
+            is_private: walk.is_private,
         })
     }
 
@@ -131,25 +138,31 @@ impl Reply {
 
     /// Writes the reply to a query with the same key, in place of what `out` held.
     pub(super) fn write(&self, asked: &Asked<'_>, transport: Transport, age: Age, out: &mut Vec<u8>) {
+        self.write_part(Part::Whole(age), asked, transport, out);
+    }
+
+    /// Writes a reply without records in place of this one: the name exists, and that is all.
+    pub(super) fn write_empty(&self, asked: &Asked<'_>, transport: Transport, out: &mut Vec<u8>) {
+        self.write_part(Part::Empty, asked, transport, out);
+    }
+
+    fn write_part(&self, part: Part, asked: &Asked<'_>, transport: Transport, out: &mut Vec<u8>) {
         let (message, places) = self.octets.split_at(self.message.into());
         let limit = asked.limit(transport) - if asked.opt.is_some() { usize::from(OPT_LENGTH) } else { 0 };
         let end = asked.question.end();
         // What fits: all, all but ADDITIONAL, whose absence is no truncation (RFC 2181 section 9), or nothing.
-        let length = [message.len(), self.additional.into()].into_iter().find(|length| *length <= limit);
-        let is_cut = length.is_none();
-        let length = length.unwrap_or(end);
+        let fits = [message.len(), self.additional.into()].into_iter().find(|length| *length <= limit);
+        let length = fits.filter(|_| part != Part::Empty);
+        let is_cut = fits.is_none() && part != Part::Empty;
         out.clear();
-        out.extend_from_slice(&message[..length]);
+        out.extend_from_slice(&message[..length.unwrap_or(end)]);
         out[..2].copy_from_slice(&asked.packet[..2]);
         // We are no authority for it, whoever is; recursion is what we are here for.
         out[2] = 0x80 | asked.packet[2] & RD | if is_cut { 0b10 } else { 0 };
         let wants_ad = asked.has(AD) || asked.dnssec_ok();
         out[3] = 0x80 | message[3] & (0x0f | if wants_ad { AD } else { 0 }) | asked.packet[3] & CD;
         out[HEADER..end].copy_from_slice(&asked.packet[HEADER..end]);
-        if is_cut {
-            // A part must not be taken for the whole.
-            out[6..HEADER].fill(0);
-        } else {
+        if let (Some(length), Part::Whole(age)) = (length, part) {
             if length < message.len() {
                 out[10..HEADER].fill(0);
             }
@@ -162,6 +175,9 @@ impl Reply {
                 };
                 ttl.copy_from_slice(&now.to_be_bytes());
             }
+        } else {
+            // A part must not be taken for the whole.
+            out[6..HEADER].fill(0);
         }
         if let Some(opt) = asked.opt {
             out.extend(own_opt(opt.flags & DO != 0));
@@ -172,12 +188,22 @@ impl Reply {
     }
 }
 
+/// How much of a reply is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All that fits, so old.
+    Whole(Age),
+    /// No record.
+    Empty,
+}
+
 /// How far a message has been read, and what was seen.
 struct Walk {
     at: usize,
     lowest: u32,
     has_kind: bool,
     has_soa: bool,
+    is_private: bool,
 }
 
 impl Walk {
@@ -187,6 +213,12 @@ impl Walk {
         if record.kind == OPT {
             return None;
         }
+        let data = octets.get(record.fixed + FIXED..record.end)?;
+        self.is_private |= match record.kind {
+            A => <[u8; 4]>::try_from(data).is_ok_and(|octets| is_private(octets.into())),
+            AAAA => <[u8; 16]>::try_from(data).is_ok_and(|octets| is_private(octets.into())),
+            _ => false,
+        };
         let place = record.fixed + 4;
         octets.get_mut(place..place + 4)?.copy_from_slice(&ttl.to_be_bytes());
         places.push(u16::try_from(place).ok()?);

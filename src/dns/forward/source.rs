@@ -41,8 +41,13 @@ pub(super) struct Current {
 impl Current {
     /// Whom to ask for a name, given as its labels.
     pub(super) fn upstreams(&self, labels: &[&[u8]]) -> &Arc<[SocketAddr]> {
+        self.special(labels).unwrap_or(&self.general)
+    }
+
+    /// The same, if a domain covers it that has upstreams of its own.
+    pub(super) fn special(&self, labels: &[&[u8]]) -> Option<&Arc<[SocketAddr]>> {
         let covers = |suffix: &Suffix| suffix.covers_labels(labels.iter().rev().copied());
-        self.suffixes.iter().find(|(suffix, _)| covers(suffix)).map_or(&self.general, |(_, upstreams)| upstreams)
+        self.suffixes.iter().find(|(suffix, _)| covers(suffix)).map(|(_, upstreams)| upstreams)
     }
 
     /// Everybody, each with the domain that it is asked about.

@@ -174,7 +174,7 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
     match follow {
         None => forwarder.forward(&packet, transport).await,
         Some(follow) => {
-            let reply = forwarder.forward(&follow.query(), Transport::Tcp).await?;
+            let reply = forwarder.follow_name(&follow.query()).await?;
             followed(&packet, transport, &follow, &reply)
         }
     }

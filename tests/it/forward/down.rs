@@ -48,14 +48,15 @@ async fn a_black_hole_is_asked_no_more_until_it_replies_to_a_check() {
 /// What is said without asking anybody.
 fn at_once(forwarder: &Forwarder, packet: &[u8]) -> Option<ResponseCode> {
     let mut out = Vec::new();
-    forwarder.at_once(packet, Transport::Udp, std::time::Instant::now(), &mut out).then(|| rcode(&out))
+    forwarder.at_once(packet, Transport::Udp, Instant::now(), &mut out).then(|| rcode(&out))
 }
 
 #[tokio::test]
 async fn nothing_is_said_at_once_where_anybody_may_know() {
     let (hole, helpful) = (Upstream::silent().await, Upstream::helpful().await);
     let special = vec![("corp.example".parse().unwrap(), vec![hole.address])];
-    let both = Chosen { general: Upstreams::Fixed(vec![hole.address, helpful.address]), suffixes: special };
+    let general = Upstreams::Fixed(vec![hole.address, helpful.address]);
+    let both = Chosen { suffixes: special, ..general.into() };
     let forwarder = forwarder(Options { chosen: both, ..options(Upstreams::None) });
     let [general, special] = ["www.example.org.", "www.corp.example."].map(|name| query(7, name, RecordType::A));
     assert_eq!((at_once(&forwarder, &general), at_once(&forwarder, &special)), (None, None));

@@ -77,6 +77,46 @@ fn following(path: &Path, resolved: &Path) -> (Arc<Forwarder>, JoinSet<()>) {
 }
 
 /// Whatever way a file is changed in, inotify tells.
+/// Answers A with a private address for names that begin with "in", and with one of the internet for others.
+async fn inward() -> Upstream {
+    Upstream::start(|packet, _| {
+        let name = decode(packet).queries[0].name.to_string();
+        let address = if name.starts_with("in") { Ipv4Addr::new(192, 168, 7, 7) } else { THERE };
+        vec![changed(&answer(packet, 1), |reply| reply.answers[0].data = RData::A(A(address)))]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_leads_into_a_network_only_where_that_is_wanted() {
+    let (general, special) = (inward().await, inward().await);
+    let suffixes = vec![("corp.example".parse().unwrap(), vec![special.address])];
+    let chosen =
+        |private| Chosen { suffixes: suffixes.clone(), private, ..Upstreams::Fixed(vec![general.address]).into() };
+    let forwarder =
+        forwarder(Options { cache: 1 << 20, chosen: chosen(PrivateAnswers::Refuse), ..options(Upstreams::None) });
+    let [inside, outside, own] = ["in.example.org.", "www.example.org.", "in.corp.example."]
+        .map(|name| with_edns(&query(7, name, RecordType::A), 1232));
+    let inner = Ipv4Addr::new(192, 168, 7, 7);
+    // Asked of the upstream, and then known.
+    for private in [1, 2] {
+        let refused = forward(&forwarder, &inside).await;
+        assert_eq!((rcode(&refused), decode(&refused).answers.len()), (ResponseCode::NoError, 0));
+        assert!(!decode(&refused).metadata.truncation && decode(&refused).edns.is_some());
+        assert_eq!(addresses(&forward(&forwarder, &outside).await), [THERE]);
+        assert_eq!(addresses(&forward(&forwarder, &own).await), [inner], "its domain has an upstream of its own");
+        assert_eq!(forwarder.counts().private, private);
+    }
+    let mut at_once = Vec::new();
+    assert!(forwarder.at_once(&inside, Transport::Udp, Instant::now(), &mut at_once));
+    assert_eq!((decode(&at_once).answers.len(), forwarder.counts().private), (0, 3));
+    let followed = forwarder.follow_name(&inside).await.unwrap();
+    assert_eq!(addresses(&followed), [inner], "the operator's own word leads there");
+    forwarder.choose(chosen(PrivateAnswers::Allow));
+    assert_eq!(addresses(&forward(&forwarder, &inside).await), [inner]);
+    assert_eq!(general.asked(), 2, "what is known is the same");
+}
+
 #[tokio::test]
 async fn every_way_of_changing_resolv_conf_is_seen_at_once() {
     let (etc, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -113,7 +153,7 @@ async fn every_way_of_changing_resolv_conf_is_seen_at_once() {
 
 fn special(general: Upstreams, suffixes: &[(&str, &[SocketAddr])]) -> Forwarder {
     let suffixes = suffixes.iter().map(|(suffix, servers)| (suffix.parse().unwrap(), servers.to_vec())).collect();
-    forwarder(Options { chosen: Chosen { general, suffixes }, ..options(Upstreams::None) })
+    forwarder(Options { chosen: Chosen { suffixes, ..general.into() }, ..options(Upstreams::None) })
 }
 
 #[tokio::test]
