@@ -164,8 +164,7 @@ impl Bench {
     /// Starts those that were chosen, ours always, and checks that all say the same.
     fn start(&self, kinds: &[Kind]) -> Result<Vec<Server>> {
         let is_chosen = |kind: &&Kind| {
-            let is_ours = matches!(kind, Kind::Ours | Kind::OursForwarding(_));
-            is_ours || self.peers.as_ref().is_none_or(|peers| peers.iter().any(|peer| peer == kind.name()))
+            kind.is_ours() || self.peers.as_ref().is_none_or(|peers| peers.iter().any(|peer| peer == kind.name()))
         };
         let start = |kind: &Kind| Server::start(*kind, self.folder.path(), self.names);
         kinds.iter().filter(is_chosen).map(start).collect()
@@ -183,7 +182,10 @@ impl Bench {
     /// One contender for each server.
     fn contenders<'q>(servers: &[Server], questions: &'q Questions, echoes: &'q Questions) -> Vec<Contender<'q>> {
         let of = |server: &Server| if server.kind.is_echo() { echoes } else { questions };
-        let new = |(place, server): (usize, &Server)| Contender::new(server.kind.name(), place, of(server));
+        let new = |(place, server): (usize, &Server)| Contender {
+            is_peer: !server.kind.is_ours(),
+            ..Contender::new(server.kind.name(), place, of(server))
+        };
         servers.iter().enumerate().map(new).collect()
     }
 
@@ -284,7 +286,8 @@ impl Bench {
         let silent =
             Contender { beside: Some((&nowhere, FORWARDED)), ..Contender::new("upstream silent", 0, &questions) };
         // What so many more questions cost, whatever they ask for.
-        let own = Contender { beside: Some((&questions, FORWARDED)), ..Contender::new("as many of ours", 0, &questions) };
+        let own =
+            Contender { beside: Some((&questions, FORWARDED)), ..Contender::new("as many of ours", 0, &questions) };
         let quiet = Contender::new("nothing beside", 0, &questions);
         let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &[silent, own, quiet])?;
         self.tell(&format!("g: A at {STEADY} q/s while {FORWARDED} q/s are forwarded to a silent upstream"), &results);

@@ -85,6 +85,11 @@ impl Kind {
         }
     }
 
+    /// Is what this is about.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursForwarding(_))
+    }
+
     /// Sends back what comes.
     pub(crate) fn is_echo(self) -> bool {
         matches!(self, Self::Echo | Self::EchoBatches)

@@ -29,6 +29,8 @@ pub(crate) struct Contender<'q> {
     pub(crate) sources: Vec<Ipv4Addr>,
     /// What is asked.
     pub(crate) questions: &'q Questions,
+    /// What it loses is told, and is its own affair.
+    pub(crate) is_peer: bool,
     /// Instances change meanwhile.
     pub(crate) churn: bool,
     /// Asked beside it, without a look at the answers, so often a second.
@@ -39,7 +41,7 @@ impl<'q> Contender<'q> {
     /// Asked from one address, with nothing beside it.
     pub(crate) fn new(name: &str, server: usize, questions: &'q Questions) -> Self {
         let sources = vec![Ipv4Addr::LOCALHOST];
-        Self { name: name.to_owned(), server, sources, questions, churn: false, beside: None }
+        Self { name: name.to_owned(), server, sources, questions, is_peer: false, churn: false, beside: None }
     }
 }
 
@@ -88,6 +90,7 @@ impl Sample {
 /// The samples of every contender, by round.
 pub(crate) struct Results {
     names: Vec<String>,
+    peers: Vec<bool>,
     samples: Vec<Vec<Sample>>,
     memory: Vec<f64>,
     load: Load,
@@ -115,7 +118,8 @@ pub(crate) fn run(plan: Plan, load: Load, servers: &mut [Server], contenders: &[
     }
     let memory = contenders.iter().map(|contender| servers[contender.server].memory()).collect::<Result<_>>()?;
     let names = contenders.iter().map(|contender| contender.name.clone()).collect();
-    Ok(Results { names, samples, memory, load })
+    let peers = contenders.iter().map(|contender| contender.is_peer).collect();
+    Ok(Results { names, peers, samples, memory, load })
 }
 
 /// The sample of several that was disturbed least: the first that hardly was.
@@ -171,10 +175,11 @@ fn measure(
 }
 
 impl Results {
-    /// One row for each contender. Returns how many questions were lost or wrongly answered.
+    /// One row for each contender. Returns how many questions were wrongly answered, or lost by us.
     pub(crate) fn tell(&self, figures: &mut Figures) -> u64 {
         let mut bad = 0;
-        for ((name, samples), memory) in self.names.iter().zip(&self.samples).zip(&self.memory) {
+        let named = self.names.iter().zip(&self.peers);
+        for (((name, is_peer), samples), memory) in named.zip(&self.samples).zip(&self.memory) {
             let of = |value: &dyn Fn(&Sample) -> f64| median(samples.iter().map(value).collect());
             let sum = |value: &dyn Fn(&Sample) -> u64| samples.iter().map(value).sum::<u64>();
             let (lost, wrong) = (sum(&|sample| sample.tally.lost), sum(&|sample| sample.tally.wrong));
@@ -191,7 +196,7 @@ impl Results {
                 ("wrong", wrong as f64, ""),
             ]);
             figures.row(name, &row);
-            bad += lost + wrong;
+            bad += wrong + if *is_peer { 0 } else { lost };
         }
         bad
     }
