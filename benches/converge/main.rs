@@ -2,18 +2,18 @@
 //! container and on another host, beside the bare etcd put→watch time of the same run.
 //!
 //! One etcd (fsync on), two agents, the machine's real Docker engine. Agent A follows the engine; agent B has none and
-//! learns everything from etcd. Each round starts a container, waits for both answers, kills it, waits for both to be
-//! gone, and takes one put→watch sample in between, so that all figures see the same machine. One thread asks both
-//! agents for the round's name from the moment the event reaches it too, over and over, and notes when each answer
-//! changes: the figure includes the asking, at most [`agent::PAUSE`] plus one query. It asks no sooner, because two busy
-//! processors would then be measured with a third thing to do.
+//! learns everything from etcd. Each round starts a container, waits until both answer, kills it and waits until both are
+//! silent. One thread asks for the round's name from the moment the event reaches it too, over and over, and notes when
+//! the answer changes: the figure includes the asking, at most [`agent::PAUSE`] plus one query. It asks no sooner, and it
+//! asks one alone, because two busy processors would then be measured with a third thing to do: rounds are taken in
+//! turns, so that all figures see the same machine. The others are waited for afterwards.
 //!
 //! `make bench-crowd` is the same with [`CROWD`] more containers on the host, each with a health check of its own that the
 //! agent runs.
 //!
-//! Two limits stand beside: a responder that does nothing but read the same events and answer from one flag, asked in the
-//! same way at the same time; and etcd's put→watch time, both while nothing else happens and at the moment of the event,
-//! when the engine keeps processors and disk busy (at every other event, for it is one more write to wait for).
+//! Two limits have their turns, too: a responder that does nothing but read the same events and answer from one flag, asked
+//! in the same way; and etcd's put→watch time at the moment of the event, when the engine keeps processors and disk busy,
+//! beside the same while nothing else happens.
 
 use std::{thread, time::Duration};
 
@@ -34,8 +34,10 @@ use figures::{Figures, percentile};
 use limits::{About, Bare, Events, Responder};
 use sample::{Container, IMAGE, docker, make_image};
 
-/// Starts and stops measured, unless `BENCH_ROUNDS` says otherwise.
+/// Starts and stops measured for each figure, unless `BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 200;
+/// Who is measured in turn: the own host, the responder, the other host, and etcd alone.
+const TURNS: usize = 4;
 /// Containers beside those that are measured, where `BENCH_CROWD` is set.
 const CROWD: usize = 200;
 
@@ -53,50 +55,60 @@ fn main() -> Result<()> {
     let other =
         Agent::start("bench-other", 5392, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
     let responder = Responder::start("portolan-bench-")?;
-    let asker = Asker::of(&[own.address, other.address, responder])?;
+    let askers = [own.address, responder, other.address].map(|address| Asker::of(&[address]));
+    let askers = askers.into_iter().collect::<Result<Vec<Asker>>>()?;
     let events = Events::follow()?;
     let bare = Bare::start(&etcd.endpoints())?;
 
-    let mut start: [Vec<f64>; 3] = Default::default();
-    let mut stop: [Vec<f64>; 3] = Default::default();
-    let (mut quiet, mut busy) = (vec![], vec![]);
-    for round in 0..rounds {
+    // Of each asker, and behind them of the bare put at that moment.
+    let mut start: [Vec<f64>; TURNS] = Default::default();
+    let mut stop: [Vec<f64>; TURNS] = Default::default();
+    let mut quiet = vec![];
+    for round in 0..rounds * TURNS {
+        let turn = round % TURNS;
         let name = format!("portolan-bench-{round}");
         let question = format!("{name}.global.svc.internal");
-        quiet.push(bare.sample()?);
-        let (cue, started) = events.cue(About::Name(name.clone()), &["start"]);
-        let answered = asker.await_change_after(cue, &question, Want::Present);
         let port = 20_000 + u16::try_from(round % 10_000)?;
-        let running = thread::spawn(move || run(&name, port));
-        let started = started.recv().context("no start event")?;
-        if round % 2 == 0 {
-            busy.push(bare.sample()?);
-        }
-        let answered = answered.recv_timeout(DEADLINE).context("a start was never answered")?;
-        note(&mut start, started, &answered);
-        let container = running.join().map_err(|_| anyhow::anyhow!("docker run panicked"))??;
+        let measure = |about, actions, want, change: Box<dyn FnOnce() -> Result<Option<Container>> + Send>| {
+            let (cue, came) = events.cue(about, actions);
+            let measured = match askers.get(turn) {
+                Some(asker) => Ok(asker.await_change_after(cue, &question, want)),
+                None => Err(thread::spawn(cue)),
+            };
+            let changing = thread::spawn(change);
+            let came = came.recv().context("no event")?;
+            let took = match measured {
+                Ok(answered) => since(came, answered.recv_timeout(DEADLINE).context("the event was never answered")?[0]),
+                Err(_cue) => bare.sample()?,
+            };
+            for asker in &askers {
+                let answered = asker.await_change(&question, want);
+                answered.recv_timeout(DEADLINE).context("somebody has never answered the event")?;
+            }
+            let changed = changing.join().map_err(|_| anyhow::anyhow!("docker panicked"))??;
+            anyhow::Ok((took, changed))
+        };
+        quiet.push(bare.sample()?);
+        let about = About::Name(name.clone());
+        let (took, container) =
+            measure(about, &["start"], Want::Present, Box::new(move || run(&name, port).map(Some)))?;
+        start[turn].push(took);
+        let container = container.context("no container was started")?;
 
         quiet.push(bare.sample()?);
         // The network may go before the process is reported dead; either is the end.
-        let (cue, ended) = events.cue(About::Id(container.id.clone()), &["disconnect", "die"]);
-        let answered = asker.await_change_after(cue, &question, Want::Absent);
-        let killed = container.id.clone();
-        let killing = thread::spawn(move || docker(&["kill", &killed]));
-        let ended = ended.recv().context("no event of the end")?;
-        if round % 2 == 1 {
-            busy.push(bare.sample()?);
-        }
-        let answered = answered.recv_timeout(DEADLINE).context("a stop was never answered")?;
-        note(&mut stop, ended, &answered);
-        killing.join().map_err(|_| anyhow::anyhow!("docker kill panicked"))??;
+        let (about, killed) = (About::Id(container.id.clone()), container.id.clone());
+        let kill = move || docker(&["kill", &killed]).map(|_| None);
+        let (took, _) = measure(about, &["disconnect", "die"], Want::Absent, Box::new(kill))?;
+        stop[turn].push(took);
         drop(container);
-        if (round + 1) % 20 == 0 {
-            eprintln!("{} of {rounds} rounds", round + 1);
+        if (round + 1) % 40 == 0 {
+            eprintln!("{} of {} rounds", round + 1, rounds * TURNS);
         }
     }
 
     let mut figures = Figures::new(if crowd.is_empty() { "converge" } else { "crowd" });
-    figures.say(&format!("{rounds} starts and {rounds} stops; milliseconds after the Docker event's own timestamp"));
+    figures.say(&format!("{rounds} starts and {rounds} stops each; milliseconds after the Docker event's own timestamp"));
     if !crowd.is_empty() {
         // Their addresses are given to their own host alone.
         let host = Asker::of(&[own.address])?;
@@ -104,8 +116,8 @@ fn main() -> Result<()> {
         answers.recv_timeout(DEADLINE).context("no check has passed")?;
         figures.say(&format!("beside {} containers with a check each, which the agent runs every 10 s", crowd.len()));
     }
-    let [own_start, other_start, bare_start] = &mut start;
-    let [own_stop, other_stop, bare_stop] = &mut stop;
+    let [own_start, bare_start, other_start, busy_start] = &mut start;
+    let [own_stop, bare_stop, other_stop, busy_stop] = &mut stop;
     for (name, samples) in [
         ("own host, start", own_start),
         ("own host, stop", own_stop),
@@ -113,7 +125,8 @@ fn main() -> Result<()> {
         ("bare responder, stop", bare_stop),
         ("other host, start", other_start),
         ("other host, stop", other_stop),
-        ("bare etcd put→watch, at the event", &mut busy),
+        ("bare etcd put→watch, at a start", busy_start),
+        ("bare etcd put→watch, at a stop", busy_stop),
         ("bare etcd put→watch, at rest", &mut quiet),
     ] {
         let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|share| percentile(samples, share));
@@ -123,13 +136,6 @@ fn main() -> Result<()> {
     drop(crowd);
     let _removed = docker(&["rmi", IMAGE]);
     Ok(())
-}
-
-/// Notes how long after the event each of those asked had answered.
-fn note(samples: &mut [Vec<f64>; 3], event: Duration, answered: &[Duration]) {
-    for (samples, answered) in samples.iter_mut().zip(answered) {
-        samples.push(since(event, *answered));
-    }
 }
 
 /// Milliseconds from an event until it was answered; can be a little below 0 when the answer overtook the event's
