@@ -78,7 +78,9 @@ fn main() -> Result<()> {
             let changing = thread::spawn(change);
             let came = came.recv().context("no event")?;
             let took = match measured {
-                Ok(answered) => since(came, answered.recv_timeout(DEADLINE).context("the event was never answered")?[0]),
+                Ok(answered) => {
+                    since(came, answered.recv_timeout(DEADLINE).context("the event was never answered")?[0])
+                }
                 Err(_cue) => bare.sample()?,
             };
             for asker in &askers {
@@ -108,7 +110,8 @@ fn main() -> Result<()> {
     }
 
     let mut figures = Figures::new(if crowd.is_empty() { "converge" } else { "crowd" });
-    figures.say(&format!("{rounds} starts and {rounds} stops each; milliseconds after the Docker event's own timestamp"));
+    figures
+        .say(&format!("{rounds} starts and {rounds} stops each; milliseconds after the Docker event's own timestamp"));
     if !crowd.is_empty() {
         // Their addresses are given to their own host alone.
         let host = Asker::of(&[own.address])?;

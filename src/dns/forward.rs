@@ -22,21 +22,21 @@
 //! bounded: questions, those who wait for one, sockets.
 //!
 //! Upstreams come from `--upstream`, for all names or for those below a domain, or from resolv.conf, which is followed
-//! (`source.rs`). When they change, nothing in the cache counts as true any more. We are never among them: addresses we
-//! listen on are left out, however they came in, and `probe.rs` finds those that lead back to us in another way. Where
-//! nothing is left the answer is REFUSED, so that Docker tries its next server, and [`Forwarder::problems`] says why. A
-//! file that cannot be read leaves the list as it was.
+//! (`source.rs`, `follow.rs`). When they change, nothing in the cache counts as true any more. We are never among them:
+//! addresses we listen on are left out, however they came in, and `probe.rs` finds those that lead back to us in another way.
+//! Where nothing is left the answer is REFUSED, so that Docker tries its next server, and [`Forwarder::problems`] says why.
+//! A file that cannot be read leaves the list as it was.
 //!
 //! Deliberately absent: validation (an upstream's AD is handed on to whoever asks for it), and any wish to judge what an
-//! upstream says. Our own zone and single labels never leave; `answer.rs` sees to that, and a check here makes sure.
+//! upstream says, but for addresses inside networks where the operator wants that (`private.rs`). Our own
+//! zone and single labels never leave; `answer.rs` sees to that, and a check here makes sure.
 
 use std::{
     collections::BTreeSet,
     future::Future,
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -44,7 +44,7 @@ use hickory_proto::rr::Name;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout, timeout_at},
+    time::{timeout, timeout_at},
 };
 
 use super::{
@@ -57,10 +57,12 @@ mod cache;
 mod counts;
 mod exchange;
 mod flight;
+mod follow;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod key;
 mod message;
+mod options;
 mod private;
 mod probe;
 mod race;
@@ -72,6 +74,7 @@ mod suffix;
 
 pub use cache::CacheCounts;
 pub use counts::ForwardCounts;
+pub use options::{Chosen, DEFAULT_CACHE, Options, PrivateAnswers, Upstreams};
 pub use score::Standing;
 pub use source::name_servers;
 pub use suffix::{Suffix, SuffixError};
@@ -83,85 +86,8 @@ use key::Key;
 use message::{Asked, Question};
 use probe::{Probes, Way, is_probe};
 use reply::Age;
-use resolv::Own;
 use score::Scores;
-use source::{Current, Watch, read};
-
-/// Where upstreams for all names come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstreams {
-    /// `--upstream none`: names of others are REFUSED.
-    None,
-    /// `--upstream ADDR`, in the order given.
-    Fixed(Vec<SocketAddr>),
-    /// `--resolv-conf PATH`.
-    ResolvConf(PathBuf),
-}
-
-/// What an answer may say of addresses inside networks (RFC 1918 and their like).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PrivateAnswers {
-    /// Anything.
-    #[default]
-    Allow,
-    /// Nothing, unless the name lies below a domain that has upstreams of its own: such an answer is handed on empty.
-    Refuse,
-}
-
-/// Whom the operator wants to be asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
-    /// Where upstreams for all names come from.
-    pub general: Upstreams,
-    /// Domains that have upstreams of their own. The most exact one counts.
-    pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
-    /// What they may say of addresses inside networks.
-    pub private: PrivateAnswers,
-}
-
-/// No domain has upstreams of its own.
-impl From<Upstreams> for Chosen {
-    fn from(general: Upstreams) -> Self {
-        Self { general, suffixes: Vec::new(), private: PrivateAnswers::Allow }
-    }
-}
-
-/// How to forward.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Whom to ask at first.
-    pub chosen: Chosen,
-    /// Where systemd-resolved writes the real servers when resolv.conf names its stub alone.
-    pub resolved: PathBuf,
-    /// Octets that the cache may take; 0: there is none.
-    pub cache: usize,
-    /// Wait this long for one upstream, TCP after truncation included. Another one is asked after a quarter of it at the
-    /// latest. glibc waits 5 s for the whole of us.
-    pub attempt: Duration,
-    /// Wait this long in all; then SERVFAIL. Two silent upstreams and half of a third fit.
-    pub total: Duration,
-    /// Wait this long where an older answer is at hand (RFC 8767 section 5: "client response timer", 1.8 s).
-    pub patience: Duration,
-    /// Read the file again this often, whatever inotify says.
-    pub reread: Duration,
-}
-
-/// Octets of the cache unless `--cache-size` says otherwise: some 30,000 answers.
-pub const DEFAULT_CACHE: usize = 16 * 1024 * 1024;
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            chosen: Upstreams::ResolvConf("/etc/resolv.conf".into()).into(),
-            resolved: "/run/systemd/resolve/resolv.conf".into(),
-            cache: DEFAULT_CACHE,
-            attempt: Duration::from_secs(2),
-            total: Duration::from_secs(5),
-            patience: Duration::from_millis(1800),
-            reread: Duration::from_secs(5),
-        }
-    }
-}
+use source::Current;
 
 /// Questions under way to upstreams, whoever waits for them: half of those that may wait (`Limits::forwarding`), for
 /// each may have two sockets.
@@ -172,12 +98,6 @@ const MAX_WAITERS: usize = 256;
 
 /// Sockets to upstreams. With 512 TCP connections of clients some hundred descriptors of the usual 1,024 are left.
 const MAX_SOCKETS: usize = 384;
-
-/// Upstreams are probed for loops this often, and when they change. A loop is made by people, who notice after minutes.
-const PROBE: Duration = Duration::from_secs(300);
-
-/// One that is disabled is looked at again this often.
-const PROBE_AGAIN: Duration = Duration::from_secs(30);
 
 /// Room for most answers.
 const USUAL_REPLY: usize = 512;
@@ -464,108 +384,6 @@ impl Inner {
             }
         };
         duty.tell(outcome);
-    }
-
-    /// Reads where upstreams come from and takes over what it says now.
-    fn look(&self) {
-        let own = Own {
-            listens: self.wanted.borrow().as_ref().clone(),
-            addresses: self.local.borrow().addresses.as_ref().clone(),
-        };
-        // Two who look at once must not overtake each other.
-        let probes = self.probes();
-        let before = self.configured.load_full();
-        let chosen = Arc::clone(&self.chosen.borrow());
-        let configured = read(&chosen, &self.options.resolved, &own, &before);
-        let current = configured.clone().without(probes.looping());
-        if configured != *before {
-            self.configured.store(Arc::new(configured));
-            self.changed.send_replace(());
-        }
-        let previous = self.current.load_full();
-        if current == *previous {
-            return;
-        }
-        for problem in current.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
-            tracing::warn!(place = problem.place, found = problem.found, "{}", problem.expected);
-        }
-        if (&current.general, &current.suffixes) != (&previous.general, &previous.suffixes) {
-            let special: Vec<String> =
-                current.suffixes.iter().map(|(suffix, upstreams)| format!("{suffix}={upstreams:?}")).collect();
-            tracing::info!(upstreams = ?current.general, ?special, "other names are asked of these");
-            self.cache.outdate();
-        }
-        self.current.store(Arc::new(current));
-    }
-
-    async fn follow_sources(&self) {
-        let (mut wanted, mut local) = (self.wanted.clone(), self.local.clone());
-        let mut ticks = interval(self.options.reread);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut chosen = self.chosen.subscribe();
-        let mut files = self.watch_files();
-        loop {
-            let changed = async {
-                match &mut files {
-                    Some(files) => files.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = changed => {}
-                Ok(()) = wanted.changed() => {}
-                Ok(()) = local.changed() => {}
-                Ok(()) = chosen.changed() => files = self.watch_files(),
-            }
-            self.look();
-        }
-    }
-
-    /// Tells of changes of the files that name upstreams, if files do.
-    fn watch_files(&self) -> Option<Watch> {
-        match &self.chosen.borrow().general {
-            Upstreams::ResolvConf(path) => Watch::new(vec![path.clone(), self.options.resolved.clone()])
-                .inspect_err(|error| tracing::warn!(%error, "resolv.conf is not followed, only read every few seconds"))
-                .ok(),
-            Upstreams::None | Upstreams::Fixed(_) => None,
-        }
-    }
-
-    async fn probe_for_ever(&self) {
-        let mut changed = self.changed.subscribe();
-        loop {
-            let ways: Vec<Way> = self.configured.load().ways().collect();
-            futures_util::future::join_all(ways.iter().map(|way| self.probe(way))).await;
-            let pause = if self.probes().looping().is_empty() { PROBE } else { PROBE_AGAIN };
-            // Whoever is no upstream any more disappears from the list by itself.
-            let _ = timeout(pause, changed.changed()).await;
-        }
-    }
-
-    /// Asks one upstream for a name that only we know. If it comes back meanwhile [`Inner::is_own_probe`] notices.
-    async fn probe(&self, way: &Way) {
-        let name = self.probes().begin(way, rand::random());
-        let key = Key::address(&name);
-        // What it replies tells nothing; that it takes its time neither.
-        let _ = timeout(self.options.attempt, exchange::ask(&key, way.1, &self.counters)).await;
-        if self.probes().end(&name) {
-            tracing::info!(upstream = %way.1, "this upstream no longer leads back to us");
-            self.look();
-        }
-    }
-
-    /// Whether this is a question that we have asked to find loops.
-    fn is_own_probe(&self, question: &Question<'_>) -> bool {
-        if !is_probe(question.name) {
-            return false;
-        }
-        let Some(is_news) = self.probes().came_back(question.name) else { return false };
-        count(&self.counters.loops);
-        if is_news {
-            self.look();
-        }
-        true
     }
 
     /// Whether this question is ours alone: a single label, or in our zone. The root itself may be asked for.
