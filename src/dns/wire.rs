@@ -206,10 +206,15 @@ fn decide(
 ) -> Outcome {
     let Some(mut request) = Request::read(packet) else { return Outcome::Drop };
     if let Some(guard) = guard {
-        request.look_at_cookie(guard);
+        // Between containers of one host and the host nobody else's packets pass, and nothing is to be proven. A client that
+        // was once given a cookie drops every reply without one (RFC 7873 section 5.3); but what an upstream has said
+        // carries none, and only for these it is asked. So to them we are a server that knows no cookies.
+        let is_near = matches!(source, Source::Container(_) | Source::Host);
+        if !is_near && *source != Source::Unknown {
+            request.look_at_cookie(guard);
+        }
         let is_proven = transport == Transport::Tcp || request.shown.is_some_and(|shown| shown.is_ours);
-        // Between containers of one host and the host nobody else's packets pass.
-        if !is_proven && !matches!(source, Source::Container(_) | Source::Host) {
+        if !is_proven && !is_near {
             request.most = Some(packet.len().saturating_mul(MAX_AMPLIFICATION));
             match guard.pace {
                 Pace::Answer => {}

@@ -116,8 +116,7 @@ pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
         };
         usual.labels >= 2
             && (1..=LAST_ORDINARY).contains(&usual.kind)
-            // Whoever shows a cookie is given one back (RFC 7873 section 5.2), or told what is wrong with it.
-            && usual.opt.is_none_or(|opt| matches!(walk_options(opt.options), Ok(None)))
+            && usual.opt.is_none_or(|opt| walk_options(opt.options).is_ok())
             && !ends_with(apex)
             && !ends_with(b"\x04arpa\0")
     })

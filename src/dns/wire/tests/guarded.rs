@@ -110,19 +110,37 @@ fn cookies_of_wrong_lengths_are_format_errors_and_a_cookie_may_be_all_that_is_as
         (40, "NOERROR"),
         (41, "FORMERR"),
     ] {
-        let reply = reply(&world, "host", &with_cookie(1, &vec![9; length]), Pace::Answer);
+        let reply = reply(&world, "stranger", &with_cookie(1, &vec![9; length]), Pace::Answer);
         let code = Message::from_vec(&reply).unwrap().metadata.response_code;
         let code = if code == ResponseCode::NoError { "NOERROR" } else { "FORMERR" };
         assert_eq!(code, expected, "{length} octets");
     }
     let bare = packet("opt=1232/0/0000/000a00080102030405060708");
-    let told = reply(&world, "host", &bare, Pace::Answer);
+    let told = reply(&world, "stranger", &bare, Pace::Answer);
     let message = Message::from_vec(&told).unwrap();
     assert_eq!((message.metadata.response_code, message.queries.len()), (ResponseCode::NoError, 0));
     assert_eq!(cookie_in(&told).map(|cookie| cookie.len()), Some(24));
     // Without a cookie it asks for nothing at all.
-    let nothing = reply(&world, "host", &packet("opt=1232/0/0000/"), Pace::Answer);
+    let nothing = reply(&world, "stranger", &packet("opt=1232/0/0000/"), Pace::Answer);
     assert_eq!(Message::from_vec(&nothing).unwrap().metadata.response_code, ResponseCode::FormErr);
+}
+
+/// What an upstream has said carries no cookie of ours, and a client that was given one would drop it.
+#[test]
+fn who_is_forwarded_for_is_never_given_a_cookie() {
+    let world = world();
+    for who in ["host", "f1", "unknown"] {
+        for length in [8, 16, 7] {
+            let query = with_cookie(1, &vec![9; length]);
+            match guarded(&world, who, &query, Transport::Udp, Pace::Answer) {
+                Outcome::Reply(reply) => {
+                    let code = Message::from_vec(&reply).unwrap().metadata.response_code;
+                    assert_eq!((cookie_in(&reply), code), (None, ResponseCode::NoError), "{who}, {length} octets");
+                }
+                outcome => assert_eq!((outcome, who), (Outcome::Wait, "unknown")),
+            }
+        }
+    }
 }
 
 proptest! {
