@@ -108,10 +108,9 @@ pub struct DnsFacts {
     pub odd_over_cap: u64,
     /// Questions passed on to an upstream.
     pub forwarded: u64,
-    /// Of those, the ones that no upstream answered.
+    /// Questions that no upstream answered, asked or known to be down.
     pub forward_failures: u64,
-    /// Of those and of what was known, handed on empty because they told of addresses inside networks
-    /// (`--private-answers refuse`).
+    /// Answers that told of addresses inside networks, and were handed on without (`--private-answers refuse`).
     pub private_answers: u64,
     /// TCP connections open now, those of TLS included.
     pub tcp_connections: u64,

@@ -33,7 +33,7 @@
 //! | `portolan_dns_too_often_total` | counter | packets beyond the rate of their source: truncated or dropped, unless they carried a cookie of ours |
 //! | `portolan_dns_odd_over_cap_total` | counter | packets with unusual questions, dropped because too many of those waited |
 //! | `portolan_dns_forwarded_total` | counter | questions passed on |
-//! | `portolan_dns_forward_failures_total` | counter | of those, answered by no upstream |
+//! | `portolan_dns_forward_failures_total` | counter | questions that no upstream answered, asked or known to be down |
 //! | `portolan_dns_private_answers_total` | counter | answers of upstreams handed on empty because they told of addresses inside networks |
 //! | `portolan_dns_cache_hits_total` | counter | questions answered with what upstreams have said before |
 //! | `portolan_dns_cache_misses_total` | counter | questions that an upstream had to be asked for |
@@ -197,7 +197,11 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
             dns.odd_over_cap,
         ),
         counter("dns_forwarded", "Questions passed on", dns.forwarded),
-        counter("dns_forward_failures", "Of those, answered by no upstream", dns.forward_failures),
+        counter(
+            "dns_forward_failures",
+            "Questions that no upstream answered, asked or known to be down",
+            dns.forward_failures,
+        ),
         counter(
             "dns_private_answers",
             "Answers of upstreams handed on empty because they told of addresses inside networks",

@@ -85,7 +85,7 @@ use flight::{Boarding, Duty, Flights, Outcome, Unanswered};
 use key::Key;
 use message::{Asked, Question};
 use probe::{Probes, Way, is_probe};
-use reply::Age;
+use reply::{Age, Inside};
 use score::Scores;
 use source::Current;
 
@@ -378,7 +378,7 @@ impl Inner {
             Err(unanswered) => {
                 // That we had no room says nothing of the name.
                 if unanswered == Unanswered::Failed {
-                    self.cache.fail(duty.key(), now);
+                    self.cache.fail(duty.key(), generation, now);
                 }
                 Err(unanswered)
             }
@@ -433,9 +433,9 @@ impl Inner {
         transport: Transport,
         out: &mut Vec<u8>,
     ) {
-        if reply.is_private && whom == For::Client && self.refuses_private(&asked.question) {
+        if reply.inside != Inside::Nowhere && whom == For::Client && self.refuses_private(&asked.question) {
             count(&self.counters.private);
-            return reply.write_empty(asked, transport, out);
+            return reply.write_outer(asked, transport, age, out);
         }
         reply.write(asked, transport, age, out);
     }

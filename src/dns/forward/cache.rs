@@ -119,39 +119,36 @@ impl Cache {
         Self { shards, hasher: RandomState::new(), generation: AtomicU32::new(0) }
     }
 
-    /// What there is on a question. Counts no miss: whoever asks an upstream goes on to [`Cache::look`].
+    /// What there is on a question. Where that is not enough it counts for nothing: whoever then asks an upstream goes on to
+    /// [`Cache::look`].
     pub(super) fn known(&self, key: &[u8], now: Instant) -> Found {
-        self.find(key, now).0
+        self.find(key, now, false)
     }
 
     /// What there is on a question; unless that is enough, an upstream is asked.
     pub(super) fn look(&self, key: &[u8], now: Instant) -> Found {
-        let (found, mut shard) = self.find(key, now);
-        shard.counts.misses += u64::from(matches!(found, Found::Stale(_, Again::Now) | Found::Nothing));
-        found
+        self.find(key, now, true)
     }
 
-    fn find(&self, key: &[u8], now: Instant) -> (Found, MutexGuard<'_, Shard>) {
+    fn find(&self, key: &[u8], now: Instant, will_ask: bool) -> Found {
         let (hash, mut shard) = self.shard(key);
         let generation = self.generation.load(Relaxed);
-        let found = match shard.get(hash, key) {
-            None => Found::Nothing,
-            Some(held) => {
-                let found = held.found(generation, now);
-                let was_of_use = !matches!(found, Found::Stale(_, Again::Now) | Found::Nothing);
-                held.hits = (held.hits + u8::from(was_of_use)).min(MAX_HITS);
-                found
-            }
-        };
+        let mut held = shard.get(hash, key);
+        let found = held.as_ref().map_or(Found::Nothing, |held| held.found(generation, now));
+        let is_enough = !matches!(found, Found::Stale(_, Again::Now) | Found::Nothing);
+        if let Some(held) = held.as_mut().filter(|_| is_enough || will_ask) {
+            // Whoever comes back for it after its end has asked for it, too.
+            held.hits = (held.hits + 1).min(MAX_HITS);
+        }
         match &found {
             Found::Fresh(..) => shard.counts.hits += 1,
             Found::Failed | Found::Stale(_, Again::NotYet) => shard.counts.failures += 1,
-            Found::Stale(_, Again::Now) | Found::Nothing => {}
+            Found::Stale(_, Again::Now) | Found::Nothing => shard.counts.misses += u64::from(will_ask),
         }
-        (found, shard)
+        found
     }
 
-    /// To be given to [`Cache::store`] with what is asked for from now on.
+    /// To be given to [`Cache::store`] and [`Cache::fail`] with what is asked for from now on.
     pub(super) fn generation(&self) -> u32 {
         self.generation.load(Relaxed)
     }
@@ -167,10 +164,12 @@ impl Cache {
         shard.put(hash, Held { key: key.into(), answer, retry_at: now, failures: 0, hits: 0, generation }, now);
     }
 
-    /// Notes that nobody knew. An older answer stays.
-    pub(super) fn fail(&self, key: &[u8], now: Instant) {
+    /// Notes that nobody knew, of those upstreams who were there in that generation. An older answer stays.
+    pub(super) fn fail(&self, key: &[u8], generation: u32, now: Instant) {
         let (hash, mut shard) = self.shard(key);
-        let generation = self.generation.load(Relaxed);
+        if generation != self.generation.load(Relaxed) {
+            return;
+        }
         if let Some(held) = shard.get(hash, key) {
             if let Some(answer) = held.answer.as_mut().filter(|_| held.generation != generation) {
                 answer.fresh_until = answer.fresh_until.min(now);

@@ -24,7 +24,7 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Questions handed to it, those that the cache answered at once not included.
+    /// Questions handed to it, and those to which it was said at once that nobody can be asked. Not those whose answer was known.
     asked,
     /// Answered, from an upstream or the cache.
     answered,
@@ -36,7 +36,7 @@ counts! {
     withheld,
     /// Answered with what is older than it should be, because no upstream answered in time.
     stale,
-    /// Handed on empty, because they told of addresses inside networks.
+    /// Handed on empty, or without what stood beside the answer, because that told of addresses inside networks.
     private,
     /// Waited for an answer that somebody else had asked for.
     coalesced,

@@ -9,7 +9,7 @@
 use super::{
     super::wire::{HEADER, OPT_LENGTH, Transport, own_opt},
     message::{AD, Asked, CD, Compression, DO, OPT, Question, RD, name_end, read_u16, read_u32},
-    private::is_private,
+    private::leads_inside,
 };
 
 /// The longest that a positive answer is held to be true: a day. RFC 8767 section 4 caps at a week; what runs for longer
@@ -26,8 +26,6 @@ pub(super) const STALE_TTL: u32 = 30;
 const NOERROR: u8 = 0;
 const NXDOMAIN: u8 = 3;
 
-const A: u16 = 1;
-const AAAA: u16 = 28;
 const SOA: u16 = 6;
 const ANY: u16 = 255;
 /// Transaction signatures (RFC 8945, RFC 2931): between two neighbours only, and always behind everything else.
@@ -48,8 +46,17 @@ pub(super) struct Reply {
     additional: u16,
     /// Seconds for which it is true; 0: for this moment only.
     pub(super) lifetime: u32,
-    /// It tells of an address inside somebody's network.
-    pub(super) is_private: bool,
+    /// Where it tells of addresses inside somebody's network.
+    pub(super) inside: Inside,
+}
+
+/// Where a reply tells of addresses inside somebody's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inside {
+    Nowhere,
+    /// Beside the answer: a mail host's, for one.
+    Additional,
+    Answer,
 }
 
 /// How old an answer is.
@@ -69,12 +76,15 @@ impl Reply {
         let counts = [read_u16(message, 6)?, read_u16(message, 8)?, read_u16(message, 10)?];
         let mut octets = message.to_vec();
         let mut places = Vec::with_capacity(counts.iter().map(|count| usize::from(*count)).sum::<usize>().min(256));
-        let mut walk =
-            Walk { at: question.end(), lowest: u32::MAX, has_kind: false, has_soa: false, is_private: false };
+        let mut walk = Walk { at: question.end(), lowest: u32::MAX, has_kind: false, has_soa: false };
+        let mut inside = Inside::Nowhere;
         let kind = u16::from_be_bytes([question.kind[0], question.kind[1]]);
         for _ in 0..counts[0] {
             let record = Record::read(message, walk.at)?;
             walk.has_kind |= record.kind == kind || kind == ANY;
+            if leads_inside(record.kind, record.data(message)) {
+                inside = Inside::Answer;
+            }
             walk.keep(&record, record.ttl, &mut octets, &mut places)?;
         }
         let is_negative = !walk.has_kind;
@@ -99,6 +109,9 @@ impl Reply {
             if matches!(record.kind, OPT | TSIG | SIG) {
                 // Nothing of worth stands behind it, and what does cannot be moved.
                 break;
+            }
+            if inside == Inside::Nowhere && leads_inside(record.kind, record.data(message)) {
+                inside = Inside::Additional;
             }
             walk.keep(&record, record.ttl, &mut octets, &mut places)?;
             kept = place + 1;
@@ -127,7 +140,7 @@ impl Reply {
             additional: u16::try_from(additional).ok()?,
             octets: octets.into(),
             lifetime,
-            is_private: walk.is_private,
+            inside,
         })
     }
 
@@ -141,9 +154,15 @@ impl Reply {
         self.write_part(Part::Whole(age), asked, transport, out);
     }
 
-    /// Writes a reply without records in place of this one: the name exists, and that is all.
-    pub(super) fn write_empty(&self, asked: &Asked<'_>, transport: Transport, out: &mut Vec<u8>) {
-        self.write_part(Part::Empty, asked, transport, out);
+    /// Writes as much of it as leads inside nobody's network: without what stands beside the answer, or, if the answer does,
+    /// without records: the name exists, and that is all.
+    pub(super) fn write_outer(&self, asked: &Asked<'_>, transport: Transport, age: Age, out: &mut Vec<u8>) {
+        let part = match self.inside {
+            Inside::Nowhere => Part::Whole(age),
+            Inside::Additional => Part::Answer(age),
+            Inside::Answer => Part::Empty,
+        };
+        self.write_part(part, asked, transport, out);
     }
 
     fn write_part(&self, part: Part, asked: &Asked<'_>, transport: Transport, out: &mut Vec<u8>) {
@@ -151,18 +170,23 @@ impl Reply {
         let limit = asked.limit(transport) - if asked.opt.is_some() { usize::from(OPT_LENGTH) } else { 0 };
         let end = asked.question.end();
         // What fits: all, all but ADDITIONAL, whose absence is no truncation (RFC 2181 section 9), or nothing.
-        let fits = [message.len(), self.additional.into()].into_iter().find(|length| *length <= limit);
-        let length = fits.filter(|_| part != Part::Empty);
-        let is_cut = fits.is_none() && part != Part::Empty;
+        let (lengths, age) = match part {
+            Part::Whole(age) => (&[message.len(), self.additional.into()][..], age),
+            Part::Answer(age) => (&[self.additional.into()][..], age),
+            Part::Empty => (&[][..], Age::Stale),
+        };
+        let length = lengths.iter().copied().find(|length| *length <= limit);
+        let is_cut = length.is_none() && part != Part::Empty;
         out.clear();
         out.extend_from_slice(&message[..length.unwrap_or(end)]);
         out[..2].copy_from_slice(&asked.packet[..2]);
         // We are no authority for it, whoever is; recursion is what we are here for.
         out[2] = 0x80 | asked.packet[2] & RD | if is_cut { 0b10 } else { 0 };
-        let wants_ad = asked.has(AD) || asked.dnssec_ok();
+        // Nobody has signed that there is nothing.
+        let wants_ad = (asked.has(AD) || asked.dnssec_ok()) && part != Part::Empty;
         out[3] = 0x80 | message[3] & (0x0f | if wants_ad { AD } else { 0 }) | asked.packet[3] & CD;
         out[HEADER..end].copy_from_slice(&asked.packet[HEADER..end]);
-        if let (Some(length), Part::Whole(age)) = (length, part) {
+        if let Some(length) = length {
             if length < message.len() {
                 out[10..HEADER].fill(0);
             }
@@ -193,6 +217,8 @@ impl Reply {
 enum Part {
     /// All that fits, so old.
     Whole(Age),
+    /// All but ADDITIONAL.
+    Answer(Age),
     /// No record.
     Empty,
 }
@@ -203,7 +229,6 @@ struct Walk {
     lowest: u32,
     has_kind: bool,
     has_soa: bool,
-    is_private: bool,
 }
 
 impl Walk {
@@ -213,12 +238,6 @@ impl Walk {
         if record.kind == OPT {
             return None;
         }
-        let data = octets.get(record.fixed + FIXED..record.end)?;
-        self.is_private |= match record.kind {
-            A => <[u8; 4]>::try_from(data).is_ok_and(|octets| is_private(octets.into())),
-            AAAA => <[u8; 16]>::try_from(data).is_ok_and(|octets| is_private(octets.into())),
-            _ => false,
-        };
         let place = record.fixed + 4;
         octets.get_mut(place..place + 4)?.copy_from_slice(&ttl.to_be_bytes());
         places.push(u16::try_from(place).ok()?);
@@ -244,6 +263,10 @@ impl Record {
         let ttl = read_u32(message, fixed + 4).map(|ttl| if ttl >> 31 == 1 { 0 } else { ttl.min(MAX_TTL) })?;
         let end = fixed + FIXED + usize::from(read_u16(message, fixed + 8)?);
         (end <= message.len()).then_some(Self { kind, fixed, ttl, end })
+    }
+
+    fn data<'m>(&self, message: &'m [u8]) -> &'m [u8] {
+        message.get(self.fixed + FIXED..self.end).unwrap_or_default()
     }
 }
 

@@ -129,10 +129,12 @@ impl Scores {
         upstreams.iter().all(|upstream| self.standing(*upstream).is_down)
     }
 
-    /// It is no longer checked.
+    /// It is no longer checked: it has replied, or is no upstream any more. Should it become one again it is asked, for
+    /// nobody else would find out that it replies.
     pub(super) fn checked(&mut self, upstream: SocketAddr) {
         if let Some(known) = self.known.get_mut(&upstream) {
             known.is_checked = false;
+            known.standing.is_down = false;
         }
     }
 
@@ -248,5 +250,17 @@ mod tests {
         let mut scores = Scores::default();
         scores.replied(a, MS, now);
         assert_eq!(scores.patience(a, 100 * MS, 500 * MS), 100 * MS);
+    }
+    #[test]
+    fn who_is_down_is_asked_again_once_nobody_checks_it() {
+        let [a, ..] = upstreams();
+        let mut scores = Scores::default();
+        assert!(scores.suspect(a, Instant::now()));
+        scores.is_down(a);
+        assert!(!scores.ask(a, 9) && scores.are_down(&[a]));
+        // It has left the list meanwhile, and comes back.
+        scores.checked(a);
+        assert!(scores.ask(a, 9) && !scores.are_down(&[a]));
+        assert!(scores.suspect(a, Instant::now()), "and checked again");
     }
 }

@@ -131,13 +131,13 @@ fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result
 }
 
 /// Has the kernel tell which address was asked, where that is not known from the socket; and forbids fragments: what we
-/// send fits every path, and a fragment could be exchanged for a forged one (RFC 9715). Nobody's word on the path's MTU
-/// is needed for that, or believed.
+/// send fits every path that IPv6 fits (1,280 octets), and a fragment could be exchanged for a forged one (RFC 9715).
+/// Nobody's word on the path's MTU is needed for that, or believed. Where it cannot be had it is done without.
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv4() {
-        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?;
+        let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE);
     } else {
-        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?;
+        let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE);
     }
     match address.ip() {
         ip if !ip.is_unspecified() => {}

@@ -164,10 +164,13 @@ impl Tally {
         self.0.counters[counter as usize] += 1;
     }
 
-    /// Counts a reply of the hot path, which truncates none, by what its header says.
+    /// Counts a reply by what its header says.
     pub(super) fn count_reply(&mut self, reply: &[u8]) {
-        let Some(code) = reply.get(3) else { return };
-        self.0.rcodes[usize::from(code & 0x0f)] += 1;
+        let [_, _, flags, more, ..] = reply else { return };
+        self.0.rcodes[usize::from(more & 0x0f)] += 1;
+        if flags & 0b10 != 0 {
+            self.count(Counter::Truncated);
+        }
     }
 }
 

@@ -76,7 +76,6 @@ fn following(path: &Path, resolved: &Path) -> (Arc<Forwarder>, JoinSet<()>) {
     (forwarder, task)
 }
 
-/// Whatever way a file is changed in, inotify tells.
 /// Answers A with a private address for names that begin with "in", and with one of the internet for others.
 async fn inward() -> Upstream {
     Upstream::start(|packet, _| {
@@ -117,6 +116,7 @@ async fn an_answer_leads_into_a_network_only_where_that_is_wanted() {
     assert_eq!(general.asked(), 2, "what is known is the same");
 }
 
+/// Whatever way a file is changed in, inotify tells.
 #[tokio::test]
 async fn every_way_of_changing_resolv_conf_is_seen_at_once() {
     let (etc, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

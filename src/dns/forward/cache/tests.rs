@@ -25,6 +25,10 @@ fn store(cache: &Cache, name: &str, reply: &Arc<Reply>, now: Instant) {
     cache.store(&key(name), reply, cache.generation(), now);
 }
 
+fn fail(cache: &Cache, name: &str, now: Instant) {
+    cache.fail(&key(name), cache.generation(), now);
+}
+
 fn is_fresh(cache: &Cache, name: &str, now: Instant) -> bool {
     matches!(cache.known(&key(name), now), Found::Fresh(..))
 }
@@ -52,7 +56,7 @@ fn an_answer_is_fresh_then_stale_for_a_day_then_nothing() {
 fn failures_are_remembered_for_longer_each_time_and_an_answer_ends_that() {
     let (cache, mut now) = (Cache::new(ROOM), Instant::now());
     for seconds in [1, 2, 4, 8, 16, 30, 30] {
-        cache.fail(&key("a"), now);
+        fail(&cache, "a", now);
         let pause = SECOND * seconds;
         assert_eq!(cache.look(&key("a"), now + pause - SECOND / 1000), Found::Failed, "{seconds}");
         now += pause;
@@ -62,7 +66,7 @@ fn failures_are_remembered_for_longer_each_time_and_an_answer_ends_that() {
     store(&cache, "a", &answer, now);
     assert_eq!(cache.look(&key("a"), now), Found::Fresh(Arc::clone(&answer), 0));
     now += 60 * SECOND;
-    cache.fail(&key("a"), now);
+    fail(&cache, "a", now);
     assert_eq!(cache.look(&key("a"), now + 29 * SECOND), Found::Stale(Arc::clone(&answer), Again::NotYet));
     assert_eq!(cache.look(&key("a"), now + 30 * SECOND), Found::Stale(answer, Again::Now));
 }
@@ -80,15 +84,17 @@ fn other_upstreams_make_nothing_fresh_any_more_and_failures_void() {
     let (cache, now) = (Cache::new(ROOM), Instant::now());
     let answer = reply(60, 4);
     store(&cache, "a", &answer, now);
-    cache.fail(&key("b"), now);
+    fail(&cache, "b", now);
     let before = cache.generation();
     cache.outdate();
     assert_eq!(cache.look(&key("a"), now), Found::Stale(Arc::clone(&answer), Again::Now));
     assert_eq!(cache.look(&key("b"), now), Found::Nothing);
-    cache.fail(&key("a"), now);
+    fail(&cache, "a", now);
     assert_eq!(cache.look(&key("a"), now), Found::Stale(Arc::clone(&answer), Again::NotYet), "not fresh by failing");
     cache.store(&key("c"), &answer, before, now);
     assert_eq!(cache.look(&key("c"), now), Found::Stale(answer, Again::Now), "asked for before");
+    cache.fail(&key("d"), before, now);
+    assert_eq!(cache.look(&key("d"), now), Found::Nothing, "the others have not failed");
 }
 
 #[test]
@@ -111,6 +117,18 @@ fn a_flood_of_random_names_leaves_what_is_used_and_the_bound_holds() {
     let counts = cache.counts();
     assert!(most <= counts.limit && counts.limit <= ROOM as u64, "{most} of {}", counts.limit);
     assert!(counts.octets > counts.limit / 2 && counts.evictions > 90_000, "{counts:?}");
+}
+
+#[test]
+fn who_is_asked_for_again_after_its_end_is_used() {
+    let (cache, mut now) = (Cache::new(MIN_SHARD), Instant::now());
+    for _ in 0..3 {
+        store(&cache, "seldom.example", &reply(30, 100), now);
+        now += 60 * SECOND;
+        assert!(matches!(cache.look(&key("seldom.example"), now), Found::Stale(..)));
+    }
+    (0..1000).for_each(|i| store(&cache, &format!("flood{i}.example"), &reply(250, 100), now));
+    assert!(is_here(&cache, "seldom.example"), "for when its upstream is gone");
 }
 
 #[test]
@@ -144,7 +162,7 @@ fn what_is_too_large_stays_out_and_nothing_fits_into_no_cache() {
     store(&small, "fits", &reply(60, 4_000), now);
     assert!(is_fresh(&small, "fits", now));
     store(&none, "a", &reply(60, 4), now);
-    none.fail(&key("b"), now);
+    fail(&none, "b", now);
     assert_eq!((none.look(&key("a"), now), none.look(&key("b"), now)), (Found::Nothing, Found::Nothing));
     assert_eq!((none.counts().limit, none.counts().entries), (0, 0));
 }

@@ -229,3 +229,33 @@ proptest! {
         }
     }
 }
+
+fn outer(reply: &Reply, query: &[u8]) -> Message {
+    let mut out = vec![1, 2, 3];
+    reply.write_outer(&Asked::of(query).unwrap(), Transport::Udp, Age::Seconds(0), &mut out);
+    Message::from_vec(&out).unwrap()
+}
+
+#[test]
+fn what_leads_inside_a_network_is_left_out_and_nothing_else() {
+    let inner = |owner: &str| Record::from_rdata(name(owner), 300, RData::A(A::new(10, 0, 0, 1)));
+    let read = |change: &dyn Fn(&mut Message)| Reply::read(&told(RecordType::A, change)).unwrap();
+    let query = query(RecordType::A, Some((1232, true)));
+    let fine = read(&|m| m.answers = vec![a("www.example.org.", 300, 1)]);
+    let whole = written(&fine, &query, Transport::Udp, Age::Seconds(0));
+    assert_eq!((fine.inside, outer(&fine, &query)), (Inside::Nowhere, whole));
+    let beside = read(&|m| {
+        m.answers = vec![a("www.example.org.", 300, 1)];
+        m.additionals = vec![a("mail.example.org.", 300, 2), inner("mail.example.org.")];
+    });
+    let told = outer(&beside, &query);
+    assert_eq!((beside.inside, told.answers.len(), told.additionals.len()), (Inside::Additional, 1, 0));
+    assert!(told.metadata.authentic_data && !told.metadata.truncation);
+    let inside = read(&|m| m.answers = vec![a("www.example.org.", 300, 1), inner("www.example.org.")]);
+    let told = outer(&inside, &query);
+    assert_eq!(
+        (inside.inside, told.answers.len(), told.metadata.response_code),
+        (Inside::Answer, 0, ResponseCode::NoError)
+    );
+    assert!(!told.metadata.authentic_data && !told.metadata.truncation && told.edns.is_some());
+}
