@@ -17,7 +17,13 @@
 //!
 //! `BENCH_ROUNDS`, `BENCH_ONLY=a,b`, `BENCH_PEERS=nsd,echo` and `BENCH_SMOKE=1` (seconds, to see that it works) choose.
 
-use std::{fs, net::UdpSocket, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -278,18 +284,20 @@ impl Bench {
     fn black_hole(&mut self) -> Result<()> {
         // Bound and never read: what is sent there is neither answered nor refused.
         let hole = UdpSocket::bind("127.0.0.1:0")?;
-        let mut servers = self.start(&[Kind::OursForwarding(hole.local_addr()?)])?;
+        let half = half_a_hole()?;
+        let mut servers = self.start(&[Kind::OursForwarding(hole.local_addr()?), Kind::OursForwarding(half)])?;
         let questions = self.questions(A, 0);
         let foreign = (0..self.names).map(|number| format!("{number:08x}.bench-nowhere.org"));
         let nowhere = Questions { unique: true, ..Questions::of(foreign, A, Expect::Any) };
         let before = servers[0].memory()?;
         let silent =
             Contender { beside: Some((&nowhere, FORWARDED)), ..Contender::new("upstream silent", 0, &questions) };
+        let dead = Contender { server: 1, name: "its names are dead".to_owned(), ..silent.clone() };
         // What so many more questions cost, whatever they ask for.
         let own =
             Contender { beside: Some((&questions, FORWARDED)), ..Contender::new("as many of ours", 0, &questions) };
         let quiet = Contender::new("nothing beside", 0, &questions);
-        let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &[silent, own, quiet])?;
+        let results = rounds::run(self.plan, Load::Open(STEADY), &mut servers, &[silent, dead, own, quiet])?;
         self.tell(&format!("g: A at {STEADY} q/s while {FORWARDED} q/s are forwarded to a silent upstream"), &results);
         self.figures.row("memory", &[("before", before, "MiB"), ("after", servers[0].memory()?, "MiB")]);
         Ok(())
@@ -308,6 +316,24 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// An upstream that replies to what we ask to see whether it replies at all, and to nothing else: as one does that cannot
+/// reach the servers of those names.
+fn half_a_hole() -> Result<SocketAddr> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    let address = socket.local_addr()?;
+    std::thread::spawn(move || {
+        let mut packet = [0; 512];
+        while let Ok((length, asker)) = socket.recv_from(&mut packet) {
+            // The root's name is one octet of 0, behind the header.
+            if packet[..length].get(12) == Some(&0) {
+                packet[2] |= 0x80;
+                let _sent = socket.send_to(&packet[..length], asker);
+            }
+        }
+    });
+    Ok(address)
 }
 
 fn askers() -> Vec<std::net::Ipv4Addr> {

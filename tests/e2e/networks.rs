@@ -1,9 +1,11 @@
 //! Networks that span hosts, or end outside of them: who is told of an address there, and that it opens.
 
+use std::process::Command;
+
 use hickory_proto::rr::RecordType;
 
 use super::{
-    bed::{A, B, C, HOSTS, Host, Network, SOON, addresses, eventually, expect, unique, unique_port},
+    bed::{A, B, C, HOSTS, Host, Network, SOON, addresses, eventually, expect, run, unique, unique_port},
     dns::Answer,
     swarm::{OVERLAY_SOON, Swarm},
 };
@@ -146,4 +148,23 @@ fn with_docker_proxy_a_published_port_is_given_to_other_bridges_too() {
     expect("another bridge is given it", &addresses([C]), || beside.ask(&name, "A"));
     eventually("it opens", SOON, || beside.connect(&format!("{}:{port}", C.address)));
     drop((server, beside));
+}
+
+/// `dig` sends a cookie with every query, and says whether the answer's is in order (RFC 7873). Own containers and the host
+/// are given none.
+#[test]
+fn dig_from_outside_of_the_hosts_learns_a_cookie_and_shows_it() {
+    for transport in ["+notcp", "+tcp"] {
+        let dig = |cookie: &str| {
+            let server = format!("@{}", A.dns().ip());
+            let options = ["svc.internal", "SOA", "+tries=5", "+time=1", transport, cookie];
+            run(Command::new("dig").arg(server).args(options)).expect("dig is answered")
+        };
+        let said = dig("+cookie");
+        let line = said.lines().find(|line| line.starts_with("; COOKIE:")).unwrap_or_else(|| panic!("{said}"));
+        let cookie = line.split_whitespace().nth(2).expect("a cookie");
+        assert!(line.ends_with("(good)") && cookie.len() == 48, "{line}");
+        let again = dig(&format!("+cookie={cookie}"));
+        assert!(again.contains("(good)") && again.contains("status: NOERROR"), "{again}");
+    }
 }
