@@ -20,7 +20,6 @@ use crate::{
 };
 
 /// Who is measured, and how it is asked.
-#[derive(Clone)]
 pub(crate) struct Contender<'q> {
     /// In the table.
     pub(crate) name: String,
