@@ -77,7 +77,7 @@ fn main() -> Result<()> {
         Ok(text) => text.parse().context("BENCH_QUERIES is a number of queries")?,
         Err(_) => QUERIES,
     };
-    make_image()?;
+    let _image = make_image()?;
     let container =
         Container::run(&["--name", NAME, "--expose", "80", IMAGE, "/bin/busybox", "sh", "-c", "exec sleep 1d"])?;
     let address = docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", NAME])?;

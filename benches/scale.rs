@@ -6,9 +6,7 @@
 //! its allocations counted: it must not grow with the catalog.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     net::Ipv4Addr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -29,12 +27,15 @@ use rand::{SeedableRng, rngs::StdRng};
 
 #[path = "../tests/support/agent.rs"]
 mod agent;
+#[path = "../tests/support/counting.rs"]
+mod counting;
 #[path = "../tests/support/etcd.rs"]
 mod etcd_fixture;
 #[path = "../tests/support/figures.rs"]
 mod figures;
 
 use agent::{Agent, Asker, DEADLINE, Want};
+use counting::Counting;
 use figures::{Figures, percentile};
 
 const HOSTS: usize = 1_000;
@@ -45,23 +46,7 @@ const CHANGES: usize = 500;
 /// Changes timed in this process at each size.
 const TIMED: usize = 2_000;
 
-/// Counts allocations, so that what a change costs can be told beside how long it takes.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[expect(unsafe_code, reason = "an allocator can be written in no other way; it hands everything to the system's")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
+// What a change costs is told in allocations, too.
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
@@ -164,12 +149,12 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
         store.call(Duration::ZERO, &Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })?;
         let changes = store.changes_since(store.revision(), &mirror.ranges())?;
         let event = WatchEvent::Changes { header: store.header(), changes };
-        let (before, started) = (ALLOCATIONS.load(Relaxed), Instant::now());
+        let (before, started) = (counting::allocations(), Instant::now());
         mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
         let merged = merge(&catalog, &own, &desired, &Desired { listed: true, ..Desired::default() }, mirror.view());
         zone = zone.update(&catalog, &merged);
         took.push(started.elapsed().as_secs_f64() * 1e6);
-        allocations.push((ALLOCATIONS.load(Relaxed) - before) as f64);
+        allocations.push((counting::allocations() - before) as f64);
         ensure!(merged.revision == store.revision(), "the change was not taken");
         catalog = merged;
     }

@@ -47,7 +47,7 @@ fn main() -> Result<()> {
         Err(_) => ROUNDS,
     };
     let crowd = if std::env::var_os("BENCH_CROWD").is_some() { CROWD } else { 0 };
-    make_image()?;
+    let _image = make_image()?;
     let crowd: Vec<Container> = (0..crowd).map(run_checked).collect::<Result<_>>()?;
     let etcd = etcd_fixture::Cluster::single();
     let state = tempfile::tempdir()?;
@@ -137,7 +137,6 @@ fn main() -> Result<()> {
     }
     figures.write()?;
     drop(crowd);
-    let _removed = docker(&["rmi", IMAGE]);
     Ok(())
 }
 

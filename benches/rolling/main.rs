@@ -65,7 +65,7 @@ fn main() -> Result<()> {
         Ok(text) => text.parse().context("BENCH_ROUNDS is a number of rounds")?,
         Err(_) => ROUNDS,
     };
-    make_image()?;
+    let _image = make_image()?;
     let etcd = etcd_fixture::Cluster::single();
     let state = tempfile::tempdir()?;
     let agent = Agent::start("bench-rolling", 5395, &etcd.endpoints(), None, state.path())?;

@@ -16,14 +16,24 @@ pub fn docker(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
+/// The sample containers' image; gone when dropped, so keep it for longer than them.
+#[must_use]
+pub struct Image;
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _gone = docker(&["rmi", IMAGE]);
+    }
+}
+
 /// An image of nothing but busybox: there may be no registry.
-pub fn make_image() -> Result<()> {
+pub fn make_image() -> Result<Image> {
     let script = format!(
         "d=$(mktemp -d) && mkdir $d/bin && cp $(command -v busybox) $d/bin/busybox && tar -C $d -c . | docker import - {IMAGE} >/dev/null && rm -r $d"
     );
     let status = Command::new("sh").args(["-ec", &script]).status()?;
     ensure!(status.success(), "no sample image: is busybox-static installed? (make setup)");
-    Ok(())
+    Ok(Image)
 }
 
 /// A sample container, removed when dropped.

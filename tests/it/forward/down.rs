@@ -66,9 +66,13 @@ async fn nothing_is_said_at_once_where_anybody_may_know() {
     assert_eq!(at_once(&forwarder, &special), Some(ResponseCode::ServFail));
     let counts = forwarder.counts();
     assert_eq!((counts.asked, counts.answered, counts.failed), (2, 1, 1));
-    // These are refused, and our own questions that come back are looked at.
-    for other in ["corp.", "www.svc.internal.", "00112233445566778899aabbccddeeff.portolan-probe.corp.example."] {
-        assert_eq!(at_once(&forwarder, &query(7, other, RecordType::A)), None, "{other}");
+    // What must stay is refused, and our own questions that come back are looked at, whoever is down.
+    let lost = hasty(&[hole.address]);
+    assert_eq!(rcode(&forward(&lost, &general).await), ResponseCode::ServFail);
+    eventually("it is found out", || is_down(&lost, &hole)).await;
+    assert_eq!(at_once(&lost, &general), Some(ResponseCode::ServFail));
+    for other in ["corp.", "www.svc.internal.", "00112233445566778899aabbccddeeff.portolan-probe.example."] {
+        assert_eq!(at_once(&lost, &query(7, other, RecordType::A)), None, "{other}");
     }
 }
 

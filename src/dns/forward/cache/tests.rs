@@ -93,8 +93,12 @@ fn other_upstreams_make_nothing_fresh_any_more_and_failures_void() {
     assert_eq!(cache.look(&key("a"), now), Found::Stale(Arc::clone(&answer), Again::NotYet), "not fresh by failing");
     cache.store(&key("c"), &answer, before, now);
     assert_eq!(cache.look(&key("c"), now), Found::Stale(answer, Again::Now), "asked for before");
-    cache.fail(&key("d"), before, now);
-    assert_eq!(cache.look(&key("d"), now), Found::Nothing, "the others have not failed");
+    store(&cache, "d", &reply(60, 4), now);
+    for name in ["d", "e"] {
+        cache.fail(&key(name), before, now);
+    }
+    assert!(is_fresh(&cache, "d", now), "the others have not failed");
+    assert_eq!(cache.look(&key("e"), now), Found::Nothing, "nor here");
 }
 
 #[test]
