@@ -13,18 +13,12 @@ use hickory_proto::{
     op::{Edns, Message, Query},
     rr::{Name, RecordType},
 };
-use portolan::dns::{
-    access::AccessList,
-    answer::Settings,
-    forward::{Forwarder, Options, Upstreams},
-    name::Apex,
-    server::{BindState, Limits, Relay, Shared, serve},
-    zone::Zone,
-};
-use tokio::sync::watch;
+use portolan::dns::{forward::Upstreams, zone::Zone};
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/serving.rs"]
+mod serving;
 #[allow(dead_code, reason = "made for the benchmarks, which use all of it")]
 #[path = "../benches/dns/world.rs"]
 mod world;
@@ -63,24 +57,8 @@ fn start(runtime: &tokio::runtime::Runtime) -> SocketAddr {
     let [.., high, low] = std::process::id().to_be_bytes();
     let address = SocketAddr::from((Ipv4Addr::new(127, 64 | high & 0x3f, low, 200), 5398));
     let catalog = world::catalog(SERVICES);
-    let local = Arc::new(world::local());
-    let shared = Arc::new(Shared::new(Settings::default(), Limits::default()));
-    shared.set_access(Arc::new(AccessList::new(&local, &catalog, &[])));
-    shared.set_local(Arc::clone(&local));
-    shared.set_zone(Arc::new(Zone::of(&catalog)));
-    let (wanted, watched) = watch::channel(Arc::new([address].into()));
-    let (known, locals) = watch::channel(local);
-    let (states, mut bound) = watch::channel(Arc::default());
-    let options = Options { chosen: Upstreams::None.into(), ..Options::default() };
-    let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), locals));
-    runtime.spawn(async move {
-        let _kept = (wanted, known);
-        serve(shared, watched, forwarder, states, Relay::alone()).await
-    });
-    runtime.block_on(async {
-        let waiting = bound.wait_for(|states| matches!(states.get(&address), Some(BindState::Bound { .. })));
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
-    });
+    let zone = Arc::new(Zone::of(&catalog));
+    serving::start(runtime, address, &catalog, zone, world::local(), Upstreams::None).unwrap();
     address
 }
 

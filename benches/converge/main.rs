@@ -135,9 +135,7 @@ fn main() -> Result<()> {
         let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|share| percentile(samples, share));
         figures.row(name, &[("p50", p50, "ms"), ("p90", p90, "ms"), ("p99", p99, "ms")]);
     }
-    figures.write()?;
-    drop(crowd);
-    Ok(())
+    figures.write()
 }
 
 /// Milliseconds from an event until it was answered; can be a little below 0 when the answer overtook the event's

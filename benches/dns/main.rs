@@ -33,6 +33,8 @@ mod load;
 mod peers;
 mod rounds;
 mod serve;
+#[path = "../../tests/support/serving.rs"]
+mod serving;
 mod world;
 
 use figures::Figures;

@@ -116,7 +116,7 @@ impl Server {
         // What came before a core was chosen counts for nobody.
         let mut command = Command::new("taskset");
         command.args(["-c", SERVER_CORE]).args(invocation(kind, address, &folder, names)?);
-        let is_own = kind.is_echo() || matches!(kind, Kind::Ours | Kind::OursForwarding(_));
+        let is_own = kind.is_echo() || kind.is_ours();
         let log = fs::File::create(folder.join("log"))?;
         if is_own {
             command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -16,19 +16,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use portolan::{
-    dns::{
-        access::AccessList,
-        answer::Settings,
-        forward::{Forwarder, Options, Upstreams},
-        name::Apex,
-        server::{BindState, Limits, Relay, Shared, serve},
-        zone::Zone,
-    },
+    dns::{forward::Upstreams, server::Shared, zone::Zone},
     model::Catalog,
 };
-use tokio::sync::watch;
 
-use crate::{load::BATCH, world};
+use crate::{load::BATCH, serving, world};
 
 /// Changes of instances per second, when they are asked for.
 pub(crate) const CHANGES: u32 = 1_000;
@@ -80,35 +72,11 @@ fn end_with_standard_input() {
 pub(crate) fn server(address: SocketAddr, services: usize, upstream: Option<SocketAddr>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let catalog = world::catalog(services);
-    let shared = Arc::new(Shared::new(Settings::default(), Limits::default()));
-    let local = Arc::new(world::local());
     let zone = Arc::new(Zone::of(&catalog));
-    shared.set_access(Arc::new(AccessList::new(&local, &catalog, &[])));
-    shared.set_local(Arc::clone(&local));
-    shared.set_zone(Arc::clone(&zone));
-    let (_wanted, watched) = watch::channel(Arc::new([address].into()));
-    let (_local, known) = watch::channel(local);
-    let (states, mut bound) = watch::channel(Arc::default());
     let upstreams = upstream.map_or(Upstreams::None, |upstream| Upstreams::Fixed(vec![upstream]));
-    let options = Options { chosen: upstreams.into(), ..Options::default() };
-    let forwarder = Arc::new(Forwarder::new(options, &Apex::default(), watched.clone(), known));
-    runtime.spawn({
-        let (shared, forwarder) = (Arc::clone(&shared), Arc::clone(&forwarder));
-        async move {
-            tokio::select! {
-                ended = serve(shared, watched, Arc::clone(&forwarder), states, Relay::alone()) => {
-                    eprintln!("the server has ended: {ended:?}");
-                }
-                () = forwarder.follow() => {}
-            }
-            std::process::exit(1);
-        }
-    });
-    runtime.block_on(async {
-        let waiting = bound.wait_for(|states| matches!(states.get(&address), Some(BindState::Bound { .. })));
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.context("cannot listen")??;
-        anyhow::Ok(())
-    })?;
+    let (shared, forwarder) =
+        serving::start(&runtime, address, &catalog, Arc::clone(&zone), world::local(), upstreams)?;
+    runtime.spawn(async move { forwarder.follow().await });
     ready()?;
 
     let mut churn = Churn { shared, services, known: Some((catalog, zone)), running: None };

@@ -443,8 +443,11 @@ impl Inner {
     /// Whether an answer to this may tell of no address inside a network. Whoever has a domain of its own was given it by
     /// the operator.
     fn refuses_private(&self, question: &Question<'_>) -> bool {
+        if self.chosen.borrow().private == PrivateAnswers::Allow {
+            return false;
+        }
         let labels: Vec<&[u8]> = question.labels().collect();
-        self.chosen.borrow().private == PrivateAnswers::Refuse && self.current.load().special(&labels).is_none()
+        self.current.load().special(&labels).is_none()
     }
 
     fn is_upstream(&self, upstream: SocketAddr) -> bool {

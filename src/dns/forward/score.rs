@@ -251,6 +251,7 @@ mod tests {
         scores.replied(a, MS, now);
         assert_eq!(scores.patience(a, 100 * MS, 500 * MS), 100 * MS);
     }
+
     #[test]
     fn who_is_down_is_asked_again_once_nobody_checks_it() {
         let [a, ..] = upstreams();
