@@ -2,12 +2,11 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket},
     os::unix::net::UnixStream,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -19,9 +18,10 @@ use portolan::registry::{
     etcd::{Etcd, Options},
 };
 
-use crate::agent::{Cue, DEADLINE};
+use crate::agent::DEADLINE;
 
 /// Which container's events are meant.
+#[derive(Clone)]
 pub(crate) enum About {
     Name(String),
     Id(String),
@@ -36,29 +36,28 @@ fn event_stream() -> Result<BufReader<UnixStream>> {
 
 /// The least that can follow Docker and answer: one thread reads events into a flag, one replies from it. No agent can be
 /// faster on the same machine at the same time.
-pub(crate) struct Responder;
+pub(crate) struct Responder {
+    /// Where it answers.
+    pub(crate) address: SocketAddr,
+    present: Arc<AtomicBool>,
+}
+
+/// A responder's event stream; ends when dropped.
+pub(crate) struct Following(UnixStream);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _closed = self.0.shutdown(Shutdown::Both);
+    }
+}
 
 impl Responder {
-    /// Follows containers with this prefix to their names, one at a time; gives the address that answers.
-    pub(crate) fn start(prefix: &'static str) -> Result<SocketAddr> {
-        let events = event_stream()?;
+    /// Answers that there is nothing.
+    pub(crate) fn start() -> Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = socket.local_addr()?;
         let present = Arc::new(AtomicBool::new(false));
         let answered = Arc::clone(&present);
-        thread::spawn(move || {
-            for line in events.lines().map_while(Result::ok) {
-                let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-                let is_ours =
-                    event["Actor"]["Attributes"]["name"].as_str().is_some_and(|name| name.starts_with(prefix));
-                match event["Action"].as_str() {
-                    Some("start") if is_ours => present.store(true, Ordering::Relaxed),
-                    // A disconnect does not tell whose it is by name; there is one container at a time.
-                    Some("die" | "disconnect") => present.store(false, Ordering::Relaxed),
-                    _ => {}
-                }
-            }
-        });
         thread::spawn(move || {
             let mut message = [0; 1500];
             while let Ok((length, asker)) = socket.recv_from(&mut message) {
@@ -70,11 +69,34 @@ impl Responder {
                 }
             }
         });
-        Ok(address)
+        Ok(Self { address, present })
+    }
+
+    /// Follows the container of this name, which is the only one that starts or ends meanwhile.
+    pub(crate) fn follow(&self, name: &str) -> Result<Following> {
+        let events = event_stream()?;
+        let stream = events.get_ref().try_clone()?;
+        let (present, name) = (Arc::clone(&self.present), name.to_owned());
+        thread::spawn(move || {
+            for line in events.lines().map_while(Result::ok) {
+                let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                match event["Action"].as_str() {
+                    Some("start") if event["Actor"]["Attributes"]["name"] == name.as_str() => {
+                        present.store(true, Ordering::Relaxed);
+                    }
+                    // A disconnect does not tell whose it is by name; there is one container at a time.
+                    Some("die" | "disconnect") => present.store(false, Ordering::Relaxed),
+                    _ => {}
+                }
+            }
+        });
+        Ok(Following(stream))
     }
 }
 
-/// The engine's own event stream.
+/// The engine's own event stream. It is read only when somebody asks for an event, so that nobody wakes up for it while
+/// something is measured: what comes meanwhile waits in the socket.
+#[derive(Clone)]
 pub(crate) struct Events {
     lines: Arc<Mutex<BufReader<UnixStream>>>,
 }
@@ -86,29 +108,24 @@ impl Events {
         Ok(Self { lines: Arc::new(Mutex::new(stream)) })
     }
 
-    /// Waits, when called, for the first of these events about a container, and tells its timestamp.
-    pub(crate) fn cue(&self, about: About, actions: &'static [&'static str]) -> (Cue, mpsc::Receiver<Duration>) {
-        let (tell, told) = mpsc::channel();
-        let lines = Arc::clone(&self.lines);
-        let cue = move || {
-            let mut lines = lines.lock().expect("nobody panics with it");
-            let mut line = String::new();
-            while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
-                // The headers are no JSON.
-                let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-                let (actor, attributes) = (&event["Actor"]["ID"], &event["Actor"]["Attributes"]);
-                let is_ours = match &about {
-                    About::Name(name) => attributes["name"] == name.as_str(),
-                    About::Id(id) => *actor == id.as_str() || attributes["container"] == id.as_str(),
-                };
-                if is_ours && event["Action"].as_str().is_some_and(|action| actions.contains(&action)) {
-                    let _told = tell.send(Duration::from_nanos(event["timeNano"].as_u64().unwrap_or_default()));
-                    return;
-                }
-                line.clear();
+    /// The timestamp of the first of these events about a container, past all that were read before.
+    pub(crate) fn await_event(&self, about: &About, actions: &[&str]) -> Result<Duration> {
+        let mut lines = self.lines.lock().map_err(|_| anyhow::anyhow!("whoever read events panicked"))?;
+        let mut line = String::new();
+        while lines.read_line(&mut line)? > 0 {
+            // The headers are no JSON.
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            let (actor, attributes) = (&event["Actor"]["ID"], &event["Actor"]["Attributes"]);
+            let is_ours = match about {
+                About::Name(name) => attributes["name"] == name.as_str(),
+                About::Id(id) => *actor == id.as_str() || attributes["container"] == id.as_str(),
+            };
+            if is_ours && event["Action"].as_str().is_some_and(|action| actions.contains(&action)) {
+                return Ok(Duration::from_nanos(event["timeNano"].as_u64().unwrap_or_default()));
             }
-        };
-        (Box::new(cue), told)
+            line.clear();
+        }
+        bail!("the event stream has ended")
     }
 }
 

@@ -3,10 +3,11 @@
 //!
 //! One etcd (fsync on), two agents, the machine's real Docker engine. Agent A follows the engine; agent B has none and
 //! learns everything from etcd. Each round starts a container, waits until both answer, kills it and waits until both are
-//! silent. One thread asks for the round's name from the moment the event reaches it too, over and over, and notes when
-//! the answer changes: the figure includes the asking, at most [`agent::PAUSE`] plus one query. It asks no sooner, and it
-//! asks one alone, because two busy processors would then be measured with a third thing to do: rounds are taken in
-//! turns, so that all figures see the same machine. The others are waited for afterwards.
+//! silent. One thread asks for the round's name over and over, and notes when the answer changes: the figure includes the
+//! asking, at most [`agent::PAUSE`] plus one query. It begins when the engine tells it of the start, or that the signal was
+//! sent, which is some milliseconds before the end; and it asks one server alone, because two busy processors would else be
+//! measured with a third thing to do: rounds are taken in turns, so that all figures see the same machine. The others are
+//! waited for afterwards. The engine tells its followers one after the other: what is not measured does not follow.
 //!
 //! `make bench-crowd` is the same with [`CROWD`] more containers on the host, each with a health check of its own that the
 //! agent runs.
@@ -15,7 +16,7 @@
 //! in the same way; and etcd's put→watch time at the moment of the event, when the engine keeps processors and disk busy,
 //! beside the same while nothing else happens.
 
-use std::{thread, time::Duration};
+use std::{sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -38,6 +39,11 @@ use sample::{Container, IMAGE, docker, make_image};
 const ROUNDS: usize = 200;
 /// Who is measured in turn: the own host, the responder, the other host, and etcd alone.
 const TURNS: usize = 4;
+/// The turn of the responder.
+const RESPONDER: usize = 1;
+/// What is done to a container on a thread of its own; a container that it leaves.
+type Change = Box<dyn FnOnce() -> Result<Option<Container>> + Send>;
+
 /// Containers beside those that are measured, where `BENCH_CROWD` is set.
 const CROWD: usize = 200;
 
@@ -54,9 +60,9 @@ fn main() -> Result<()> {
     let own = Agent::start("bench-own", 5391, &etcd.endpoints(), None, state.path())?;
     let other =
         Agent::start("bench-other", 5392, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
-    let responder = Responder::start("portolan-bench-")?;
-    let askers = [own.address, responder, other.address].map(|address| Asker::of(&[address]));
-    let askers = askers.into_iter().collect::<Result<Vec<Asker>>>()?;
+    let responder = Responder::start()?;
+    let addresses = [own.address, responder.address, other.address];
+    let askers = addresses.iter().map(|address| Asker::of(&[*address])).collect::<Result<Vec<Asker>>>()?;
     let events = Events::follow()?;
     let bare = Bare::start(&etcd.endpoints())?;
 
@@ -69,31 +75,39 @@ fn main() -> Result<()> {
         let name = format!("portolan-bench-{round}");
         let question = format!("{name}.global.svc.internal");
         let port = 20_000 + u16::try_from(round % 10_000)?;
-        let measure = |about, actions, want, change: Box<dyn FnOnce() -> Result<Option<Container>> + Send>| {
-            let (cue, came) = events.cue(about, actions);
-            let measured = match askers.get(turn) {
-                Some(asker) => Ok(asker.await_change_after(cue, &question, want)),
-                None => Err(thread::spawn(cue)),
-            };
+        let measure = |about: About, cue: &'static [&'static str], actions: &[&str], want, change: Change| {
+            let (tell, told) = mpsc::channel();
+            let measured = askers.get(turn).map(|asker| {
+                let (events, about) = (events.clone(), about.clone());
+                let cue = move || drop(tell.send(events.await_event(&about, cue)));
+                asker.await_change_after(Box::new(cue), &question, want)
+            });
             let changing = thread::spawn(change);
-            let came = came.recv().context("no event")?;
             let took = match measured {
-                Ok(answered) => {
-                    since(came, answered.recv_timeout(DEADLINE).context("the event was never answered")?[0])
+                Some(answered) => {
+                    let answered = answered.recv_timeout(DEADLINE).context("the event was never answered")?[0];
+                    let cued = told.recv()??;
+                    let came = if cue == actions { cued } else { events.await_event(&about, actions)? };
+                    since(came, answered)
                 }
-                Err(_cue) => bare.sample()?,
+                None => {
+                    events.await_event(&about, actions)?;
+                    bare.sample()?
+                }
             };
-            for asker in &askers {
+            let knows = |(index, _): &(usize, &Asker)| *index != RESPONDER || turn == RESPONDER;
+            for (_, asker) in askers.iter().enumerate().filter(knows) {
                 let answered = asker.await_change(&question, want);
                 answered.recv_timeout(DEADLINE).context("somebody has never answered the event")?;
             }
             let changed = changing.join().map_err(|_| anyhow::anyhow!("docker panicked"))??;
             anyhow::Ok((took, changed))
         };
+        let _following = (turn == RESPONDER).then(|| responder.follow(&name)).transpose()?;
         quiet.push(bare.sample()?);
         let about = About::Name(name.clone());
-        let (took, container) =
-            measure(about, &["start"], Want::Present, Box::new(move || run(&name, port).map(Some)))?;
+        let run = move || run(&name, port).map(Some);
+        let (took, container) = measure(about, &["start"], &["start"], Want::Present, Box::new(run))?;
         start[turn].push(took);
         let container = container.context("no container was started")?;
 
@@ -101,7 +115,7 @@ fn main() -> Result<()> {
         // The network may go before the process is reported dead; either is the end.
         let (about, killed) = (About::Id(container.id.clone()), container.id.clone());
         let kill = move || docker(&["kill", &killed]).map(|_| None);
-        let (took, _) = measure(about, &["disconnect", "die"], Want::Absent, Box::new(kill))?;
+        let (took, _) = measure(about, &["kill"], &["disconnect", "die"], Want::Absent, Box::new(kill))?;
         stop[turn].push(took);
         drop(container);
         if (round + 1) % 40 == 0 {
