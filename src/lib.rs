@@ -1,6 +1,7 @@
 //! Portolan: from a container's start to a DNS answer, in modules ordered as the data flows.
 
 pub mod model;
+pub mod scheduler;
 
 pub mod watch;
 

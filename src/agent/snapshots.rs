@@ -20,6 +20,7 @@ use crate::{
         catalog::{self, Own},
         mirror::View,
     },
+    scheduler,
 };
 
 /// The loop that turns what is known into what is served: one merge, one zone, one swap for each change.
@@ -131,6 +132,7 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (tell, told) = oneshot::channel();
     std::thread::Builder::new().name("follow".into()).spawn(move || {
+        scheduler::run_soon();
         let mut tell = tell;
         let ended = runtime.block_on(async {
             tokio::select! {

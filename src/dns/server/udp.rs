@@ -33,9 +33,12 @@ use super::{
     query::{Desk, Later, is_martian, settle},
     wait::{Waiting, Wake},
 };
-use crate::dns::{
-    hot::Place,
-    wire::{HEADER, Pace},
+use crate::{
+    dns::{
+        hot::Place,
+        wire::{HEADER, Pace},
+    },
+    scheduler,
 };
 
 /// Pause of a worker after an error that may come again at once: at most 1,000 turns a second are wasted on it.
@@ -90,7 +93,10 @@ impl Workers {
                 endpoints: Vec::new(),
                 retired: Vec::new(),
             };
-            let run = move || worker.run(&mut Batch::new());
+            let run = move || {
+                scheduler::run_soon();
+                worker.run(&mut Batch::new());
+            };
             let thread = thread::Builder::new().name(format!("dns-udp-{index}")).spawn(run)?;
             workers.workers.push(Handle { commands, wake, thread });
         }
