@@ -257,10 +257,8 @@ impl Containers {
                 let in_doubt =
                     self.entries.get(&id.short()).is_some_and(|entry| entry.awaiting.is_some() || entry.failed);
                 self.touch(&id);
-                if newest && !in_doubt {
-                    self.presume(id.short());
-                }
-                vec![self.ask(&id, Cause::Event)]
+                let presumed = newest && !in_doubt && self.presume(id.short());
+                vec![self.ask(&id, if presumed { Cause::Confirm } else { Cause::Event })]
             }
             Event::Changed(id) => {
                 self.touch(&id);

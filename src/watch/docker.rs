@@ -20,7 +20,7 @@ use bollard::{
 use rand::RngExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking, yield_now},
     time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
@@ -51,6 +51,9 @@ const LIST_AGAIN: Duration = Duration::from_secs(1);
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Waits between connections: doubled from the first to the last, each shortened by up to a half at random.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// While a container starts or ends, the processors are busy with it, and somebody waits for an answer: what nobody waits
+/// for waits for so long. Starting takes the engine some 5 ms beyond the event.
+const WHILE_BUSY: Duration = Duration::from_millis(20);
 /// Different reasons that are warned of, each once, until the engine is connected again: an engine that is away has one
 /// or two, and one that starts a few more.
 const MAX_WARNED: usize = 8;
@@ -335,7 +338,7 @@ impl Follower {
                 _ = retries.tick(), if connection.ending.is_none() => self.containers.retry(),
             };
             // What is known now is told before anything is asked: somebody may wait for it.
-            if let Some(lost) = self.publish(&mut connection) {
+            if let Some(lost) = self.publish(&mut connection).await {
                 return lost;
             }
             self.start(&mut connection, wishes);
@@ -446,7 +449,11 @@ impl Follower {
         }
         connection.reading_host = Some(false);
         let held = self.host.clone();
-        connection.tasks.spawn_blocking(move || Answer::Host(read_host(held)));
+        connection.tasks.spawn(async move {
+            sleep(WHILE_BUSY).await;
+            let read = spawn_blocking(move || read_host(held)).await;
+            read.map_or_else(|error| Answer::Lost(Lost(format!("a look at the host failed: {error}"))), Answer::Host)
+        });
     }
 
     /// Carries out wishes, as far as there is room, and those that waited for it.
@@ -480,6 +487,9 @@ impl Follower {
                     lane.running += 1;
                     let docker = docker.clone();
                     tasks.spawn(async move {
+                        if cause == Cause::Confirm {
+                            sleep(WHILE_BUSY).await;
+                        }
                         let event = match timeout(deadline, request::inspect(&docker, wanted, &id)).await {
                             Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
                             Ok(Ok(None)) => Event::Absent { ticket, id },
@@ -495,13 +505,21 @@ impl Follower {
         }
     }
 
-    fn publish(&mut self, connection: &mut Connection) -> Option<Lost> {
+    async fn publish(&mut self, connection: &mut Connection) -> Option<Lost> {
         let changes = self.containers.take_changes();
-        // Who asks is known before the names that it may ask for.
-        if changes.askers {
+        // Who asks is known before it is said that all is known.
+        let first_list = self.containers.is_listed() && !self.local.listed;
+        if first_list {
             self.publish_local();
         }
-        self.publish_desired(&changes);
+        if self.publish_desired(&changes) {
+            // Whoever carries names on shares this thread, and somebody may wait for a name. Nobody waits for the rest: who
+            // asks is known since it has an address, and an address that is free is given away in an event of its own.
+            yield_now().await;
+        }
+        if changes.askers && !first_list {
+            self.publish_local();
+        }
         if resident::update(&mut self.residents, &self.containers, &changes) {
             let now = Arc::new(self.residents.clone());
             self.outputs.residents.send_if_modified(|held| {
@@ -520,11 +538,15 @@ impl Follower {
         })
     }
 
-    fn publish_desired(&mut self, changes: &Changes) {
-        if let Some(next) = desired::update(&self.desired, &self.containers, changes) {
+    /// Whether there was anything new.
+    fn publish_desired(&mut self, changes: &Changes) -> bool {
+        let next = desired::update(&self.desired, &self.containers, changes);
+        let is_new = next.is_some();
+        if let Some(next) = next {
             self.desired = Arc::new(next);
             self.outputs.desired.send_replace(self.desired.clone());
         }
+        is_new
     }
 
     /// Whether other ports are published than at the last look.
@@ -556,7 +578,7 @@ impl Follower {
 impl Connection {
     fn lane(&mut self, cause: Cause) -> &mut Lane {
         match cause {
-            Cause::Event => &mut self.urgent,
+            Cause::Event | Cause::Confirm => &mut self.urgent,
             Cause::Restore | Cause::Check => &mut self.sweep,
             Cause::Prepare => &mut self.prepare,
         }

@@ -51,6 +51,8 @@ pub enum Wish {
 pub enum Cause {
     /// An event named it: at once.
     Event,
+    /// It started, and is taken for what was known of it: a moment later, when the engine is less busy.
+    Confirm,
     /// It was created: what it will be is wanted before it starts.
     Prepare,
     /// It is looked at anew after we were away, or after it gave no answer: when there is room.

@@ -70,10 +70,10 @@ impl Containers {
         }
     }
 
-    /// Takes a container that has started for what is known of it.
-    pub(super) fn presume(&mut self, id: ShortId) {
+    /// Takes a container that has started for what is known of it. Whether enough was known.
+    pub(super) fn presume(&mut self, id: ShortId) -> bool {
         if !self.following {
-            return;
+            return false;
         }
         let presumed = self.entries.get(&id).and_then(|entry| {
             let config = entry.inspected.as_ref().filter(|config| !config.state.is_alive())?;
@@ -81,15 +81,16 @@ impl Containers {
             let bindings = self.presumed_bindings(config, &endpoints)?;
             Some((endpoints, bindings))
         });
-        if let Some((endpoints, bindings)) = presumed
-            && let Some(inspected) = self.entries.get_mut(&id).and_then(|entry| entry.inspected.as_mut())
-        {
-            inspected.state = State::Running;
-            inspected.health = if inspected.checked { Health::Starting } else { Health::None };
-            inspected.endpoints = endpoints;
-            inspected.bindings = bindings;
-            self.changes.bindings = true;
-        }
+        let Some((endpoints, bindings)) = presumed else { return false };
+        let Some(inspected) = self.entries.get_mut(&id).and_then(|entry| entry.inspected.as_mut()) else {
+            return false;
+        };
+        inspected.state = State::Running;
+        inspected.health = if inspected.checked { Health::Starting } else { Health::None };
+        inspected.endpoints = endpoints;
+        inspected.bindings = bindings;
+        self.changes.bindings = true;
+        true
     }
 
     fn presumed_endpoints(&self, entry: &Entry, config: &Inspected) -> Option<Vec<Endpoint>> {

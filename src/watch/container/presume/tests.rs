@@ -66,6 +66,14 @@ fn published_ports(bed: &Bed) -> Vec<String> {
     ports.flat_map(|port| port.published.iter().map(|at| format!("{}:{}", at.ip, at.port))).collect()
 }
 
+/// Why the last inspect was asked for.
+fn cause(bed: &Bed) -> Cause {
+    let inspects = bed.wishes.iter().rev();
+    let mut causes =
+        inspects.filter_map(|wish| if let Wish::Inspect { cause, .. } = wish { Some(*cause) } else { None });
+    causes.next().expect("an inspect was asked for")
+}
+
 #[test]
 fn a_start_is_published_before_the_inspect_and_the_inspect_changes_nothing() {
     let mut bed = about_to_start(&web());
@@ -73,6 +81,7 @@ fn a_start_is_published_before_the_inspect_and_the_inspect_changes_nothing() {
     bed.started(WEB);
     assert_eq!((bed.published(), published_ports(&bed)), (vec![IP.to_owned()], vec!["192.0.2.1:8080".to_owned()]));
     let presumed = bed.desired.clone();
+    assert_eq!(cause(&bed), Cause::Confirm, "nobody waits for it");
     bed.answer(&web());
     assert_eq!(bed.desired, presumed);
     assert_eq!(bed.containers.entries[&id(WEB).short()].inspected, Some(web()));
@@ -94,6 +103,7 @@ fn nothing_is_presumed_of_which_a_part_is_not_known() {
         change(&mut web);
         let mut bed = about_to_start(&web);
         assert!(bed.started(WEB).desired.publications.is_empty(), "{why}");
+        assert_eq!(cause(&bed), Cause::Event, "{why}: its answer is waited for");
         bed.answer(&web);
         assert_eq!(bed.desired.publications.len(), 1, "{why}");
     }
@@ -148,6 +158,7 @@ fn nothing_is_presumed_of_which_a_part_is_not_known() {
     for (why, before) in situations {
         let mut bed = before();
         assert!(bed.started(WEB).desired.publications.is_empty(), "{why}");
+        assert_eq!(cause(&bed), Cause::Event, "{why}: its answer is waited for");
         bed.answer(&web());
         assert_eq!(bed.desired.publications.len(), 1, "{why}");
     }
