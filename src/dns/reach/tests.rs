@@ -380,7 +380,7 @@ fn the_most_frequent_number_is_the_lower_of_two() {
     for (numbers, expected) in
         [(&[][..], None), (&[80], Some(80)), (&[80, 443, 443], Some(443)), (&[8080, 80], Some(80))]
     {
-        assert_eq!(most_frequent(numbers.iter().copied()), expected, "{numbers:?}");
+        assert_eq!(one_port::most_frequent(numbers.iter().copied()), expected, "{numbers:?}");
     }
 }
 
