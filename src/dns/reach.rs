@@ -1,6 +1,7 @@
 //! Which address an asker gets for an instance, and on which port numbers: the five rules and the one-port rule.
 //!
-//! Each family stands for itself. The first rule that holds decides:
+//! Each family stands for itself, and a container whose ways out all lack one is given that one on its own networks
+//! only. The first rule that holds decides:
 //!
 //! 1. asker and instance share a network on which containers may talk: the instance's address there. An asker that
 //!    has only internal networks stops here;
@@ -56,6 +57,24 @@ impl Family {
     }
 }
 
+/// Which families there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    fn holds(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+}
+
 /// Why an asker gets an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
@@ -90,6 +109,8 @@ pub enum Obstacle {
     NoBridge,
     /// The port is published on an address that only the instance's own host has: one inside a Docker subnet.
     OtherHostsOnly,
+    /// A rule holds, but no network over which the asker leaves has this family.
+    AskerLacksFamily,
     /// An external service without an address of this family.
     OtherFamily,
     /// An external service that has no address of its own, but another name.
@@ -115,6 +136,8 @@ pub struct Viewpoint<'a> {
     networks: Vec<&'a Network>,
     confined: bool,
     bridged: bool,
+    /// The families that the asker's ways out have.
+    speaks: Families,
 }
 
 impl<'a> Viewpoint<'a> {
@@ -134,7 +157,10 @@ impl<'a> Viewpoint<'a> {
         let leads_to_host = |network: &&Network| {
             leads_out(network) && matches!(network.driver, Driver::Bridge | Driver::Overlay | Driver::Other(_))
         };
+        let speaks =
+            |family| !is_container || networks.iter().any(|network| leads_out(network) && has(network, family));
         Self {
+            speaks: Families { v4: speaks(Family::V4), v6: speaks(Family::V6) },
             confined: matches!(source, Source::Unknown) || is_container && !networks.iter().any(leads_out),
             bridged: networks.iter().any(leads_to_host),
             local,
@@ -159,6 +185,11 @@ impl<'a> Viewpoint<'a> {
         self.bridged
     }
 
+    /// The families in which the asker may leave its networks. Of hosts and strangers nobody knows better.
+    pub fn speaks(&self) -> Families {
+        self.speaks
+    }
+
     /// The gateways of the asker's own networks: where it finds its host.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         let bridges = self.networks.iter().filter(|network| network.driver == Driver::Bridge);
@@ -167,6 +198,17 @@ impl<'a> Viewpoint<'a> {
 
     /// The address of one family under which the asker reaches an instance of `home`.
     pub fn way(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
+        let way = self.first_rule(candidate, family)?;
+        // A network that both are on has whatever family the instance has an address of there.
+        if way.rule == Rule::SharedNetwork || self.speaks.holds(family) {
+            Ok(way)
+        } else {
+            Err(Obstacle::AskerLacksFamily)
+        }
+    }
+
+    /// What the first rule that holds would give to an asker with both families.
+    fn first_rule(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
         let publication = &*candidate.publication;
         let own = candidate.home.origin == Origin::Own;
         let asks_from_here = matches!(self.source, Source::Container(_) | Source::Host);
@@ -386,6 +428,16 @@ impl Ways {
     /// Those there are.
     pub fn iter(self) -> impl Iterator<Item = Way> {
         self.v4.into_iter().chain(self.v6)
+    }
+}
+
+/// Whether whoever leaves over this network does so with addresses of this family, as far as is known: a driver with an
+/// address management of its own may name no subnets.
+fn has(network: &Network, family: Family) -> bool {
+    match network.driver {
+        // The way out is docker_gwbridge, and that is one of the asker's networks itself, if it has IPv6.
+        Driver::Overlay => family == Family::V4,
+        _ => network.subnets.is_empty() || network.subnets.iter().any(|subnet| family.holds(subnet.addr())),
     }
 }
 
