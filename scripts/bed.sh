@@ -93,6 +93,8 @@ start_agent() {
         --dns docker --dns "$(address "$1"):53" --dns "[$(address6 "$1")]:53" --allow $lan.0/24 --allow $lan6:/64)
     # Host C finds out for itself under which addresses others reach it.
     if [ "$1" != c ]; then flags+=(--advertise "$(address "$1"),$(address6 "$1")"); fi
+    # Names below example.com are those of machines on the lan: the engine that carries the bed knows them.
+    flags+=(--upstream example.com=127.0.0.11)
     on "$1" docker rm -fv portolan-agent >/dev/null 2>&1 </dev/null || true
     on "$1" docker run -d --name portolan-agent --restart unless-stopped --network host --pid host \
         --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \

@@ -12,6 +12,7 @@ mod deploy;
 mod dns;
 mod dockercoins;
 mod drain;
+mod external;
 mod families;
 mod faults;
 #[path = "../support/hostile.rs"]
