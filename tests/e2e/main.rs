@@ -7,6 +7,7 @@
 mod askers;
 mod badinput;
 mod bed;
+mod claims;
 mod cross_host;
 mod deploy;
 mod dns;
