@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 project=portolan-test
 work=${CARGO_TARGET_DIR:-target}/bed
 lan=172.31.77
+lan6=fd31:77:
 # Container subnets that the hosts route between, in the tests that set up such routes. Docker's own pools lie elsewhere.
 routed=10.77.0.0/16
 hosts=(a b c)
@@ -33,9 +34,13 @@ on() { # HOST COMMAND…
     docker exec -i $project-host-"$host" "$@"
 }
 
-address() { # HOST: its number on the lan is 11 for a, 12 for b, 13 for c
-    case $1 in a) echo $lan.11 ;; b) echo $lan.12 ;; c) echo $lan.13 ;; esac
+number() { # HOST: the end of its addresses on the lan
+    case $1 in a) echo 11 ;; b) echo 12 ;; c) echo 13 ;; esac
 }
+
+address() { echo "$lan.$(number "$1")"; } # HOST
+
+address6() { echo "$lan6:$(number "$1")"; } # HOST
 
 wait_for() { # SECONDS WHAT COMMAND…
     local end=$((SECONDS + $1)) what=$2
@@ -84,12 +89,17 @@ carry() { # IMAGE
 }
 
 start_agent() {
+    local flags=(--docker-host unix:///host/run/docker.sock --etcd-endpoints $endpoints --routed $routed
+        --dns docker --dns "$(address "$1"):53" --dns "[$(address6 "$1")]:53" --allow $lan.0/24 --allow $lan6:/64)
+    # Host C finds out for itself under which addresses others reach it.
+    if [ "$1" != c ]; then flags+=(--advertise "$(address "$1"),$(address6 "$1")"); fi
+    # Names below example.com are those of machines on the lan: the engine that carries the bed knows them.
+    flags+=(--upstream example.com=127.0.0.11)
     on "$1" docker rm -fv portolan-agent >/dev/null 2>&1 </dev/null || true
     on "$1" docker run -d --name portolan-agent --restart unless-stopped --network host --pid host \
         --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
         -v /var/run:/host/run:ro -v portolan:/var/lib/portolan \
-        portolan:dev agent --docker-host unix:///host/run/docker.sock --dns docker --dns "$(address "$1"):53" --allow $lan.0/24 \
-        --routed $routed --etcd-endpoints $endpoints >/dev/null </dev/null
+        portolan:dev agent "${flags[@]}" >/dev/null </dev/null
 }
 
 # The agent answers SERVFAIL until it has listed Docker and etcd: NOERROR for the zone itself means it is ready.

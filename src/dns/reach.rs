@@ -1,6 +1,7 @@
 //! Which address an asker gets for an instance, and on which port numbers: the five rules and the one-port rule.
 //!
-//! Each family stands for itself. The first rule that holds decides:
+//! Each family stands for itself, and a container whose ways out all lack one is given that one on its own networks
+//! only. The first rule that holds decides:
 //!
 //! 1. asker and instance share a network on which containers may talk: the instance's address there. An asker that
 //!    has only internal networks stops here;
@@ -13,13 +14,13 @@
 //!
 //! By rules 1 to 3 a port has its own number, by rule 4 the published one. SRV records carry the number with the
 //! address. Addresses alone cannot, so those of a service are only given where *one and the same* number works
-//! ([`one_port`]).
+//! ([`one_port()`]).
 //!
 //! The asker of another host is never told apart from a stranger: both see published ports, routed addresses and
 //! hosts. Whatever is not known to be reachable is left out (P6): better one replica fewer than one that refuses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -32,6 +33,10 @@ use super::{
 use crate::model::{
     Attachment, Driver, Elsewhere, GWBRIDGE, Local, Network, Origin, Port, Proto, Publication, Published, Scope,
 };
+
+pub use one_port::{Basis, Given, OnePort, one_port};
+
+mod one_port;
 
 /// A family of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,24 @@ impl Family {
     /// Whether the address belongs to it.
     pub fn holds(self, address: IpAddr) -> bool {
         address.is_ipv4() == (self == Self::V4)
+    }
+}
+
+/// Which families there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    fn holds(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
     }
 }
 
@@ -86,6 +109,8 @@ pub enum Obstacle {
     NoBridge,
     /// The port is published on an address that only the instance's own host has: one inside a Docker subnet.
     OtherHostsOnly,
+    /// A rule holds, but no network over which the asker leaves has this family.
+    AskerLacksFamily,
     /// An external service without an address of this family.
     OtherFamily,
     /// An external service that has no address of its own, but another name.
@@ -111,6 +136,8 @@ pub struct Viewpoint<'a> {
     networks: Vec<&'a Network>,
     confined: bool,
     bridged: bool,
+    /// The families that the asker's ways out have.
+    speaks: Families,
 }
 
 impl<'a> Viewpoint<'a> {
@@ -130,7 +157,10 @@ impl<'a> Viewpoint<'a> {
         let leads_to_host = |network: &&Network| {
             leads_out(network) && matches!(network.driver, Driver::Bridge | Driver::Overlay | Driver::Other(_))
         };
+        let speaks =
+            |family| !is_container || networks.iter().any(|network| leads_out(network) && has(network, family));
         Self {
+            speaks: Families { v4: speaks(Family::V4), v6: speaks(Family::V6) },
             confined: matches!(source, Source::Unknown) || is_container && !networks.iter().any(leads_out),
             bridged: networks.iter().any(leads_to_host),
             local,
@@ -155,6 +185,11 @@ impl<'a> Viewpoint<'a> {
         self.bridged
     }
 
+    /// The families in which the asker may leave its networks. Of hosts and strangers nobody knows better.
+    pub fn speaks(&self) -> Families {
+        self.speaks
+    }
+
     /// The gateways of the asker's own networks: where it finds its host.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         let bridges = self.networks.iter().filter(|network| network.driver == Driver::Bridge);
@@ -163,6 +198,17 @@ impl<'a> Viewpoint<'a> {
 
     /// The address of one family under which the asker reaches an instance of `home`.
     pub fn way(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
+        let way = self.first_rule(candidate, family)?;
+        // A network that both are on has whatever family the instance has an address of there.
+        if way.rule == Rule::SharedNetwork || self.speaks.holds(family) {
+            Ok(way)
+        } else {
+            Err(Obstacle::AskerLacksFamily)
+        }
+    }
+
+    /// What the first rule that holds would give to an asker with both families.
+    fn first_rule(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
         let publication = &*candidate.publication;
         let own = candidate.home.origin == Origin::Own;
         let asks_from_here = matches!(self.source, Source::Container(_) | Source::Host);
@@ -342,7 +388,7 @@ impl<'a> Viewpoint<'a> {
 
     /// The lasting numbers under which a candidate's main port answers on that way, in order.
     pub fn main_numbers(&self, candidate: &Candidate, way: Way) -> Vec<u16> {
-        main_numbers(self, candidate, way).collect::<BTreeSet<u16>>().into_iter().collect()
+        one_port::main_numbers(self, candidate, way).collect::<BTreeSet<u16>>().into_iter().collect()
     }
 
     /// The addresses of the one instance, for its own name and for the SRV records that point to it.
@@ -385,112 +431,14 @@ impl Ways {
     }
 }
 
-/// What addresses of a service stand for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OnePort {
-    /// The number that works on all of them; `None` for a portless service, and where no number works anywhere.
-    pub number: Option<u16>,
-    /// Whose number that is.
-    pub basis: Basis,
-    /// The ways on which it works, in the order of the candidates and of both families: a client that takes both uses
-    /// one number.
-    pub given: Vec<Given>,
-}
-
-/// Where the one number comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Basis {
-    /// It is the service's port, and somebody offers it under that number.
-    Service,
-    /// Nobody offers the service's port under its own number: most operators published it under this one.
-    Published,
-    /// No candidate has a port, or none that works.
-    #[default]
-    Nothing,
-}
-
-/// A way of one candidate on which the one number works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
-    /// The candidate, by its place among those that were asked about.
-    pub member: usize,
-    /// Its address there.
-    pub way: Way,
-}
-
-/// The addresses of a service on which one and the same port number works.
-///
-/// The *service's port* is the one most candidates name (`portolan.port`, else the lowest), the lower of two. If
-/// anyone offers it under that number, the number is that. Else it is the number chosen by operators for it that
-/// most candidates share, the lower of two. Numbers that Docker chose never count. Where no candidate has a port
-/// at all, or none that works, the portless ones are given as they are.
-pub fn one_port(view: &Viewpoint<'_>, candidates: &[&Candidate]) -> OnePort {
-    let reach = |candidate: &&Candidate| Family::BOTH.map(|family| view.way(candidate, family).ok());
-    let ways: Vec<[Option<Way>; 2]> = candidates.iter().map(reach).collect();
-    let reached = || {
-        let all = candidates.iter().zip(&ways).enumerate();
-        all.flat_map(|(member, (c, ways))| ways.iter().flatten().map(move |way| (*c, Given { member, way: *way })))
-    };
-    let main = most_frequent(candidates.iter().filter_map(|candidate| candidate.offer().main_port()));
-    let (number, basis) = match main {
-        Some(main) if reached().any(|(candidate, given)| works(view, candidate, given.way, main)) => {
-            (Some(main), Basis::Service)
-        }
-        Some(_) => {
-            let shared = most_frequent(candidates.iter().zip(&ways).flat_map(|(candidate, ways)| {
-                // Two families, or 53/tcp and 53/udp, under one number are one vote.
-                let votes: BTreeSet<u16> =
-                    ways.iter().flatten().flat_map(|way| main_numbers(view, candidate, *way)).collect();
-                votes
-            }));
-            (shared, if shared.is_some() { Basis::Published } else { Basis::Nothing })
-        }
-        None => (None, Basis::Nothing),
-    };
-    let holds = |candidate: &Candidate, way| match number {
-        Some(number) => {
-            works(view, candidate, way, number) || main_numbers(view, candidate, way).any(|held| held == number)
-        }
-        None => candidate.offer().main_port().is_none(),
-    };
-    let given = reached().filter(|(candidate, given)| holds(candidate, given.way)).map(|(_, given)| given).collect();
-    OnePort { number, basis, given }
-}
-
-/// Whether the container's port `number` answers under its own number, lastingly.
-fn works(view: &Viewpoint<'_>, candidate: &Candidate, way: Way, number: u16) -> bool {
-    let offer = candidate.offer();
-    // A label may name a port that the image does not expose.
-    way.rule != Rule::Published && offer.main_port() == Some(number)
-        || lasting(view, candidate, way, number).any(|held| held == number)
-}
-
-/// The lasting numbers of a candidate's own main port.
-fn main_numbers<'s>(view: &'s Viewpoint<'_>, candidate: &'s Candidate, way: Way) -> impl Iterator<Item = u16> + 's {
-    let main = candidate.offer().main_port();
-    let unexposed = main.filter(|_| way.rule != Rule::Published);
-    unexposed.into_iter().chain(main.into_iter().flat_map(move |main| lasting(view, candidate, way, main)))
-}
-
-/// The numbers under which a container port answers, without those that Docker chose.
-fn lasting<'s>(
-    view: &'s Viewpoint<'_>,
-    candidate: &'s Candidate,
-    way: Way,
-    port: u16,
-) -> impl Iterator<Item = u16> + 's {
-    let ports = candidate.offer().ports.iter().filter(move |offered| offered.port == port);
-    let numbers = ports.flat_map(move |offered| view.numbers(candidate, way, offered));
-    numbers.filter(|held| held.lasting).map(|held| held.number)
-}
-
-/// The lower of two that are equally frequent.
-fn most_frequent(numbers: impl Iterator<Item = u16>) -> Option<u16> {
-    let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
-    for number in numbers {
-        *counts.entry(number).or_default() += 1;
+/// Whether whoever leaves over this network does so with addresses of this family, as far as is known: a driver with an
+/// address management of its own may name no subnets.
+fn has(network: &Network, family: Family) -> bool {
+    match network.driver {
+        // The way out is docker_gwbridge, and that is one of the asker's networks itself, if it has IPv6.
+        Driver::Overlay => family == Family::V4,
+        _ => network.subnets.is_empty() || network.subnets.iter().any(|subnet| family.holds(subnet.addr())),
     }
-    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(number, _)| number)
 }
 
 fn is_link_local(address: IpAddr) -> bool {

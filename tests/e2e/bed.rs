@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt::Display,
     io::Write,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -26,24 +26,37 @@ pub(crate) struct Host {
     pub(crate) container: &'static str,
     /// Its address on the bridge between the hosts.
     pub(crate) address: Ipv4Addr,
+    /// Its other address there.
+    pub(crate) address6: Ipv6Addr,
 }
 
 /// Host A.
-pub(crate) const A: Host = Host { container: "portolan-test-host-a", address: Ipv4Addr::new(172, 31, 77, 11) };
+pub(crate) const A: Host = Host::new("portolan-test-host-a", 11);
 /// Host B.
-pub(crate) const B: Host = Host { container: "portolan-test-host-b", address: Ipv4Addr::new(172, 31, 77, 12) };
+pub(crate) const B: Host = Host::new("portolan-test-host-b", 12);
 /// Host C.
-pub(crate) const C: Host = Host { container: "portolan-test-host-c", address: Ipv4Addr::new(172, 31, 77, 13) };
+pub(crate) const C: Host = Host::new("portolan-test-host-c", 13);
 /// All of them.
 pub(crate) const HOSTS: [Host; 3] = [A, B, C];
 /// The members of etcd.
 pub(crate) const ETCD: [&str; 3] = ["portolan-test-etcd1", "portolan-test-etcd2", "portolan-test-etcd3"];
 
-const ENDPOINTS: &str = "http://172.31.77.2:2379,http://172.31.77.3:2379,http://172.31.77.4:2379";
+/// Where etcd is asked.
+pub(crate) const ENDPOINTS: &str = "http://172.31.77.2:2379,http://172.31.77.3:2379,http://172.31.77.4:2379";
 /// The image that containers are made of.
 pub(crate) const SAMPLE: &str = "portolan-test-sample";
 
 impl Host {
+    /// IPv6 addresses look like the others: `fd31:77::11` beside 172.31.77.11.
+    const fn new(container: &'static str, number: u8) -> Self {
+        let digits = (number / 10 * 16 + number % 10) as u16;
+        Self {
+            container,
+            address: Ipv4Addr::new(172, 31, 77, number),
+            address6: Ipv6Addr::new(0xfd31, 0x77, 0, 0, 0, 0, 0, digits),
+        }
+    }
+
     /// Runs `docker …` on this host's engine and gives what it printed.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         self.try_docker(arguments).unwrap_or_else(|error| panic!("{}: docker {arguments:?}: {error}", self.container))
@@ -89,6 +102,21 @@ impl Host {
     /// Asks this host's agent from outside any host: as a stranger.
     pub(crate) fn ask(&self, name: &str, kind: RecordType) -> Answer {
         dns::ask(self.dns(), name, kind)
+    }
+
+    /// Asks this host's agent from the host itself, with `dig`: every SRV target with its addresses of both families.
+    pub(crate) fn ask_itself(&self, name: &str, kind: &str) -> Answer {
+        let server = format!("@{}", self.address);
+        let dig = ["exec", self.container, "dig", &server].into_iter().chain(DIG).chain([name, kind]);
+        match run(Command::new("docker").args(dig)) {
+            Ok(text) => read_dig(&text, &["A", "AAAA"]),
+            Err(error) => Answer::Silence(error),
+        }
+    }
+
+    /// As [`Container::connect`], from the host itself.
+    pub(crate) fn connect(&self, target: &str) -> Result<(), String> {
+        run(Command::new("docker").args(["exec", self.container, "sh", "-c", &fetch("busybox nc", target)?])).map(drop)
     }
 
     /// The body of a page of the agent's HTTP port, which listens on the host's loopback only.
@@ -140,36 +168,38 @@ impl Container {
         port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("{} has no port: {shown}", self.name))
     }
 
-    /// Asks from inside, through the container's own resolver, with `dig`.
+    /// Asks from inside, through the container's own resolver, with `dig`. Of SRV targets, what counts are their IPv4
+    /// addresses.
     pub(crate) fn ask(&self, name: &str, kind: &str) -> Answer {
-        // One try: a retry would hide a lost answer.
-        let asked = self.host.try_docker(&[
-            "exec",
-            &self.name,
-            "dig",
-            "+tries=1",
-            "+time=2",
-            "+noall",
-            "+comments",
-            "+answer",
-            "+additional",
-            name,
-            kind,
-        ]);
-        match asked {
-            Ok(text) => read_dig(&text),
-            Err(error) => Answer::Silence(error),
-        }
+        self.dig(name, kind).map_or_else(Answer::Silence, |text| read_dig(&text, &["A"]))
+    }
+
+    /// As `ask`; SRV targets are shown with their addresses of both families.
+    pub(crate) fn ask_for_both(&self, name: &str, kind: &str) -> Answer {
+        self.dig(name, kind).map_or_else(Answer::Silence, |text| read_dig(&text, &["A", "AAAA"]))
+    }
+
+    /// What `dig` prints inside.
+    pub(crate) fn dig(&self, name: &str, kind: &str) -> Result<String, String> {
+        let dig = ["exec", &self.name, "dig"].into_iter().chain(DIG).chain([name, kind]);
+        self.host.try_docker(&dig.collect::<Vec<_>>())
     }
 
     /// Opens a TCP connection from inside to `address:port` and asks httpd for a page. The connection alone would prove
     /// little: docker-proxy accepts it before it knows whether anything listens behind.
     pub(crate) fn connect(&self, target: &str) -> Result<(), String> {
-        let (address, port) = target.rsplit_once(':').ok_or_else(|| format!("{target} is no address and port"))?;
-        let fetch =
-            format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 5 nc -w 3 {address} {port} | grep -q '^HTTP/1'");
-        self.host.try_docker(&["exec", &self.name, "sh", "-c", &fetch]).map(drop)
+        self.host.try_docker(&["exec", &self.name, "sh", "-c", &fetch("nc", target)?]).map(drop)
     }
+}
+
+/// How `dig` is asked. One try: a retry would hide a lost answer.
+pub(crate) const DIG: [&str; 6] = ["+tries=1", "+time=2", "+noall", "+comments", "+answer", "+additional"];
+
+/// A script that is content when `address:port` serves a page.
+fn fetch(nc: &str, target: &str) -> Result<String, String> {
+    let (address, port) = target.rsplit_once(':').ok_or_else(|| format!("{target} is no address and port"))?;
+    let address = address.trim_matches(['[', ']']);
+    Ok(format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 5 {nc} -w 3 {address} {port} | grep -q '^HTTP/1'"))
 }
 
 impl Drop for Container {
@@ -294,8 +324,8 @@ pub(crate) fn targets(of: impl IntoIterator<Item = (impl Display, u16)>) -> Answ
     Answer::found(of.into_iter().map(|(address, port)| format!("{address}:{port}")))
 }
 
-/// Reads what `dig +noall +comments +answer +additional` prints.
-fn read_dig(text: &str) -> Answer {
+/// Reads what `dig` prints if asked like [`DIG`]. SRV targets are told by their addresses of these types.
+pub(crate) fn read_dig(text: &str, types: &[&str]) -> Answer {
     let Some(status) = text.split("status: ").nth(1).and_then(|rest| rest.split(',').next()) else {
         return Answer::Silence(text.to_owned());
     };
@@ -309,9 +339,9 @@ fn read_dig(text: &str) -> Answer {
         .filter(|line| !line.starts_with(';') && !line.is_empty())
         .map(|line| line.split_whitespace().collect())
         .collect();
-    let addresses_of = |name: &str| -> Vec<&str> {
-        let matching = |record: &&Vec<&str>| record.len() == 5 && record[3] == "A" && record[0] == name;
-        records.iter().filter(matching).map(|record| record[4]).collect()
+    let addresses_of = |name: &str| -> Vec<IpAddr> {
+        let matching = |record: &&Vec<&str>| record.len() == 5 && types.contains(&record[3]) && record[0] == name;
+        records.iter().filter(matching).filter_map(|record| record[4].parse().ok()).collect()
     };
     // With SRV records in it, the answer is the SRV records; the addresses beside them are their targets'.
     let services: Vec<&Vec<&str>> = records.iter().filter(|record| record.len() == 8 && record[3] == "SRV").collect();
@@ -323,7 +353,8 @@ fn read_dig(text: &str) -> Answer {
             .collect()
     } else {
         let of = |record: &&Vec<&str>| -> Vec<String> {
-            addresses_of(record[7]).iter().map(|address| format!("{address}:{}", record[6])).collect()
+            let port = record[6].parse().expect("dig prints numbers");
+            addresses_of(record[7]).into_iter().map(|address| SocketAddr::new(address, port).to_string()).collect()
         };
         services.iter().flat_map(of).collect()
     };

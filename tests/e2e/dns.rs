@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -82,7 +82,10 @@ pub(crate) fn read(packet: &[u8]) -> Option<(u16, Answer)> {
 /// Asks once.
 pub(crate) fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Answer {
     let exchange = || -> io::Result<Answer> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let socket = match server {
+            SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+            SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
+        };
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(server)?;
         socket.send(&question(4711, name, kind))?;

@@ -7,11 +7,14 @@
 mod askers;
 mod badinput;
 mod bed;
+mod claims;
 mod cross_host;
 mod deploy;
 mod dns;
 mod dockercoins;
 mod drain;
+mod external;
+mod families;
 mod faults;
 #[path = "../support/hostile.rs"]
 mod hostile;

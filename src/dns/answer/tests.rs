@@ -344,7 +344,7 @@ fn few_addresses_are_all_given_in_changing_order() {
 
 /// Two instances here, two in the same place, one in the same region, one far away. `f1` and the host are of here.
 const SPREAD: &str = "
-    network n1 bridge 172.18.0.0/16
+    network n1 bridge 172.18.0.0/16,fd00:18::/64
     asker f1 shop n1=172.18.0.9
     host own 192.0.2.1 at=eu/a
       a1 @n1=172.18.0.2 web.shop 80/tcp>0.0.0.0:80 lone.shop 80/tcp
@@ -489,10 +489,12 @@ fn the_soa_says_how_long_a_no_holds_and_counts_revisions() {
 
 /// `redis` was moved out of Docker, `db` is at two addresses, `cache` has another name without a port.
 const MOVED: &str = "
-    network n1 bridge 172.18.0.0/16
+    network n1 bridge 172.18.0.0/16,fd00:18::/64
     network n2 bridge 172.19.0.0/16 internal
+    network n3 bridge 172.20.0.0/16
     asker f1 shop n1=172.18.0.9
     asker f2 shop n2=172.19.0.9
+    asker f3 shop n3=172.20.0.9
     host own 192.0.2.1
       a1 @n1=172.18.0.2 redis.global 6379/tcp
       a2 @n1=172.18.0.3 redis.shop 6379/tcp
@@ -524,6 +526,8 @@ fn an_external_service_stands_in_the_place_of_all_containers_of_its_name() {
          f2 | SRV redis.global.svc.internal | NODATA
          f1 | A db. | 10.0.0.9
          f1 | AAAA db. | 2001:db8::9
+         f3 | A db. | 10.0.0.9
+         f3 | AAAA db. | NODATA
          stranger | A db.global.svc.internal | 10.0.0.9
          f1 | A all.db.global.svc.internal | 10.0.0.10 10.0.0.9
          f1 | A 10-0-0-9.db.global.svc.internal | 10.0.0.9

@@ -117,6 +117,11 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
             "its port is published on an address that means something on its own host only",
             "publish it on an address that other hosts reach",
         ),
+        Obstacle::AskerLacksFamily => reason(
+            "asker-lacks-family",
+            "none of the networks over which the asker leaves has this family",
+            "give one of its networks a subnet of this family (docker network create --ipv6 for IPv6)",
+        ),
         Obstacle::OtherFamily => {
             reason("other-family", "it was registered with addresses of the other family only", "")
         }

@@ -127,7 +127,9 @@ impl View {
                     itself: networks().any(|network| !network.icc).then_some(asker.container),
                 };
                 let linked = networks().any(|network| matches!(network.driver, Driver::Macvlan | Driver::Ipvlan));
-                let category = 2 + u32::from(viewpoint.is_confined()) + 2 * u32::from(viewpoint.is_bridged());
+                let speaks = viewpoint.speaks();
+                let kind = [viewpoint.is_confined(), viewpoint.is_bridged(), speaks.v4, speaks.v6];
+                let category = 2 + kind.into_iter().rev().fold(0, |bits, bit| bits * 2 + u32::from(bit));
                 (category, standpoint, linked)
             }
         };
@@ -139,7 +141,7 @@ impl View {
 }
 
 /// Views below this number are categories.
-pub(super) const CATEGORIES: u32 = 8;
+pub(super) const CATEGORIES: u32 = 2 + (1 << 4);
 
 impl Terrain {
     fn index(&self, standpoint: Standpoint) -> Option<u32> {
@@ -157,8 +159,8 @@ impl Terrain {
 /// Whether what an asker is given of these instances depends on its category alone: none of them is on this host, and no
 /// network of this host that spans hosts has one of them on it.
 ///
-/// The address rules of other hosts' instances then ask for an asker's kind, for whether it may leave its networks, and for
-/// whether its way out is a bridge; only for who has an address in the surrounding network do they ask for more
+/// The address rules of other hosts' instances then ask for an asker's kind, for whether it may leave its networks, for
+/// whether its way out is a bridge, and for the families it leaves with; only for who has an address in the surrounding network do they ask for more
 /// ([`View::linked`]). The property test in `tests.rs` would find a rule that asks for anything else.
 pub(super) fn are_told_by_category(local: &Local, candidates: &[Candidate]) -> bool {
     candidates.iter().all(|candidate| {

@@ -13,7 +13,7 @@ use crate::dns::{
 };
 use crate::model::{Health, Phase};
 
-pub(in crate::dns) const ASKERS: [&str; 9] = ["f1", "f2", "in", "sw", "mac", "ipv", "two", "host", "stranger"];
+pub(in crate::dns) const ASKERS: [&str; 10] = ["f1", "f2", "v6", "in", "sw", "mac", "ipv", "two", "host", "stranger"];
 const OWN: [&str; 10] = [
     "@vlan=192.168.2.I",
     "@front=172.18.0.I,fd00:18::I",
@@ -112,6 +112,11 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
     }
     let container = matches!(source, Source::Container(_));
     if container && networks.iter().all(|network| network.internal) {
+        return false;
+    }
+    let leaves_with_it =
+        |n: &&Network| !n.internal && n.subnets.iter().any(|s| s.addr().is_ipv4() == address.is_ipv4());
+    if container && !networks.iter().any(leaves_with_it) {
         return false;
     }
     let here = own && (container || *source == Source::Host);

@@ -11,6 +11,7 @@ const WORLD: &str = "
     network bridge bridge 172.17.0.0/16
     network front bridge 172.18.0.0/16,fd00:18::/64
     network back bridge 172.19.0.0/16
+    network six bridge fd00:19::/64
     network cut bridge 172.20.0.0/16 internal
     network mute bridge 172.21.0.0/16 no-icc
     network docker_gwbridge bridge 172.22.0.0/16
@@ -24,6 +25,7 @@ const WORLD: &str = "
     asker default shop bridge=172.17.0.9
     asker front shop front=172.18.0.9,fd00:18::9
     asker back shop back=172.19.0.9
+    asker six shop six=fd00:19::9
     asker both shop front=172.18.0.10 cut=172.20.0.10
     asker internal shop cut=172.20.0.9
     asker mute shop mute=172.21.0.9
@@ -77,13 +79,13 @@ const WORLD: &str = "
       e1 @theirs=172.30.0.2 silent-any.shop 80/tcp>0.0.0.0:8080
       e2 @host silent-host.shop 80/tcp";
 
-const ASKERS: [&str; 13] = [
-    "default", "front", "back", "both", "internal", "mute", "overlay", "vault", "macvlan", "ipvlan", "host",
+const ASKERS: [&str; 14] = [
+    "default", "front", "back", "six", "both", "internal", "mute", "overlay", "vault", "macvlan", "ipvlan", "host",
     "stranger", "unknown",
 ];
 
 /// Shapes in [`WORLD`] times [`ASKERS`].
-const ROWS: usize = 38 * 13;
+const ROWS: usize = 38 * 14;
 
 fn world() -> World {
     let mut world = World::parse(WORLD);
@@ -147,6 +149,7 @@ fn every_rule_and_every_reason_has_a_row() {
         "no-proxy",
         "no-bridge",
         "its-host-only",
+        "asker-lacks-family",
     ] {
         assert!(told.iter().any(|cell| cell.ends_with(&format!(" {code}"))), "{code}");
     }

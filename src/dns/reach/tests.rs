@@ -2,11 +2,12 @@ use super::*;
 use crate::dns::fixture::World;
 
 /// Two hosts with a swarm between them, for the tables here and the random instances of `oracle.rs`. `f1` shares
-/// `front`, `f2` sits on other bridges, `in` may not leave, `sw` is on the overlay, `mac` is on the surrounding network
+/// `front`, `f2` sits on other bridges, `v6` on one without IPv4, `in` may not leave, `sw` is on the overlay, `mac` is on the surrounding network
 /// only, `two` on a bridge and on the network that its host itself is on.
 pub(super) const TWO_HOSTS: &str = "
     network front bridge 172.18.0.0/16,fd00:18::/64
     network back bridge 172.19.0.0/16
+    network six bridge fd00:19::/64
     network cut bridge 172.20.0.0/16 internal
     network mute bridge 172.21.0.0/16 no-icc
     network mesh overlay 10.1.0.0/24
@@ -19,6 +20,7 @@ pub(super) const TWO_HOSTS: &str = "
     foreign link ipvlan
     asker f1 shop front=172.18.0.9,fd00:18::9
     asker f2 shop back=172.19.0.9 mute=172.21.0.7
+    asker v6 shop six=fd00:19::9
     asker in shop cut=172.20.0.9
     asker mu shop mute=172.21.0.9
     asker d1 shop mute=172.21.0.10
@@ -183,12 +185,17 @@ fn published_ports_are_reached_at_the_hosts_address() {
     .check(
         "f1 | A web.svc.internal | 192.0.2.1 192.0.2.2
          f1 | AAAA web.svc.internal | 2001:db8::1 2001:db8::2
+         f2 | AAAA web.svc.internal | NODATA
+         v6 | A web.svc.internal | NODATA
+         v6 | AAAA web.svc.internal | 2001:db8::1 2001:db8::2
+         v6 | SRV web.svc.internal | a1:8080=2001:db8::1 b1:8080=2001:db8::2
          mu | A web.svc.internal | 192.0.2.1 192.0.2.2
          sw | A web.svc.internal | 192.0.2.1 192.0.2.2
          stranger | A web.shop.svc.internal | 192.0.2.1 192.0.2.2
          mac | A web.svc.internal | 192.0.2.2
          in | A web.svc.internal | NODATA
-         f2 | SRV web.svc.internal | a1:80=172.19.0.2 b1:8080=192.0.2.2,2001:db8::2
+         f1 | SRV web.svc.internal | a1:8080=192.0.2.1,2001:db8::1 b1:8080=192.0.2.2,2001:db8::2
+         f2 | SRV web.svc.internal | a1:80=172.19.0.2 b1:8080=192.0.2.2
          f1 | A bare.svc.internal | NODATA
          host | A bare.shop.svc.internal | 172.19.0.3
          stranger | A bare.shop.svc.internal | 192.0.2.1
@@ -286,7 +293,8 @@ fn both_families_of_a_service_share_the_number() {
         "f1 | A web.svc.internal | 172.18.0.2
          f1 | AAAA web.svc.internal | NODATA
          f2 | A web.svc.internal | NODATA
-         f2 | AAAA web.svc.internal | 2001:db8::2
+         f2 | AAAA web.svc.internal | NODATA
+         v6 | AAAA web.svc.internal | 2001:db8::2
          f1 | SRV split.svc.internal | b2:32768=192.0.2.2
          f1 | AAAA b20000000000.split.shop.svc.internal | NODATA
          f1 | A b20000000000.split.shop.svc.internal | 192.0.2.2
@@ -380,7 +388,7 @@ fn the_most_frequent_number_is_the_lower_of_two() {
     for (numbers, expected) in
         [(&[][..], None), (&[80], Some(80)), (&[80, 443, 443], Some(443)), (&[8080, 80], Some(80))]
     {
-        assert_eq!(most_frequent(numbers.iter().copied()), expected, "{numbers:?}");
+        assert_eq!(one_port::most_frequent(numbers.iter().copied()), expected, "{numbers:?}");
     }
 }
 
@@ -389,7 +397,8 @@ fn the_most_frequent_number_is_the_lower_of_two() {
 #[test]
 fn a_macvlan_that_holds_the_hosts_address_hides_the_host_whatever_bridges_there_are() {
     two_hosts(
-        "host own 192.0.2.1 2001:db8::1
+        "asker six shop near=192.0.2.79 six=fd00:19::79
+         host own 192.0.2.1 2001:db8::1
            a1 @front=172.18.0.2,fd00:18::2 web.shop 80/tcp>0.0.0.0:8080>[::]:8080
            a2 @host own.shop 80/tcp
            a3 @near=192.0.2.78 lan.shop 80/tcp
@@ -398,7 +407,9 @@ fn a_macvlan_that_holds_the_hosts_address_hides_the_host_whatever_bridges_there_
     )
     .check(
         "two | A web.svc.internal | NODATA
-         two | AAAA web.svc.internal | 2001:db8::1
+         two | AAAA web.svc.internal | NODATA
+         six | A web.svc.internal | NODATA
+         six | AAAA web.svc.internal | 2001:db8::1
          two | A own.svc.internal | NODATA
          two | A lan.svc.internal | 192.0.2.78
          two | A far.svc.internal | 192.0.2.2
