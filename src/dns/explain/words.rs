@@ -117,6 +117,11 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
             "its port is published on an address that means something on its own host only",
             "publish it on an address that other hosts reach",
         ),
+        Obstacle::Shadowed => reason(
+            "shadowed",
+            "rule 3: its address lies in a Docker network of this host, too, which takes what is sent there",
+            "give the Docker networks of different hosts different subnets, or publish its port (-p 8080:80)",
+        ),
         Obstacle::OtherFamily => {
             reason("other-family", "it was registered with addresses of the other family only", "")
         }
