@@ -93,8 +93,13 @@ impl Host {
 
     /// The body of a page of the agent's HTTP port, which listens on the host's loopback only.
     pub(crate) fn http(&self, path: &str) -> String {
+        self.http_at(7300, path)
+    }
+
+    /// As `http`, of whoever listens on this port of loopback.
+    pub(crate) fn http_at(&self, port: u16, path: &str) -> String {
         let reply = self.shell(&format!(
-            "exec 3<>/dev/tcp/127.0.0.1/7300; printf 'GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3; cat <&3"
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3; cat <&3"
         ));
         match reply.split_once("\r\n\r\n") {
             Some((_, body)) => body.to_owned(),
@@ -142,21 +147,18 @@ impl Container {
 
     /// Asks from inside, through the container's own resolver, with `dig`.
     pub(crate) fn ask(&self, name: &str, kind: &str) -> Answer {
+        self.dig(&[name, kind])
+    }
+
+    /// Asks this server from inside.
+    pub(crate) fn ask_at(&self, server: SocketAddr, name: &str, kind: &str) -> Answer {
+        self.dig(&[&format!("@{}", server.ip()), "-p", &server.port().to_string(), name, kind])
+    }
+
+    fn dig(&self, question: &[&str]) -> Answer {
         // One try: a retry would hide a lost answer.
-        let asked = self.host.try_docker(&[
-            "exec",
-            &self.name,
-            "dig",
-            "+tries=1",
-            "+time=2",
-            "+noall",
-            "+comments",
-            "+answer",
-            "+additional",
-            name,
-            kind,
-        ]);
-        match asked {
+        let how = ["exec", &self.name, "dig", "+tries=1", "+time=2", "+noall", "+comments", "+answer", "+additional"];
+        match self.host.try_docker(&[&how, question].concat()) {
             Ok(text) => read_dig(&text),
             Err(error) => Answer::Silence(error),
         }
