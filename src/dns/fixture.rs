@@ -6,6 +6,7 @@
 //! asker f1 shop n1=172.18.0.9                          a container of this host: name (or id), namespace, addresses
 //! address 192.0.2.1                                    an address of this host's interfaces
 //! proxied 8080/tcp                                     a port that docker-proxy holds
+//! routed 172.30.0.0/16 fd00:30::/64                    what `--routed` says
 //! host own 192.0.2.1 at=eu/a                           a host (`own` is this one), what it advertises, where it is
 //!   a1 @n1=172.18.0.2 name=shop-web-1 draining web.shop main=80 http:80/tcp>0.0.0.0:8080~[::]:32768 weight=5 tag=x
 //! ```
@@ -52,6 +53,7 @@ impl World {
         let mut local = Local { listed: true, ..Local::default() };
         let mut catalog = Catalog { docker_listed: true, registry_listed: true, ..Catalog::default() };
         let mut networks: BTreeMap<String, Attachment> = BTreeMap::new();
+        let mut settings = Settings::default();
         let mut origin = Origin::Own;
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -103,6 +105,7 @@ impl World {
                     let (port, proto) = words[1].split_once('/').unwrap();
                     Arc::make_mut(&mut local.proxied).insert((parse_proto(proto), port.parse().unwrap()));
                 }
+                "routed" => settings.routed.extend(words[1..].iter().map(|net| net.parse::<IpNet>().unwrap())),
                 "host" => {
                     origin = match words[1] {
                         "own" => Origin::Own,
@@ -125,7 +128,7 @@ impl World {
             }
         }
         let zone = Zone::of(&catalog);
-        Self { local, catalog, zone, settings: Settings::default() }
+        Self { local, catalog, zone, settings }
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {

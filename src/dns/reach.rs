@@ -7,8 +7,9 @@
 //!    has only internal networks stops here;
 //! 2. the asker is the instance's own host: its address on a bridge. The instance is on its host's network: that
 //!    host's address, for any asker;
-//! 3. its address is routed, by the operator's word, and the asker is not on another bridge of the same host; or has a link-layer life of its own (macvlan, ipvlan) and the
-//!    asker is on another host;
+//! 3. its address is routed, by the operator's word, and the asker is not on another bridge of the same host; or has a
+//!    link-layer life of its own (macvlan, ipvlan) and the asker is on another host. Neither where a Docker network of
+//!    the asker's host has that address in its subnet, too: it takes what is sent there;
 //! 4. it is published: the host's address and the published number;
 //! 5. nothing of that: left out, and the [`Obstacle`] says why.
 //!
@@ -111,6 +112,8 @@ pub enum Obstacle {
     OtherHostsOnly,
     /// A rule holds, but no network over which the asker leaves has this family.
     AskerLacksFamily,
+    /// Its address is routed, but a Docker network of this host has it in its subnet, too, and takes what is sent there.
+    Shadowed,
     /// An external service without an address of this family.
     OtherFamily,
     /// An external service that has no address of its own, but another name.
@@ -212,9 +215,10 @@ impl<'a> Viewpoint<'a> {
         let publication = &*candidate.publication;
         let own = candidate.home.origin == Origin::Own;
         let asks_from_here = matches!(self.source, Source::Container(_) | Source::Host);
-        let address_on = |wanted: &dyn Fn(&Attachment) -> bool| {
-            let networks = publication.networks.iter().filter(|network| wanted(network));
-            networks.flat_map(|network| network.ips.iter().copied()).find(|address| family.holds(*address))
+        let address_on = |wanted: &dyn Fn(&Attachment, IpAddr) -> bool| {
+            let networks = publication.networks.iter();
+            let mut all = networks.flat_map(|network| network.ips.iter().map(move |address| (network, *address)));
+            all.find(|(network, address)| family.holds(*address) && wanted(network, *address)).map(|held| held.1)
         };
 
         match publication.elsewhere.as_deref() {
@@ -226,7 +230,7 @@ impl<'a> Viewpoint<'a> {
             Some(Elsewhere::Name(_)) => return Err(Obstacle::Named),
             None => {}
         }
-        if let Some(address) = address_on(&|network| self.shares(network, publication, own)) {
+        if let Some(address) = address_on(&|network, _| self.shares(network, publication, own)) {
             return Ok(Way { address, rule: Rule::SharedNetwork });
         }
         if self.confined {
@@ -234,7 +238,7 @@ impl<'a> Viewpoint<'a> {
         }
         if own
             && *self.source == Source::Host
-            && let Some(address) = address_on(&|network| network.driver == Driver::Bridge)
+            && let Some(address) = address_on(&|network, _| network.driver == Driver::Bridge)
         {
             return Ok(Way { address, rule: Rule::HostsBridge });
         }
@@ -251,21 +255,27 @@ impl<'a> Viewpoint<'a> {
         let isolated = |network: &Attachment| {
             own && matches!(self.source, Source::Container(_)) && network.driver == Driver::Bridge
         };
-        let in_routed = |network: &Attachment| {
-            let covered = |ip: &IpAddr| family.holds(*ip) && self.routed.iter().any(|subnet| subnet.contains(ip));
-            !network.internal && !isolated(network) && network.ips.iter().any(covered)
+        let routed = |network: &Attachment, address| {
+            !network.internal && !isolated(network) && self.routed.iter().any(|subnet| subnet.contains(&address))
         };
-        if let Some(address) = address_on(&in_routed) {
+        let is_apart = !own || !asks_from_here;
+        let on_link = |network: &Attachment| {
+            is_apart && !network.internal && matches!(network.driver, Driver::Macvlan | Driver::Ipvlan)
+        };
+        let taken = |network: &Attachment, address| !own && self.is_taken_here(network, address);
+        if let Some(address) = address_on(&|network, ip| routed(network, ip) && !taken(network, ip)) {
             return Ok(Way { address, rule: Rule::Routed });
         }
-        let on_link =
-            |network: &Attachment| !network.internal && matches!(network.driver, Driver::Macvlan | Driver::Ipvlan);
-        if !(own && asks_from_here)
-            && let Some(address) = address_on(&on_link)
-        {
+        // Around this host nobody's packets come across its own networks.
+        let strays = |network: &Attachment, address| taken(network, address) && self.leaves_by_host(address);
+        if let Some(address) = address_on(&|network, ip| on_link(network) && !strays(network, ip)) {
             return Ok(Way { address, rule: Rule::LinkLayer });
         }
-        self.published(candidate, family)
+        let is_shadowed = address_on(&|network, ip| routed(network, ip) || on_link(network)).is_some();
+        self.published(candidate, family).map_err(|obstacle| match obstacle {
+            Obstacle::NotPublished if is_shadowed => Obstacle::Shadowed,
+            other => other,
+        })
     }
 
     /// Rule 1. Ids of local networks mean something on their own host only.
@@ -361,6 +371,23 @@ impl<'a> Viewpoint<'a> {
             on_link && network.subnets.iter().any(|subnet| subnet.contains(&address))
         };
         self.bridged && !self.networks.iter().any(holds_it)
+    }
+
+    /// Whether packets to `address` pass this host's own routes on their way out.
+    fn leaves_by_host(&self, address: IpAddr) -> bool {
+        match self.source {
+            Source::Host => true,
+            Source::Container(_) => self.is_bridged_to(address),
+            Source::Stranger | Source::Unknown => false,
+        }
+    }
+
+    /// Whether a Docker network of this host has another host's container address in its own subnet. Equal subnets are the
+    /// usual case, every engine having the same pools. One that spans hosts is one and the same here and there.
+    fn is_taken_here(&self, attachment: &Attachment, address: IpAddr) -> bool {
+        let is_it = |network: &Network| network.id == attachment.id && attachment.scope != Scope::Local;
+        let covers = |network: &Network| network.subnets.iter().any(|subnet| subnet.contains(&address));
+        self.local.networks.values().any(|network| is_ours(network) && covers(network) && !is_it(network))
     }
 
     fn is_docker_subnet(&self, address: IpAddr) -> bool {

@@ -121,8 +121,13 @@ impl Host {
 
     /// The body of a page of the agent's HTTP port, which listens on the host's loopback only.
     pub(crate) fn http(&self, path: &str) -> String {
+        self.http_at(7300, path)
+    }
+
+    /// As `http`, of whoever listens on this port of loopback.
+    pub(crate) fn http_at(&self, port: u16, path: &str) -> String {
         let reply = self.shell(&format!(
-            "exec 3<>/dev/tcp/127.0.0.1/7300; printf 'GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3; cat <&3"
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3; cat <&3"
         ));
         match reply.split_once("\r\n\r\n") {
             Some((_, body)) => body.to_owned(),
@@ -171,18 +176,25 @@ impl Container {
     /// Asks from inside, through the container's own resolver, with `dig`. Of SRV targets, what counts are their IPv4
     /// addresses.
     pub(crate) fn ask(&self, name: &str, kind: &str) -> Answer {
-        self.dig(name, kind).map_or_else(Answer::Silence, |text| read_dig(&text, &["A"]))
+        self.dig(&[name, kind]).map_or_else(Answer::Silence, |text| read_dig(&text, &["A"]))
     }
 
     /// As `ask`; SRV targets are shown with their addresses of both families.
     pub(crate) fn ask_for_both(&self, name: &str, kind: &str) -> Answer {
-        self.dig(name, kind).map_or_else(Answer::Silence, |text| read_dig(&text, &["A", "AAAA"]))
+        self.dig(&[name, kind]).map_or_else(Answer::Silence, |text| read_dig(&text, &["A", "AAAA"]))
+    }
+
+    /// Asks this server from inside.
+    pub(crate) fn ask_at(&self, server: SocketAddr, name: &str, kind: &str) -> Answer {
+        let (at, port) = (format!("@{}", server.ip()), server.port().to_string());
+        let asked = self.dig(&[&at, "-p", &port, name, kind]);
+        asked.map_or_else(Answer::Silence, |text| read_dig(&text, &["A"]))
     }
 
     /// What `dig` prints inside.
-    pub(crate) fn dig(&self, name: &str, kind: &str) -> Result<String, String> {
-        let dig = ["exec", &self.name, "dig"].into_iter().chain(DIG).chain([name, kind]);
-        self.host.try_docker(&dig.collect::<Vec<_>>())
+    pub(crate) fn dig(&self, question: &[&str]) -> Result<String, String> {
+        let dig = ["exec", &self.name, "dig"].into_iter().chain(DIG);
+        self.host.try_docker(&dig.chain(question.iter().copied()).collect::<Vec<_>>())
     }
 
     /// Opens a TCP connection from inside to `address:port` and asks httpd for a page. The connection alone would prove

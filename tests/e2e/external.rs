@@ -114,7 +114,7 @@ fn a_registered_service_replaces_containers_on_every_host_and_gives_way_again_wi
     let by_name = Answer::found([first]);
     all_told(&by_name);
     for Client(container) in &clients {
-        let text = container.dig(&name, "A").expect("dig");
+        let text = container.dig(&[&name, "A"]).expect("dig");
         assert!(text.contains("CNAME") && text.contains(&alias), "{text}");
         container.connect(&format!("{first}:80")).expect("it opens");
     }

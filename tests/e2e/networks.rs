@@ -1,12 +1,12 @@
 //! Networks that span hosts, or end outside of them: who is told of an address there, and that it opens.
 
-use std::process::Command;
+use std::{net::SocketAddr, process::Command};
 
 use hickory_proto::rr::RecordType;
 
 use super::{
-    bed::{A, B, C, HOSTS, Host, Network, SOON, addresses, eventually, expect, run, unique, unique_port},
-    dns::Answer,
+    bed::{A, B, C, Container, HOSTS, Host, Network, SOON, addresses, eventually, expect, run, unique, unique_port},
+    dns::{self, Answer},
     swarm::{OVERLAY_SOON, Swarm},
 };
 
@@ -148,6 +148,66 @@ fn with_docker_proxy_a_published_port_is_given_to_other_bridges_too() {
     expect("another bridge is given it", &addresses([C]), || beside.ask(&name, "A"));
     eventually("it opens", SOON, || beside.connect(&format!("{}:{port}", C.address)));
     drop((server, beside));
+}
+
+/// Another agent of a host, beside the bed's: a host alone, on ports of its own.
+struct Beside {
+    dns: SocketAddr,
+    http: u16,
+    container: Container,
+}
+
+impl Beside {
+    /// As README says, but for `--pid host`.
+    fn without_sight_of_the_host(host: Host) -> Self {
+        let (dns, http) = (SocketAddr::from((host.address, unique_port())), unique_port());
+        let container = Container { host, name: unique("blind") };
+        let run = "run -d --network host --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
+                   -v /var/run:/host/run:ro --name";
+        let agent = format!(
+            "portolan:dev agent --docker-host unix:///host/run/docker.sock --allow 172.31.77.0/24 --upstream none \
+             --dns {dns} --http 127.0.0.1:{http}"
+        );
+        let words = run.split_whitespace().chain([container.name.as_str()]).chain(agent.split_whitespace());
+        host.docker(&words.collect::<Vec<_>>());
+        Self { dns, http, container }
+    }
+
+    /// Its problems, as JSON.
+    fn problems(&self) -> String {
+        self.container.host.http_at(self.http, "/v1/problems")
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_see_the_hosts_processes_gives_no_published_port_to_other_bridges_and_says_what_to_do() {
+    let (service, port) = (unique("published"), unique_port());
+    let (label, publish) = (format!("portolan.service={service}"), format!("{port}:80"));
+    let own = C.network(&unique("own"));
+    let server = C.run(&unique("r"), &["--network", &own.name, "--label", &label, "-p", &publish]);
+    let (beside, within) = (C.run(&unique("beside"), &[]), C.run(&unique("within"), &["--network", &own.name]));
+    let name = format!("{service}.svc.internal");
+    expect("who sees docker-proxy offers the port", &addresses([C]), || beside.ask(&name, "A"));
+
+    let blind = Beside::without_sight_of_the_host(C);
+    let address = server.address(&own.name);
+    expect("on one network nothing is amiss", &Answer::found([&address]), || within.ask_at(blind.dns, &name, "A"));
+    expect("outside the port is given", &addresses([C]), || dns::ask(blind.dns, &name, RecordType::A));
+    // The way is open, but whoever is blind cannot know: with `userland-proxy=false` all of this would look the same.
+    expect("on another bridge it is not", &Answer::NoData, || beside.ask_at(blind.dns, &name, "A"));
+    let told = eventually("the port is among the problems", SOON, || {
+        let problems = blind.problems();
+        if problems.contains(&format!("{port}/tcp")) { Ok(problems) } else { Err(problems) }
+    });
+    assert!(told.contains("published ports") && told.contains("`pid: host`"), "{told}");
+    assert!(!C.http("/v1/problems").contains(&format!("{port}/tcp")), "the bed's agent sees");
+
+    server.docker(&["stop", "-t", "0"]);
+    eventually("nothing is left to tell", SOON, || {
+        let problems = blind.problems();
+        if problems.contains(&format!("{port}/tcp")) { Err(problems) } else { Ok(()) }
+    });
+    drop((blind.container, server, beside, within));
 }
 
 /// `dig` sends a cookie with every query, and says whether the answer's is in order (RFC 7873). Own containers and the host

@@ -4,7 +4,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
 use crate::dns::{
-    answer::{Answer, answer},
+    answer::{Answer, answer, named},
     fixture::World,
     prefer::Prefer,
     reach::oracle::{ASKERS, world},
@@ -19,14 +19,16 @@ fn claimed(explanation: &Explanation<'_>, kind: RecordType, world: &World) -> Ve
         RecordType::SRV => judged
             .flat_map(|judged| {
                 let (candidate, priority) = (judged.candidate, judged.priority);
-                let target = world.settings.apex.instance(candidate.publication.container, candidate.offer());
+                let instance = || world.settings.apex.instance(candidate.publication.container, candidate.offer());
+                let target = named(candidate).unwrap_or_else(instance);
                 judged.targets.iter().map(move |(_, number)| format!("{priority} {number} {target}"))
             })
             .collect(),
         _ => judged
             .map(|judged| &judged.families[usize::from(kind == RecordType::AAAA)])
             .filter(|seen| seen.out.is_none())
-            .map(|seen| seen.way.unwrap().address.to_string())
+            // Another name is no address: it is an answer of another kind.
+            .filter_map(|seen| seen.way.map(|way| way.address.to_string()))
             .collect(),
     };
     all.sort();
@@ -76,7 +78,7 @@ proptest! {
         // Whoever is out has a reason.
         for judged in &explanation.candidates {
             for seen in &judged.families {
-                prop_assert!(seen.out.is_some() || seen.way.is_some());
+                prop_assert!(seen.out.is_some() || seen.way.is_some() || named(judged.candidate).is_some());
                 let unreached = matches!(seen.out, Some(Out::Unreached(_)));
                 prop_assert!(!unreached || seen.way.is_none());
             }

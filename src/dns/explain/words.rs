@@ -122,6 +122,11 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
             "none of the networks over which the asker leaves has this family",
             "give one of its networks a subnet of this family (docker network create --ipv6 for IPv6)",
         ),
+        Obstacle::Shadowed => reason(
+            "shadowed",
+            "rule 3: its address lies in a Docker network of this host, too, which takes what is sent there",
+            "give the Docker networks of different hosts different subnets, or publish its port (-p 8080:80)",
+        ),
         Obstacle::OtherFamily => {
             reason("other-family", "it was registered with addresses of the other family only", "")
         }

@@ -7,11 +7,11 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{tests::TWO_HOSTS, *};
 use crate::dns::{
-    answer::{Answer, answer},
+    answer::{Answer, answer, named},
     fixture::World,
     prefer::{Prefer, Preference},
 };
-use crate::model::{Health, Phase};
+use crate::model::{Health, Offer, Phase, ShortId};
 
 pub(in crate::dns) const ASKERS: [&str; 10] = ["f1", "f2", "v6", "in", "sw", "mac", "ipv", "two", "host", "stranger"];
 const OWN: [&str; 10] = [
@@ -26,14 +26,52 @@ const OWN: [&str; 10] = [
     "@near=192.0.2.I",
     "@host",
 ];
-const THEIRS: [&str; 7] = [
+const THEIRS: [&str; 11] = [
     "@theirs=172.18.0.I",
+    "@theirs=172.18.0.I,fd00:18::I",
+    "@theirs=172.19.0.I",
     "@theirs=172.30.0.I",
+    "@theirs=172.30.0.I,fd00:30::I",
     "@theirs=172.30.0.I @mesh=10.1.0.I",
     "@closed=172.30.0.I",
     "@link=192.168.1.I",
+    "@link=172.19.0.I",
     "@front=172.18.0.I",
     "@host",
+];
+/// What `--routed` says: nothing half of the time; the bridges of others, whose subnets two hosts may share, and one of
+/// which we may have ourselves; our own; a wide net that has all of them in it; what is no bridge.
+const ROUTED: [&str; 14] = [
+    "",
+    "",
+    "",
+    "",
+    "",
+    "",
+    "",
+    "routed 172.30.0.0/16",
+    "routed 172.30.0.0/17 fd00:30::/64",
+    "routed 172.18.0.0/16 fd00:18::/64",
+    "routed 172.19.0.0/16",
+    "routed 172.20.0.0/16 172.21.0.0/16 fd00:18::/64",
+    "routed 172.16.0.0/12 fd00::/8",
+    "routed 10.1.0.0/24 192.168.0.0/16 192.0.2.0/24",
+];
+/// What an operator has registered in the place of the containers: mostly nothing, else addresses or one name, as checks
+/// of this host find them. An address with two ports is one instance.
+const REGISTERED: [&[&str]; 12] = [
+    &[],
+    &[],
+    &[],
+    &[],
+    &[],
+    &[],
+    &[],
+    &["=10.0.0.9 web.shop 80/tcp"],
+    &["=10.0.0.9 web.shop 80/tcp 443/tcp", "=10.0.0.10 unhealthy web.shop 80/tcp", "=2001:db8::9 web.shop 80/tcp"],
+    &["=10.0.0.9 web.shop", "=2001:db8::9 web.shop weight=3"],
+    &["=172.18.0.40 healthy web.shop 8080/tcp", "=172.20.0.40 web.shop 443/tcp"],
+    &["=db.example.com web.shop http:80/tcp"],
 ];
 /// Ready half of the time.
 const STATES: [&str; 10] =
@@ -61,18 +99,27 @@ pub(in crate::dns) fn world() -> impl Strategy<Value = String> {
     let b = prop::collection::vec(instance(&THEIRS), 0..4);
     let c = prop::collection::vec(instance(&THEIRS), 0..3);
     let advertise = select(&["192.0.2.1 at=eu/a", "192.0.2.1 2001:db8::1 at=eu/a", "at=eu/a"]);
-    (own, b, c, advertise).prop_map(|(own, b, c, advertise)| {
-        let mut text = format!("{TWO_HOSTS}host own {advertise}\n");
-        let mut number = 16;
-        for (host, instances) in [("", own), ("host b 192.0.2.2 2001:db8::2 at=eu/a", b), ("host c at=eu/b", c)] {
-            text.push_str(&format!("{host}\n"));
-            for instance in instances {
-                number += 1;
-                text.push_str(&format!("{number:012x} {}\n", instance.replace('I', &number.to_string())));
+    (own, b, c, advertise, select(&ROUTED), select(&REGISTERED)).prop_map(
+        |(own, b, c, advertise, routed, registered)| {
+            let mut text = format!("{TWO_HOSTS}{routed}\nhost own {advertise}\n");
+            let mut number = 16;
+            for (host, instances) in [("", own), ("host b 192.0.2.2 2001:db8::2 at=eu/a", b), ("host c at=eu/b", c)] {
+                text.push_str(&format!("{host}\n"));
+                for instance in instances {
+                    number += 1;
+                    text.push_str(&format!("{number:012x} {}\n", instance.replace('I', &number.to_string())));
+                }
             }
-        }
-        text
-    })
+            if !registered.is_empty() {
+                text.push_str("host external\n");
+            }
+            for instance in registered {
+                number += 1;
+                text.push_str(&format!("{number:012x} {instance}\n"));
+            }
+            text
+        },
+    )
 }
 
 /// Those that count, by the words of the design: who serves and passes its check; while there is none, who drains, then
@@ -92,6 +139,21 @@ fn counting(all: &[Candidate]) -> Vec<&Candidate> {
         _ => vec![draining, unhealthy],
     };
     std::iter::once(ready).chain(steps).find(|members| !members.is_empty()).unwrap_or_default()
+}
+
+/// Those that answers may be made of: the operator's word for the name, else all containers that have it.
+fn meant(world: &World) -> BTreeSet<(Origin, ShortId)> {
+    let is_web = |offer: &Offer| offer.service.as_str() == "web" && offer.namespace.as_str() == "shop";
+    let of_host = |origin: &Origin| {
+        let host = world.catalog.hosts.get(origin).map(|host| host.publications.values()).into_iter().flatten();
+        let offering = host.filter(|publication| publication.common.services.iter().any(is_web));
+        offering.map(|publication| (origin.clone(), publication.container)).collect::<Vec<_>>()
+    };
+    let registered = of_host(&Origin::External);
+    match registered.is_empty() {
+        true => world.catalog.hosts.keys().flat_map(of_host).collect(),
+        false => registered.into_iter().collect(),
+    }
 }
 
 /// Whether a connection of `source` to `address` and `number` ends at that instance, by the words of the design.
@@ -119,6 +181,12 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
     if container && !networks.iter().any(leaves_with_it) {
         return false;
     }
+    match publication.elsewhere.as_deref() {
+        // Everybody who may leave reaches it, at no other address and on no other port than was registered.
+        Some(Elsewhere::Address(registered)) => return itself && address == *registered,
+        Some(Elsewhere::Name(_)) => return false,
+        None => {}
+    }
     let here = own && (container || *source == Source::Host);
     let is_lan = |n: &Network| matches!(n.driver, Driver::Macvlan | Driver::Ipvlan);
     let past_host = networks.iter().any(|n| is_lan(n) && n.subnets.iter().any(|subnet| subnet.contains(&address)));
@@ -132,7 +200,19 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
                 _ => gateways.contains(&address),
             };
     let on_host = publication.networks.iter().any(|network| network.driver == Driver::Host);
-    let published = offer.ports.iter().any(|port| {
+    // What leaves by a bridge or from the host itself is taken by the host's own network with such a subnet, whoever else
+    // has it; and a router sends it to one of those who have it, perhaps to us. Only a network that spans hosts is one.
+    let is_it = |n: &Network, m: &Attachment| n.id == m.id && m.scope != Scope::Local;
+    let is_taken = |m: &Attachment| {
+        let holds = |n: &Network| n.subnets.iter().any(|subnet| subnet.contains(&address)) && !is_lan(n);
+        !own && local.networks.values().any(|n| holds(n) && !is_it(n, m))
+    };
+    let is_routed = world.settings.routed.iter().any(|subnet| subnet.contains(&address));
+    let to_bridge = |m: &Attachment| here && container && m.driver == Driver::Bridge;
+    let strays = |m: &Attachment| is_taken(m) && (*source == Source::Host || on_bridge);
+    // Docker publishes nothing of a container that is on its host's network.
+    let mut publishing = offer.ports.iter().filter(|_| !on_host);
+    let published = publishing.any(|port| {
         port.published.iter().any(|published| {
             let bound = if published.ip.is_unspecified() { hosts } else { published.ip == address };
             let proxied = local.proxied.contains(&(port.proto, published.port));
@@ -147,8 +227,26 @@ fn connects(world: &World, source: &Source, candidate: &Candidate, address: IpAd
     });
     itself && here && *source == Source::Host && has(&|n| n.driver == Driver::Bridge)
         || itself && on_host && hosts && (!(here && container) || on_bridge)
-        || itself && !here && has(&|n| matches!(n.driver, Driver::Macvlan | Driver::Ipvlan))
+        || itself && is_routed && has(&|n| !n.internal && !to_bridge(n) && !is_taken(n))
+        || itself && !here && has(&|n| matches!(n.driver, Driver::Macvlan | Driver::Ipvlan) && !strays(n))
         || published
+}
+
+/// Every address that could be meant for an instance, with every number.
+fn tried(world: &World, candidate: &Candidate) -> Vec<(IpAddr, Option<u16>)> {
+    let (publication, offer) = (&candidate.publication, candidate.offer());
+    let bound = || offer.ports.iter().flat_map(|port| &*port.published);
+    let numbers = offer.ports.iter().map(|port| port.port).chain(bound().map(|published| published.port));
+    let numbers: BTreeSet<Option<u16>> = numbers.map(Some).chain([None]).collect();
+    let own = publication.networks.iter().flat_map(|network| network.ips.iter().copied());
+    let hosts = candidate.home.advertise.iter().chain(&*world.local.addresses).copied();
+    let registered = publication.elsewhere.as_deref().and_then(|elsewhere| match elsewhere {
+        Elsewhere::Address(address) => Some(*address),
+        Elsewhere::Name(_) => None,
+    });
+    let addresses: Vec<IpAddr> =
+        own.chain(hosts).chain(bound().map(|published| published.ip)).chain(registered).collect();
+    addresses.into_iter().flat_map(|address| numbers.iter().map(move |number| (address, *number))).collect()
 }
 
 proptest! {
@@ -165,6 +263,8 @@ proptest! {
         let source = world.source(who);
         let mut rng = SmallRng::seed_from_u64(seed);
         let all = world.zone.service("shop", "web").unwrap_or_default();
+        let known = all.iter().map(|candidate| (candidate.home.origin.clone(), candidate.publication.container)).collect();
+        prop_assert_eq!(meant(&world), known, "in {}", text);
         let ready = counting(all);
         let mut ask = |name: &Name, kind| match answer(&world.snapshot(), &source, name, kind, &mut rng) {
             Answer::Records { answers, additionals } => (answers, additionals),
@@ -205,6 +305,10 @@ proptest! {
         let (answers, additionals) = ask(&name, RecordType::SRV);
         for record in &answers {
             let RData::SRV(srv) = &record.data else { panic!("{record}") };
+            if let Some(registered) = ready.iter().find(|candidate| named(candidate).as_ref() == Some(&srv.target)) {
+                prop_assert!(who != "in" && registered.offer().ports.iter().any(|port| port.port == srv.port));
+                continue;
+            }
             let meant = |candidate: &&&Candidate| {
                 world.settings.apex.instance(candidate.publication.container, candidate.offer()) == srv.target
             };
@@ -227,9 +331,16 @@ proptest! {
         for candidate in &ready {
             let target = world.settings.apex.instance(candidate.publication.container, candidate.offer());
             let listed = answers.iter().any(|r| matches!(&r.data, RData::SRV(srv) if srv.target == target));
-            let view = Viewpoint::new(&world.local, &[], &source);
-            let reached = Family::BOTH.iter().any(|family| view.way(candidate, *family).is_ok());
-            prop_assert_eq!(listed, reached && !candidate.offer().ports.is_empty(), "{} in {}", target, text);
+            let view = Viewpoint::new(&world.local, &world.settings.routed, &source);
+            let reached = Family::BOTH.map(|family| view.way(candidate, family).is_ok());
+            prop_assert!(named(candidate).is_some() || listed == (reached.contains(&true) && !candidate.offer().ports.is_empty()), "{target} in {text}");
+            // And whoever can be reached is told of.
+            for (family, reached) in Family::BOTH.into_iter().zip(reached) {
+                let found = tried(&world, candidate).into_iter().find(|(address, number)| {
+                    family.holds(*address) && connects(&world, &source, candidate, *address, *number)
+                });
+                prop_assert!(reached || found.is_none(), "{found:?} of {target} is kept from {who} in {text}");
+            }
         }
     }
 }

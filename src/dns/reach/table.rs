@@ -71,6 +71,9 @@ const WORLD: &str = "
       c9 @theirs=172.30.0.5 far-gateway.shop 80/tcp>172.18.0.1:8080
       ca @theirs=172.31.0.2 far-routed.shop 80/tcp
       cb @closed=172.31.0.3 far-routed-internal.shop 80/tcp
+      cd @theirs=172.19.0.14 far-routed-taken.shop 80/tcp
+      ce @theirs=172.19.0.14 far-taken-any.shop 80/tcp>0.0.0.0:8080
+      cf @link=172.19.0.15 far-ipvlan-taken.shop 80/tcp
       cc @theirs=172.30.0.6 far-two-addresses.shop 80/tcp>198.51.100.8:8080>198.51.100.9:8080
     host c 192.0.2.3
       d1 @theirs=172.30.0.2 v4-host-any.shop 80/tcp>0.0.0.0:8080>[::]:8080
@@ -85,7 +88,7 @@ const ASKERS: [&str; 14] = [
 ];
 
 /// Shapes in [`WORLD`] times [`ASKERS`].
-const ROWS: usize = 38 * 14;
+const ROWS: usize = 41 * 14;
 
 fn world() -> World {
     let mut world = World::parse(WORLD);
@@ -150,6 +153,7 @@ fn every_rule_and_every_reason_has_a_row() {
         "no-bridge",
         "its-host-only",
         "asker-lacks-family",
+        "shadowed",
     ] {
         assert!(told.iter().any(|cell| cell.ends_with(&format!(" {code}"))), "{code}");
     }
