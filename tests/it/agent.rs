@@ -16,6 +16,7 @@ mod lifecycle;
 mod registry;
 mod resolvers;
 mod restart;
+mod secured;
 mod single;
 mod surroundings;
 mod tls;
