@@ -18,7 +18,8 @@
 //!
 //! **Failure.** With etcd gone the view stays as it is, is marked stale, and everything is retried for ever with a
 //! growing, jittered pause. A list at a lower revision than ours (an etcd restored from a backup) is believed only when
-//! it has been seen three times in a row.
+//! it has been seen three times in a row, and what it lacks is held until its hosts had the time to write it again
+//! (`held.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +33,7 @@ use rand::{Rng, RngExt};
 use self::{
     compare::Compare,
     contents::{Contents, Seen},
+    held::Held,
 };
 use super::{
     call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
@@ -41,6 +43,7 @@ use crate::model::{Externals, Host, HostId, Origin, Problem};
 
 mod compare;
 mod contents;
+mod held;
 #[cfg(test)]
 mod tests;
 
@@ -171,6 +174,7 @@ pub struct Mirror {
     own: HostId,
     listed: WatchRange,
     contents: Contents,
+    held: Held,
     interner: Interner,
     view: Arc<View>,
     must_list: bool,
@@ -202,6 +206,7 @@ impl Mirror {
             keys,
             own,
             contents: Contents::default(),
+            held: Held::default(),
             interner: Interner::default(),
             view: Arc::default(),
             must_list: true,
@@ -253,7 +258,7 @@ impl Mirror {
         let compare = (self.can_compare() && idle).then_some(self.compare_at);
         let judge = self.suspects.as_ref().map(|suspects| suspects.0);
         let stale = self.view.stale_since.is_none().then(|| self.stale_at());
-        [watching, list, compare, judge, stale].into_iter().flatten().min()
+        [watching, list, compare, judge, stale, self.release_at()].into_iter().flatten().min()
     }
 
     /// Takes in what happened and says what to do now.
@@ -274,6 +279,7 @@ impl Mirror {
     fn advance(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         self.judge_watch(now, rng, effects);
         self.judge_suspects(now, effects);
+        self.release(now);
         if now >= self.not_before && !self.must_list && matches!(self.watching, Watching::No) {
             self.watching = Watching::Asked { until: now + CREATED_WITHIN };
             effects.push(Effect::Watch(self.view.revision + 1));
@@ -364,7 +370,9 @@ impl Mirror {
         }
         if is_behind || self.backwards > 0 || self.view.listed && at.cluster != self.view.cluster {
             effects.push(Effect::Touched(0));
+            self.held.hold(now, &self.contents, &draft.contents);
         }
+        self.held.carry(&self.contents, &mut draft.contents);
         draft.contents.share_with(&self.view);
         self.contents = draft.contents;
         self.must_list = false;
@@ -413,6 +421,7 @@ impl Mirror {
                 self.status.last_error = None;
                 self.wrote.restart(now);
                 self.echo.restart(now);
+                self.held.restart(now);
             }
             WatchEvent::Changes { changes, .. } => self.take_changes(now, header, changes, effects),
             _ => {}
@@ -435,6 +444,7 @@ impl Mirror {
                         effects.push(Effect::Touched(revision));
                     }
                     let compares = matches!(self.call, Some(Call::Compare(_))) || self.suspects.is_some();
+                    self.held.hear(now, &key, &change);
                     if compares && matches!(change, Change::Delete { .. }) && self.gone.len() <= MAX_GONE {
                         self.gone.insert(key);
                     }
