@@ -148,6 +148,8 @@ enum Call {
 /// A list that is not complete yet.
 #[derive(Debug, Default)]
 struct Draft {
+    /// Where etcd had been when it was asked for: a write of ours may overtake the reply.
+    reached: Revision,
     at: Option<Header>,
     next: Vec<u8>,
     contents: Contents,
@@ -156,7 +158,7 @@ struct Draft {
 #[derive(Debug)]
 enum Watching {
     No,
-    Asked { until: Duration },
+    Asked { until: Duration, reached: Revision },
     Created,
 }
 
@@ -180,6 +182,9 @@ pub struct Mirror {
     must_list: bool,
     /// How often in a row a list showed that etcd has gone back; it may have overtaken us since.
     backwards: u32,
+    /// etcd has been here: at our last list, or our own last write since. The catalog's revision may be far behind that, and
+    /// an etcd that went back has soon overtaken it.
+    reached: Revision,
     listed_at: Duration,
     call: Option<Call>,
     watching: Watching,
@@ -211,6 +216,7 @@ impl Mirror {
             view: Arc::default(),
             must_list: true,
             backwards: 0,
+            reached: 0,
             listed_at: Duration::ZERO,
             call: None,
             watching: Watching::No,
@@ -247,7 +253,7 @@ impl Mirror {
         let idle = self.call.is_none();
         let watching = match self.watching {
             Watching::No => (!self.must_list).then_some(self.not_before),
-            Watching::Asked { until } => Some(until),
+            Watching::Asked { until, .. } => Some(until),
             Watching::Created => [self.wrote, self.echo]
                 .iter()
                 .filter_map(|proof| Some(proof.expected?.1))
@@ -267,8 +273,14 @@ impl Mirror {
         match input {
             Input::Replied(outcome) => self.take_reply(now, outcome, rng, &mut effects),
             Input::Watched(event) => self.take_event(now, event, rng, &mut effects),
-            Input::Wrote(revision) => self.wrote.expect(revision, now),
-            Input::Echoed(revision) => self.echo.expect(revision, now),
+            Input::Wrote(revision) => {
+                self.reached = self.reached.max(revision);
+                self.wrote.expect(revision, now);
+            }
+            Input::Echoed(revision) => {
+                self.reached = self.reached.max(revision);
+                self.echo.expect(revision, now);
+            }
             Input::Tick => {}
         }
         self.advance(now, rng, &mut effects);
@@ -281,7 +293,7 @@ impl Mirror {
         self.judge_suspects(now, effects);
         self.release(now);
         if now >= self.not_before && !self.must_list && matches!(self.watching, Watching::No) {
-            self.watching = Watching::Asked { until: now + CREATED_WITHIN };
+            self.watching = Watching::Asked { until: now + CREATED_WITHIN, reached: self.reached() };
             effects.push(Effect::Watch(self.view.revision + 1));
         }
         if self.call.is_some() {
@@ -289,12 +301,20 @@ impl Mirror {
         }
         if self.must_list {
             if now >= self.not_before {
-                self.ask(Call::List(Draft { next: self.listed.start.clone(), ..Draft::default() }), effects);
+                self.ask(
+                    Call::List(Draft { reached: self.reached(), next: self.listed.start.clone(), ..Draft::default() }),
+                    effects,
+                );
             }
         } else if self.can_compare() && now >= self.compare_at {
             self.gone.clear();
             self.ask(Call::Compare(Compare { next: self.listed.start.clone(), ..Compare::default() }), effects);
         }
+    }
+
+    /// Where etcd has been, as far as we know.
+    fn reached(&self) -> Revision {
+        self.reached.max(self.view.revision)
     }
 
     fn can_compare(&self) -> bool {
@@ -349,13 +369,14 @@ impl Mirror {
         if at.cluster != header.cluster {
             return self.fail(now, "another cluster answered in the middle of a list".into(), rng);
         }
-        let is_behind = self.view.listed && at.cluster == self.view.cluster && at.revision < self.view.revision;
+        let reached = draft.reached;
+        let is_behind = self.view.listed && at.cluster == self.view.cluster && at.revision < reached;
         if is_behind && self.backwards + 1 < BACKWARDS {
             self.backwards += 1;
-            let (found, known) = (at.revision, self.view.revision);
+            let found = at.revision;
             return self.fail(
                 now,
-                format!("etcd is at revision {found}, but was at {known}: restored from a backup?"),
+                format!("etcd is at revision {found}, but was at {reached}: restored from a backup?"),
                 rng,
             );
         }
@@ -376,6 +397,7 @@ impl Mirror {
         draft.contents.share_with(&self.view);
         self.contents = draft.contents;
         self.must_list = false;
+        self.reached = at.revision;
         self.backwards = 0;
         self.failures = 0;
         self.doubted = false;
@@ -409,7 +431,9 @@ impl Mirror {
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
         }
-        if matches!(event, WatchEvent::Created { .. }) && header.revision < self.view.revision {
+        if let (WatchEvent::Created { .. }, Watching::Asked { reached, .. }) = (&event, &self.watching)
+            && header.revision < *reached
+        {
             // The same cluster went back, as after a restored backup: a watch from the future would stay silent.
             return self.list_anew(now, format!("etcd is at revision {}, before ours", header.revision), effects);
         }
@@ -472,7 +496,7 @@ impl Mirror {
     fn judge_watch(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         let reason = match self.watching {
             Watching::No => return,
-            Watching::Asked { until } if now >= until => "the watch was not confirmed",
+            Watching::Asked { until, .. } if now >= until => "the watch was not confirmed",
             Watching::Created if self.wrote.has_failed(now) || self.echo.has_failed(now) => {
                 self.status.stalls += 1;
                 tracing::warn!("our own write did not come back over the watch: following anew");

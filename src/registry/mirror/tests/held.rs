@@ -133,3 +133,30 @@ fn an_etcd_that_goes_away_again_or_is_listed_anew_empties_nothing() {
     bench.listen(5);
     assert_eq!(bench.known(), [A]);
 }
+
+/// Echoes make revisions, too, and nobody's catalog is changed by them.
+#[test]
+fn an_etcd_that_went_back_and_is_past_the_catalogs_revision_again_is_known_by_our_own_last_write() {
+    let mut bench = Bench::new();
+    bench.put(A);
+    bench.give(Input::Tick);
+    let mut backup = bench.store.clone();
+    bench.put(B);
+    bench.tell_all();
+    let echo = |store: &mut Store| {
+        let put = Op::Put { key: b"/portolan/v1/echo/own".to_vec(), value: b"n".to_vec(), lease: LeaseId(0) };
+        let request = Request::Txn { compare: Vec::new(), then: vec![put], otherwise: Vec::new() };
+        store.call(Duration::ZERO, &request).unwrap();
+        store.revision()
+    };
+    let echoed = (0..9).map(|_| echo(&mut bench.store)).last().unwrap();
+    bench.give(Input::Echoed(echoed));
+    bench.tell_all();
+    while backup.revision() <= bench.mirror.view().revision {
+        echo(&mut backup);
+    }
+    bench.replace(backup);
+    assert_eq!((bench.mirror.status().relists, bench.held()), (2, 1));
+    bench.listen(30);
+    assert_eq!(bench.known(), [A]);
+}
