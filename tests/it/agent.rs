@@ -16,6 +16,7 @@ mod lifecycle;
 mod registry;
 mod resolvers;
 mod restart;
+mod restored;
 mod secured;
 mod single;
 mod surroundings;

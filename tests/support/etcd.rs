@@ -25,6 +25,9 @@ use tempfile::TempDir;
 /// How long a member may take to be healthy; a loaded machine elects slowly.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// The token of every cluster that is given none.
+pub const TOKEN: &str = "etcd-cluster";
+
 /// What kind of cluster to start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -61,6 +64,7 @@ pub struct Cluster {
 
 struct Member {
     client: SocketAddr,
+    peer: SocketAddr,
     metrics: SocketAddr,
     arguments: Vec<String>,
     log: PathBuf,
@@ -137,7 +141,7 @@ impl Cluster {
             }
             arguments.extend(options.arguments.iter().cloned());
             let log = directory.path().join(format!("m{n}.log"));
-            Member { client, metrics, arguments, log, process: None }
+            Member { client, peer, metrics, arguments, log, process: None }
         });
         let members = members.collect();
         Self { members, tls, directory }
@@ -282,6 +286,30 @@ impl Cluster {
         Certificates::sign(self.directory(), name);
         let file = |end| self.directory().join(format!("{name}.{end}"));
         Certificates { ca: ca.clone(), cert: file("pem"), key: file("key") }
+    }
+
+    /// Saves a snapshot of a cluster of one member.
+    pub fn save_snapshot(&self) -> PathBuf {
+        let path = self.directory().join("snapshot");
+        self.ctl(&["snapshot", "save", path.to_str().expect("text")]);
+        path
+    }
+
+    /// Kills the one member and makes it from a snapshot, as an operator would after the loss of a disk. The cluster is
+    /// the same one as before if it has the same token, for its id is made of that and of its members' addresses. It is
+    /// started by [`restart`](Self::restart).
+    pub fn restore_snapshot(&mut self, snapshot: &Path, token: &str) {
+        self.kill(0);
+        let data = self.directory().join(format!("restored-{token}"));
+        let data = data.to_str().expect("text");
+        let peer = format!("http://{}", self.members[0].peer);
+        let (initial, snapshot) = (format!("m0={peer}"), snapshot.to_str().expect("text"));
+        let cluster = ["--name", "m0", "--initial-advertise-peer-urls", &peer, "--initial-cluster", &initial];
+        let place = ["--initial-cluster-token", token, "--data-dir", data];
+        self.ctl(&[&["snapshot", "restore", snapshot], &cluster[..], &place].concat());
+        for argument in self.members[0].arguments.iter_mut().filter(|argument| argument.starts_with("--data-dir=")) {
+            *argument = format!("--data-dir={data}");
+        }
     }
 }
 
