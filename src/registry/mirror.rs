@@ -18,7 +18,8 @@
 //!
 //! **Failure.** With etcd gone the view stays as it is, is marked stale, and everything is retried for ever with a
 //! growing, jittered pause. A list at a lower revision than ours (an etcd restored from a backup) is believed only when
-//! it has been seen three times in a row.
+//! it has been seen three times in a row, and what it lacks is held until its hosts had the time to write it again
+//! (`held.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +33,7 @@ use rand::{Rng, RngExt};
 use self::{
     compare::Compare,
     contents::{Contents, Seen},
+    held::Held,
 };
 use super::{
     call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
@@ -41,6 +43,7 @@ use crate::model::{Externals, Host, HostId, Origin, Problem};
 
 mod compare;
 mod contents;
+mod held;
 #[cfg(test)]
 mod tests;
 
@@ -145,6 +148,8 @@ enum Call {
 /// A list that is not complete yet.
 #[derive(Debug, Default)]
 struct Draft {
+    /// Where etcd had been when it was asked for: a write of ours may overtake the reply.
+    reached: Revision,
     at: Option<Header>,
     next: Vec<u8>,
     contents: Contents,
@@ -153,7 +158,7 @@ struct Draft {
 #[derive(Debug)]
 enum Watching {
     No,
-    Asked { until: Duration },
+    Asked { until: Duration, reached: Revision },
     Created,
 }
 
@@ -171,11 +176,15 @@ pub struct Mirror {
     own: HostId,
     listed: WatchRange,
     contents: Contents,
+    held: Held,
     interner: Interner,
     view: Arc<View>,
     must_list: bool,
     /// How often in a row a list showed that etcd has gone back; it may have overtaken us since.
     backwards: u32,
+    /// etcd has been here: at our last list, or our own last write since. The catalog's revision may be far behind that, and
+    /// an etcd that went back has soon overtaken it.
+    reached: Revision,
     listed_at: Duration,
     call: Option<Call>,
     watching: Watching,
@@ -202,10 +211,12 @@ impl Mirror {
             keys,
             own,
             contents: Contents::default(),
+            held: Held::default(),
             interner: Interner::default(),
             view: Arc::default(),
             must_list: true,
             backwards: 0,
+            reached: 0,
             listed_at: Duration::ZERO,
             call: None,
             watching: Watching::No,
@@ -242,7 +253,7 @@ impl Mirror {
         let idle = self.call.is_none();
         let watching = match self.watching {
             Watching::No => (!self.must_list).then_some(self.not_before),
-            Watching::Asked { until } => Some(until),
+            Watching::Asked { until, .. } => Some(until),
             Watching::Created => [self.wrote, self.echo]
                 .iter()
                 .filter_map(|proof| Some(proof.expected?.1))
@@ -253,7 +264,7 @@ impl Mirror {
         let compare = (self.can_compare() && idle).then_some(self.compare_at);
         let judge = self.suspects.as_ref().map(|suspects| suspects.0);
         let stale = self.view.stale_since.is_none().then(|| self.stale_at());
-        [watching, list, compare, judge, stale].into_iter().flatten().min()
+        [watching, list, compare, judge, stale, self.release_at()].into_iter().flatten().min()
     }
 
     /// Takes in what happened and says what to do now.
@@ -262,8 +273,14 @@ impl Mirror {
         match input {
             Input::Replied(outcome) => self.take_reply(now, outcome, rng, &mut effects),
             Input::Watched(event) => self.take_event(now, event, rng, &mut effects),
-            Input::Wrote(revision) => self.wrote.expect(revision, now),
-            Input::Echoed(revision) => self.echo.expect(revision, now),
+            Input::Wrote(revision) => {
+                self.reached = self.reached.max(revision);
+                self.wrote.expect(revision, now);
+            }
+            Input::Echoed(revision) => {
+                self.reached = self.reached.max(revision);
+                self.echo.expect(revision, now);
+            }
             Input::Tick => {}
         }
         self.advance(now, rng, &mut effects);
@@ -274,8 +291,9 @@ impl Mirror {
     fn advance(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         self.judge_watch(now, rng, effects);
         self.judge_suspects(now, effects);
+        self.release(now);
         if now >= self.not_before && !self.must_list && matches!(self.watching, Watching::No) {
-            self.watching = Watching::Asked { until: now + CREATED_WITHIN };
+            self.watching = Watching::Asked { until: now + CREATED_WITHIN, reached: self.reached() };
             effects.push(Effect::Watch(self.view.revision + 1));
         }
         if self.call.is_some() {
@@ -283,12 +301,20 @@ impl Mirror {
         }
         if self.must_list {
             if now >= self.not_before {
-                self.ask(Call::List(Draft { next: self.listed.start.clone(), ..Draft::default() }), effects);
+                self.ask(
+                    Call::List(Draft { reached: self.reached(), next: self.listed.start.clone(), ..Draft::default() }),
+                    effects,
+                );
             }
         } else if self.can_compare() && now >= self.compare_at {
             self.gone.clear();
             self.ask(Call::Compare(Compare { next: self.listed.start.clone(), ..Compare::default() }), effects);
         }
+    }
+
+    /// Where etcd has been, as far as we know.
+    fn reached(&self) -> Revision {
+        self.reached.max(self.view.revision)
     }
 
     fn can_compare(&self) -> bool {
@@ -343,13 +369,14 @@ impl Mirror {
         if at.cluster != header.cluster {
             return self.fail(now, "another cluster answered in the middle of a list".into(), rng);
         }
-        let is_behind = self.view.listed && at.cluster == self.view.cluster && at.revision < self.view.revision;
+        let reached = draft.reached;
+        let is_behind = self.view.listed && at.cluster == self.view.cluster && at.revision < reached;
         if is_behind && self.backwards + 1 < BACKWARDS {
             self.backwards += 1;
-            let (found, known) = (at.revision, self.view.revision);
+            let found = at.revision;
             return self.fail(
                 now,
-                format!("etcd is at revision {found}, but was at {known}: restored from a backup?"),
+                format!("etcd is at revision {found}, but was at {reached}: restored from a backup?"),
                 rng,
             );
         }
@@ -364,10 +391,13 @@ impl Mirror {
         }
         if is_behind || self.backwards > 0 || self.view.listed && at.cluster != self.view.cluster {
             effects.push(Effect::Touched(0));
+            self.held.hold(now, &self.contents, &draft.contents);
         }
+        self.held.carry(&self.contents, &mut draft.contents);
         draft.contents.share_with(&self.view);
         self.contents = draft.contents;
         self.must_list = false;
+        self.reached = at.revision;
         self.backwards = 0;
         self.failures = 0;
         self.doubted = false;
@@ -401,7 +431,9 @@ impl Mirror {
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
         }
-        if matches!(event, WatchEvent::Created { .. }) && header.revision < self.view.revision {
+        if let (WatchEvent::Created { .. }, Watching::Asked { reached, .. }) = (&event, &self.watching)
+            && header.revision < *reached
+        {
             // The same cluster went back, as after a restored backup: a watch from the future would stay silent.
             return self.list_anew(now, format!("etcd is at revision {}, before ours", header.revision), effects);
         }
@@ -413,6 +445,7 @@ impl Mirror {
                 self.status.last_error = None;
                 self.wrote.restart(now);
                 self.echo.restart(now);
+                self.held.restart(now);
             }
             WatchEvent::Changes { changes, .. } => self.take_changes(now, header, changes, effects),
             _ => {}
@@ -435,6 +468,7 @@ impl Mirror {
                         effects.push(Effect::Touched(revision));
                     }
                     let compares = matches!(self.call, Some(Call::Compare(_))) || self.suspects.is_some();
+                    self.held.hear(now, &key, &change);
                     if compares && matches!(change, Change::Delete { .. }) && self.gone.len() <= MAX_GONE {
                         self.gone.insert(key);
                     }
@@ -462,7 +496,7 @@ impl Mirror {
     fn judge_watch(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         let reason = match self.watching {
             Watching::No => return,
-            Watching::Asked { until } if now >= until => "the watch was not confirmed",
+            Watching::Asked { until, .. } if now >= until => "the watch was not confirmed",
             Watching::Created if self.wrote.has_failed(now) || self.echo.has_failed(now) => {
                 self.status.stalls += 1;
                 tracing::warn!("our own write did not come back over the watch: following anew");

@@ -1,16 +1,16 @@
 //! Users, tokens and certificates.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use portolan::registry::{
-    call::{CallError, Reply},
+    call::{CallError, Reply, WatchEvent},
     etcd::{Etcd, Options, OptionsError, Tls},
 };
 use tokio::time::timeout;
 
 use crate::{
     both::{PATIENCE, client, client_with},
-    etcd::{self, Certificates, Cluster},
+    etcd::{self, Certificates, Cluster, Security},
     faults::{broken, everything, get, put, watching},
 };
 
@@ -64,6 +64,37 @@ async fn a_token_that_etcd_forgot_is_renewed_for_calls_and_for_watches() {
     assert!(timeout(PATIENCE, old.recv()).await.unwrap().is_some());
 }
 
+/// Waits until etcd has let this many tokens expire.
+async fn expired(cluster: &Cluster, count: usize) {
+    let counted = async {
+        while cluster.logged(0, &["deleted a simple token"]) < count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("tokens expire");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_expired_is_renewed_by_a_watch_and_by_a_call_on_the_same_tls_connection() {
+    let arguments = ["--auth-token-ttl=1".into(), "--bcrypt-cost=4".into()];
+    let security = Security::ServerCertificate;
+    let cluster = Cluster::start(&etcd::Options { security, arguments: arguments.into(), ..Default::default() });
+    cluster.enable_auth("secret");
+    let ca = cluster.certificates().map(|certificates| certificates.ca.clone());
+    let etcd = client_with(&cluster, |options| {
+        options.user = Some(("root".into(), "secret".into()));
+        options.tls = Some(Tls { ca, ..Tls::default() });
+    });
+    etcd.call(put("a", "1")).await.unwrap();
+    expired(&cluster, 1).await;
+    // Nothing is called in between: what etcd says of the token is said to the watch, which is canceled as it is created.
+    let mut old = watching(&etcd).await;
+    expired(&cluster, 2).await;
+    etcd.call(put("a", "2")).await.unwrap();
+    let told = timeout(PATIENCE, old.recv()).await.unwrap();
+    assert!(matches!(&told, Some(WatchEvent::Changes { .. })), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_is_no_hindrance_before_authentication_is_enabled_and_logs_in_afterwards() {
     let cluster = Cluster::single();
@@ -81,7 +112,7 @@ fn tls(certificates: &Certificates) -> Tls {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_checked_by_both_sides_and_read_anew_for_each_connection() {
-    let cluster = Cluster::start(&etcd::Options { tls: true, ..Default::default() });
+    let cluster = Cluster::start(&etcd::Options { security: Security::ClientCertificates, ..Default::default() });
     let ours = tls(cluster.certificates().unwrap());
     let etcd = client_with(&cluster, |options| options.tls = Some(ours.clone()));
     etcd.call(put("a", "1")).await.unwrap();

@@ -16,6 +16,8 @@ mod lifecycle;
 mod registry;
 mod resolvers;
 mod restart;
+mod restored;
+mod secured;
 mod single;
 mod surroundings;
 mod tls;

@@ -173,9 +173,14 @@ impl World {
             return;
         }
         // P2: what is answered is what etcd held at that revision, no more and no less.
-        let found = records(&view.hosts);
+        let mut found = records(&view.hosts);
         let held = self.history.get(&(agent.epoch, view.revision)).expect("a revision that was");
         let expected = decoded(&self.keys, held);
+        // But for what hosts had published in an etcd that has gone back or was replaced since, and which this one lacks.
+        for key in agent.mirror.held() {
+            let Key::Instance(host, container) = key else { continue };
+            found.remove(&(host.clone(), *container));
+        }
         if found == expected {
             agent.tainted.retain(|dropped| *dropped > view.revision);
         } else {

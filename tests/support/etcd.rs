@@ -25,20 +25,33 @@ use tempfile::TempDir;
 /// How long a member may take to be healthy; a loaded machine elects slowly.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// The token of every cluster that is given none.
+pub const TOKEN: &str = "etcd-cluster";
+
 /// What kind of cluster to start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// 1 or 3.
     pub members: usize,
-    /// Whether clients speak TLS, and must show a certificate.
-    pub tls: bool,
+    /// What is asked of clients.
+    pub security: Security,
     /// More arguments for every member, like `--auth-token-ttl=2`.
     pub arguments: Vec<String>,
 }
 
+/// Whether clients speak TLS, and what they must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    Plain,
+    /// The server shows a certificate, and clients show none.
+    ServerCertificate,
+    /// Both do.
+    ClientCertificates,
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self { members: 1, tls: false, arguments: Vec::new() }
+        Self { members: 1, security: Security::Plain, arguments: Vec::new() }
     }
 }
 
@@ -51,6 +64,7 @@ pub struct Cluster {
 
 struct Member {
     client: SocketAddr,
+    peer: SocketAddr,
     metrics: SocketAddr,
     arguments: Vec<String>,
     log: PathBuf,
@@ -96,8 +110,9 @@ impl Cluster {
         let ports = free_ports(options.members * 3);
         let (clients, rest) = ports.split_at(options.members);
         let (peers, metrics) = rest.split_at(options.members);
-        let scheme = if options.tls { "https" } else { "http" };
-        let tls = options.tls.then(|| Certificates::make(directory.path()));
+        let is_plain = options.security == Security::Plain;
+        let scheme = if is_plain { "http" } else { "https" };
+        let tls = (!is_plain).then(|| Certificates::make(directory.path()));
         let initial: Vec<_> = peers.iter().enumerate().map(|(n, peer)| format!("m{n}=http://{peer}")).collect();
         let members = (0..options.members).map(|n| {
             let (client, peer, metrics) = (clients[n], peers[n], metrics[n]);
@@ -118,12 +133,15 @@ impl Cluster {
                 let file = |name| directory.path().join(name).display().to_string();
                 arguments.push(format!("--cert-file={}", file("server.pem")));
                 arguments.push(format!("--key-file={}", file("server.key")));
-                arguments.push(format!("--trusted-ca-file={}", file("ca.pem")));
+            }
+            if options.security == Security::ClientCertificates {
+                // An authority alone already makes etcd ask for certificates; the flag makes users of their names.
+                arguments.push(format!("--trusted-ca-file={}", directory.path().join("ca.pem").display()));
                 arguments.push("--client-cert-auth".into());
             }
             arguments.extend(options.arguments.iter().cloned());
             let log = directory.path().join(format!("m{n}.log"));
-            Member { client, metrics, arguments, log, process: None }
+            Member { client, peer, metrics, arguments, log, process: None }
         });
         let members = members.collect();
         Self { members, tls, directory }
@@ -229,6 +247,12 @@ impl Cluster {
         assert!(self.becomes_healthy(index), "etcd member {index} does not become healthy: {}", self.log(index));
     }
 
+    /// How many lines of a member's log hold all these texts.
+    pub fn logged(&self, index: usize, texts: &[&str]) -> usize {
+        let log = fs::read_to_string(&self.members[index].log).expect("a log");
+        log.lines().filter(|line| texts.iter().all(|text| line.contains(text))).count()
+    }
+
     /// The last lines that a member logged.
     pub fn log(&self, index: usize) -> String {
         let text = fs::read_to_string(&self.members[index].log).unwrap_or_default();
@@ -255,6 +279,38 @@ impl Cluster {
         self.ctl(&["user", "grant-role", "root", "root"]);
         self.ctl(&["auth", "enable"]);
     }
+
+    /// Another client certificate, with this common name.
+    pub fn certificate_of(&self, name: &str) -> Certificates {
+        let Certificates { ca, .. } = self.tls.as_ref().expect("a cluster with TLS");
+        Certificates::sign(self.directory(), name);
+        let file = |end| self.directory().join(format!("{name}.{end}"));
+        Certificates { ca: ca.clone(), cert: file("pem"), key: file("key") }
+    }
+
+    /// Saves a snapshot of a cluster of one member.
+    pub fn save_snapshot(&self) -> PathBuf {
+        let path = self.directory().join("snapshot");
+        self.ctl(&["snapshot", "save", path.to_str().expect("text")]);
+        path
+    }
+
+    /// Kills the one member and makes it from a snapshot, as an operator would after the loss of a disk. The cluster is
+    /// the same one as before if it has the same token, for its id is made of that and of its members' addresses. It is
+    /// started by [`restart`](Self::restart).
+    pub fn restore_snapshot(&mut self, snapshot: &Path, token: &str) {
+        self.kill(0);
+        let data = self.directory().join(format!("restored-{token}"));
+        let data = data.to_str().expect("text");
+        let peer = format!("http://{}", self.members[0].peer);
+        let (initial, snapshot) = (format!("m0={peer}"), snapshot.to_str().expect("text"));
+        let cluster = ["--name", "m0", "--initial-advertise-peer-urls", &peer, "--initial-cluster", &initial];
+        let place = ["--initial-cluster-token", token, "--data-dir", data];
+        self.ctl(&[&["snapshot", "restore", snapshot], &cluster[..], &place].concat());
+        for argument in self.members[0].arguments.iter_mut().filter(|argument| argument.starts_with("--data-dir=")) {
+            *argument = format!("--data-dir={data}");
+        }
+    }
 }
 
 impl Drop for Cluster {
@@ -272,23 +328,29 @@ impl Drop for Cluster {
 impl Certificates {
     /// Makes `ca`, `server` and `client` certificates in a directory, for 127.0.0.1 and a day.
     fn make(directory: &Path) -> Self {
-        let openssl = |arguments: &str| {
-            let mut command = Command::new("openssl");
-            let output =
-                command.current_dir(directory).args(arguments.split(' ')).output().expect("openssl is installed");
-            assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        openssl(&format!("req -x509 {new_key} -keyout ca.key -out ca.pem -days 1 -subj /CN=authority"));
+        openssl(directory, &format!("req -x509 {NEW_KEY} -keyout ca.key -out ca.pem -days 1 -subj /CN=authority"));
         fs::write(directory.join("san.txt"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("a file");
         for name in ["server", "client"] {
-            openssl(&format!("req {new_key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-            let signed_by = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 1 -extfile san.txt";
-            openssl(&format!("x509 -req -in {name}.csr -out {name}.pem {signed_by}"));
+            Self::sign(directory, name);
         }
         let file = |name| directory.join(name);
         Self { ca: file("ca.pem"), cert: file("client.pem"), key: file("client.key") }
     }
+
+    /// Makes a key and a certificate with this common name.
+    fn sign(directory: &Path, name: &str) {
+        openssl(directory, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        let signed_by = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 1 -extfile san.txt";
+        openssl(directory, &format!("x509 -req -in {name}.csr -out {name}.pem {signed_by}"));
+    }
+}
+
+const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+
+fn openssl(directory: &Path, arguments: &str) {
+    let mut command = Command::new("openssl");
+    let output = command.current_dir(directory).args(arguments.split(' ')).output().expect("openssl is installed");
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Different ports on loopback that are free right now.

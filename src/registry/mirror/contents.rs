@@ -221,7 +221,24 @@ impl Contents {
         }
     }
 
-    fn withdraw(&mut self, key: &Key) {
+    /// Takes over what `other` has of a key that we have nothing of.
+    pub(super) fn lend(&mut self, key: &Key, other: &Self) {
+        match key {
+            Key::Session(id) => {
+                if let Some(host) = other.host(id) {
+                    self.host_mut(id).session = host.session.clone();
+                }
+            }
+            Key::Instance(id, container) => {
+                if let Some(publication) = other.host(id).and_then(|host| host.publications.get(container)) {
+                    self.host_mut(id).publications.insert(*container, Arc::clone(publication));
+                }
+            }
+            Key::External(_) | Key::Echo(_) => {}
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, key: &Key) {
         let id = match key {
             Key::Session(id) | Key::Instance(id, _) => id,
             Key::External(name) => return drop(self.externals.remove(name)),

@@ -7,7 +7,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -42,6 +45,21 @@ pub(super) fn eventually<T>(what: impl fmt::Display, mut look: impl FnMut() -> O
         assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
         thread::sleep(PAUSE);
     }
+}
+
+/// Ends the asking thread, also when the test fails meanwhile.
+pub(super) struct SetOnDrop<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A client command has done what it was told.
+#[track_caller]
+pub(super) fn succeeds(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 /// What was made on the engine by a test of this folder.

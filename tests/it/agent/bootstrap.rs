@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::Between,
-    etcd::{Cluster, Options},
+    etcd::{Cluster, Options, Security},
 };
 
 #[test]
@@ -108,7 +108,7 @@ fn a_user_and_a_password_are_shown_to_etcd_and_a_wrong_one_is_named() {
 fn certificates_are_shown_to_etcd() {
     let bed = engine_bed("tls");
     let id = bed.sleeper("web", &[]);
-    let cluster = Cluster::start(&Options { tls: true, ..Options::default() });
+    let cluster = Cluster::start(&Options { security: Security::ClientCertificates, ..Options::default() });
     let certificates = cluster.certificates().expect("a cluster with TLS");
     let text = |path: &Path| path.to_str().expect("text").to_owned();
     let (ca, cert, key) = (text(&certificates.ca), text(&certificates.cert), text(&certificates.key));

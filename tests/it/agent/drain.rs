@@ -1,7 +1,6 @@
 //! `portolan drain`, as another host and a client see it.
 
 use std::{
-    process::Output,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -9,13 +8,9 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    bed::{Answer, Home, address, engine_bed, eventually},
+    bed::{Answer, Home, address, engine_bed, eventually, succeeds},
     registry::Registry,
 };
-
-fn succeeds(output: &Output) {
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-}
 
 fn has(answer: Option<Answer>, ips: &[&str]) -> bool {
     let mut data = answer.map(|answer| answer.data).unwrap_or_default();

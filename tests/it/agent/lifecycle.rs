@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use portolan::registry::call::{KeyValue, LeaseId};
 
 use super::{
-    bed::{Home, address, engine_bed, eventually},
+    bed::{Home, SetOnDrop, address, engine_bed, eventually},
     registry::Registry,
 };
 
@@ -60,15 +60,6 @@ fn sigterm_keeps_the_keys_and_the_next_start_adopts_them() {
     let own = String::from_utf8_lossy(&before[0].key).into_owned();
     let deleted = registry.deletions();
     assert!(deleted.iter().all(|(key, _)| *key != own && !key.ends_with("/session")), "{deleted:?}");
-}
-
-/// Ends the asking thread, also when the test fails meanwhile.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

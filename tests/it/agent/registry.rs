@@ -1,17 +1,17 @@
 //! What an etcd holds and has held, seen past the agents.
 
 use portolan::registry::{
-    call::{Change, KeyValue, LeaseId, Op, Reply, Request, WatchEvent, WatchRange, prefix_end},
+    call::{CallError, Change, KeyValue, LeaseId, Op, Reply, Request, WatchEvent, WatchRange, prefix_end},
     etcd::{Etcd, Options},
 };
 use tokio::time::timeout;
 
-use super::bed::{DEADLINE, Home};
+use super::bed::{DEADLINE, Home, eventually};
 use crate::etcd::Cluster;
 
 const PREFIX: &[u8] = b"/portolan/";
 
-/// Looks into an etcd that lets everybody in.
+/// Looks into an etcd.
 pub(super) struct Registry {
     pub(super) cluster: Cluster,
     client: Etcd,
@@ -19,11 +19,14 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// A new etcd of one member.
+    /// A new etcd of one member that lets everybody in.
     pub(super) fn single() -> Self {
-        let cluster = Cluster::single();
-        let options =
-            Options { endpoints: cluster.endpoints(), own_prefixes: vec![PREFIX.to_vec()], ..Options::default() };
+        Self::of(Cluster::single(), Options::default())
+    }
+
+    /// Looks into a cluster as somebody who may see and write everything.
+    pub(super) fn of(cluster: Cluster, access: Options) -> Self {
+        let options = Options { endpoints: cluster.endpoints(), own_prefixes: vec![PREFIX.to_vec()], ..access };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { client: Etcd::new(options).expect("valid options"), cluster, runtime }
     }
@@ -44,16 +47,31 @@ impl Registry {
         self.home(&["--host-id", host, "--docker-host", "unix:///nonexistent/docker.sock", "--routed", ROUTED])
     }
 
-    fn call(&self, request: Request) -> Reply {
-        self.runtime.block_on(self.client.call(request)).expect("etcd answers")
+    /// Calls until there is an answer: our connection does not outlive an etcd that is started again.
+    fn call(&self, request: &Request) -> Reply {
+        eventually("etcd answers", || match self.runtime.block_on(self.client.call(request.clone())) {
+            Ok(reply) => Some(reply),
+            Err(CallError::Unreachable(_) | CallError::Unknown(_)) => None,
+            Err(error) => panic!("{error}"),
+        })
+    }
+
+    /// All keys below this one.
+    fn below(&self, start: &str) -> Vec<KeyValue> {
+        let start = start.as_bytes().to_vec();
+        let request = Request::Range { end: prefix_end(&start), start, limit: 1_000, revision: None };
+        let Reply::Range { kvs, .. } = self.call(&request) else { panic!("another answer") };
+        kvs
     }
 
     /// Every key of every host, without the echoes.
     pub(super) fn keys(&self) -> Vec<KeyValue> {
-        let start = b"/portolan/v1/hosts/".to_vec();
-        let request = Request::Range { end: prefix_end(&start), start, limit: 1_000, revision: None };
-        let Reply::Range { kvs, .. } = self.call(request) else { panic!("another answer") };
-        kvs
+        self.below("/portolan/v1/hosts/")
+    }
+
+    /// The echo of a host.
+    pub(super) fn echo(&self, host: &str) -> Option<KeyValue> {
+        self.below(&format!("/portolan/v1/echo/{host}")).pop()
     }
 
     /// The key of a container.
@@ -64,7 +82,7 @@ impl Registry {
     /// Writes a key, as a stranger would: under no lease. Gives the revision of that.
     pub(super) fn put(&self, key: &[u8], value: &[u8]) -> i64 {
         let put = Op::Put { key: key.to_vec(), value: value.to_vec(), lease: LeaseId(0) };
-        match self.call(Request::Txn { compare: Vec::new(), then: vec![put], otherwise: Vec::new() }) {
+        match self.call(&Request::Txn { compare: Vec::new(), then: vec![put], otherwise: Vec::new() }) {
             Reply::Txn { header, .. } => header.revision,
             other => panic!("another answer: {other:?}"),
         }
@@ -75,12 +93,12 @@ impl Registry {
         let session = format!("/portolan/v1/hosts/{host}/session");
         let found = self.keys().into_iter().find(|kv| kv.key == session.as_bytes());
         let lease = found.and_then(|kv| kv.lease).expect("a session under a lease");
-        self.call(Request::Revoke { lease });
+        self.call(&Request::Revoke { lease });
     }
 
     pub(super) fn delete(&self, key: &[u8]) {
         let delete = Op::Delete { key: key.to_vec() };
-        self.call(Request::Txn { compare: Vec::new(), then: vec![delete], otherwise: Vec::new() });
+        self.call(&Request::Txn { compare: Vec::new(), then: vec![delete], otherwise: Vec::new() });
     }
 
     /// All that happened until now, in order, echoes included.
