@@ -26,7 +26,8 @@ e2e: ## Only the bed's tests, on a bed that is up; T=name picks some
 fuzz: ## Look for inputs that break us: SECONDS=60 for all targets, or for TARGET=hot|complete|forward|record; MERGE=1 keeps them
 	@MERGE=$(MERGE) scripts/fuzz.sh "$(or $(SECONDS),60)" "$(TARGET)"
 
-demo: setup ## See a container's start become a DNS answer, and its stop take it away
+demo: ## See a container's start become a DNS answer, and its stop take it away
+	@scripts/setup.sh demo
 	@scripts/demo.sh
 
 image: setup ## The agent's image, portolan:dev

@@ -26,6 +26,16 @@ make_base() {
         return
     fi
     echo "image: no registry within reach; building $base from Debian's packages (about 20 s, once)"
+    if ! command -v mmdebstrap >/dev/null; then
+        echo "image: for that mmdebstrap is missing: run scripts/setup.sh, or bring $upstream onto this engine" >&2
+        exit 1
+    fi
+    # It makes the owners of files that only root may have, in namespaces of its own.
+    if [ "$(id -u)" != 0 ] && ! command -v newuidmap >/dev/null && ! command -v fakechroot >/dev/null; then
+        echo "image: for that mmdebstrap needs newuidmap where it is not run by root: have Debian's package uidmap" \
+            "installed, or let root run scripts/image.sh base once, or bring $upstream onto this engine" >&2
+        exit 1
+    fi
     # In a shell of its own, whose end cleans up: a trap on RETURN would fire again when the caller returns.
     (
         directory=$(mktemp -d)

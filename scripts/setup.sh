@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
 # setup.sh: installs from Debian's packages what building and testing need and this machine lacks. Safe to run again:
 # with nothing missing it looks, and ends at once. More may be asked for as `COMMAND:PACKAGE` arguments, as the benchmarks do.
+# `setup.sh demo` asks for what building the agent needs, and no more: whoever wants to see it may have no right to install.
 set -euo pipefail
+scope=all
+if [ "${1:-}" = demo ]; then
+    scope=demo
+    shift
+fi
 
 # What must be there, and the package that brings it.
 missing=()
@@ -13,26 +19,30 @@ need protoc protobuf-compiler
 # A compiler from elsewhere is its owner's affair.
 if [ "$(command -v protoc || echo /usr/bin/protoc)" = /usr/bin/protoc ] &&
     [ ! -e /usr/include/google/protobuf/descriptor.proto ]; then missing+=(libprotobuf-dev); fi
-need etcd etcd-server
-need etcdctl etcd-client
-need dig bind9-dnsutils
-need dnsperf dnsperf
-need mmdebstrap mmdebstrap
-# The server that our answers are compared with.
-need nsd nsd
-# The C library of Alpine's images, whose resolver is another one.
-need musl-gcc musl-tools
-# Certificates for the tests that speak TLS with etcd.
-need openssl openssl
-# Tests put busybox alone into an image, so it must be the one without libraries.
-if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(busybox-static); fi
+if [ $scope = all ]; then
+    need etcd etcd-server
+    need etcdctl etcd-client
+    need dig bind9-dnsutils
+    need dnsperf dnsperf
+    need mmdebstrap mmdebstrap
+    # The server that our answers are compared with.
+    need nsd nsd
+    # The C library of Alpine's images, whose resolver is another one.
+    need musl-gcc musl-tools
+    # Certificates for the tests that speak TLS with etcd.
+    need openssl openssl
+    # Tests put busybox alone into an image, so it must be the one without libraries.
+    if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(busybox-static); fi
+fi
 for wish in "$@"; do need "${wish%%:*}" "${wish#*:}"; done
 docker_missing=0
 if ! command -v docker >/dev/null; then
     missing+=(docker.io)
     docker_missing=1
 fi
-if ! command -v docker-compose >/dev/null && ! docker compose version >/dev/null 2>&1; then missing+=(docker-compose); fi
+if [ $scope = all ] && ! command -v docker-compose >/dev/null && ! docker compose version >/dev/null 2>&1; then
+    missing+=(docker-compose)
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then
@@ -75,7 +85,7 @@ if ! command -v cargo >/dev/null; then
     echo "setup: cargo is missing; install Rust from https://rustup.rs" >&2
     exit 1
 fi
-if ! cargo nextest --version >/dev/null 2>&1; then
+if [ $scope = all ] && ! cargo nextest --version >/dev/null 2>&1; then
     echo "setup: compiling cargo-nextest, once; this takes a few minutes"
     cargo install cargo-nextest --locked
 fi

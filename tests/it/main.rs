@@ -13,5 +13,6 @@ mod forward;
 mod queries;
 mod readme;
 mod repository;
+mod setup;
 #[path = "../support/systemd.rs"]
 mod systemd;
