@@ -5,7 +5,7 @@
 //! a nice value does not help: it counts among the processes of one session only (autogroups, sched(7)). Since 6.12 a thread may ask for
 //! a shorter slice (`sched_runtime` in sched_setattr(2)); then it runs at once when it is woken, before those with longer ones,
 //! and gets no more time than before, so that nobody starves and no right is needed.
-#![expect(unsafe_code, reason = "sched_setattr has no wrapper anywhere, not even in libc")]
+#![expect(unsafe_code, reason = "nobody wraps sched_setattr")]
 
 use std::{io, mem};
 
