@@ -391,7 +391,9 @@ impl Mirror {
         }
         if is_behind || self.backwards > 0 || self.view.listed && at.cluster != self.view.cluster {
             effects.push(Effect::Touched(0));
-            self.held.hold(now, &self.contents, &draft.contents);
+            self.held.hold(now, &self.own, &self.contents, &draft.contents);
+        } else {
+            self.held.compare(now, &self.contents, &draft.contents);
         }
         self.held.carry(&self.contents, &mut draft.contents);
         draft.contents.share_with(&self.view);

@@ -55,7 +55,7 @@ fn probe(agent: &'static str, home: &Home, containers: &[&Container], over: &Ato
             let data = home.ask(&container.name).map(|answer| answer.data);
             samples.push(Sample { at, agent, name: container.short, data });
         }
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(5));
     }
     samples
 }

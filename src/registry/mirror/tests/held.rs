@@ -25,6 +25,17 @@ impl Bench {
         assert_eq!(self.mirror.view().revision, self.store.revision());
     }
 
+    /// A new and empty etcd stands where ours was.
+    fn replace_with_nothing(&mut self) {
+        self.store = Store::new(8);
+        self.watching = None;
+        self.mirror.handle(self.now, Input::Watched(WatchEvent::Broken("gone".into())), &mut self.rng);
+        for _ in 0..20 {
+            self.pass(1);
+        }
+        assert_eq!(self.mirror.view().cluster, 8);
+    }
+
     /// A and B are followed, and etcd is restored from a backup that has A.
     fn gone_back() -> Self {
         let mut bench = Self::new();
@@ -132,6 +143,43 @@ fn an_etcd_that_goes_away_again_or_is_listed_anew_empties_nothing() {
     assert_eq!(bench.known(), [A, B], "it has just come back");
     bench.listen(5);
     assert_eq!(bench.known(), [A]);
+}
+
+#[test]
+fn a_host_that_wrote_while_we_listed_anew_is_heard() {
+    let mut bench = Bench::gone_back();
+    bench.put_session(None);
+    bench.give(Input::Watched(WatchEvent::Compacted { revision: 1 }));
+    assert_eq!((bench.known(), bench.held()), (vec![A.to_string(), B.to_string()], 1));
+    bench.listen(6);
+    assert_eq!(bench.known(), [A]);
+}
+
+/// Each of its watches lives for 4 s: none as long as a host has to be heard.
+#[test]
+fn an_etcd_that_comes_and_goes_all_the_time_keeps_nothing_for_ever() {
+    let mut bench = Bench::gone_back();
+    let mut seconds = 0;
+    while bench.held() > 0 {
+        bench.listen(4);
+        bench.watching = None;
+        bench.mirror.handle(bench.now, Input::Watched(WatchEvent::Broken("gone".into())), &mut bench.rng);
+        bench.pass(2);
+        seconds += 6;
+        assert!(seconds < 120, "{:?}", bench.known());
+    }
+    assert!(seconds > 30, "{seconds} s");
+    assert_eq!(bench.known(), [A]);
+}
+
+#[test]
+fn what_etcd_lacks_of_our_own_is_not_held_for_docker_tells_what_lives_here() {
+    let mut bench = Bench::following(&[A]);
+    let own = b"/portolan/v1/hosts/own/instances/cccccccccccc".to_vec();
+    bench.put_value(own, encode(&publication("cccccccccccc")));
+    bench.tell_all();
+    bench.replace_with_nothing();
+    assert_eq!((bench.known(), bench.held()), (vec![A.to_string()], 1));
 }
 
 /// Echoes make revisions, too, and nobody's catalog is changed by them.
