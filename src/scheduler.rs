@@ -9,7 +9,9 @@
 
 use std::{io, mem};
 
-use nix::libc::{SCHED_OTHER, SYS_sched_getattr, SYS_sched_setattr, c_long, sched_attr, syscall};
+use nix::libc::{
+    SCHED_FLAG_RESET_ON_FORK, SCHED_OTHER, SYS_sched_getattr, SYS_sched_setattr, c_long, sched_attr, syscall,
+};
 use tracing::debug;
 
 /// The shortest slice that there is, in nanoseconds (100 µs). What our threads do for one event or one batch of questions
@@ -28,6 +30,8 @@ fn ask_for(slice: u64) -> io::Result<()> {
     let mut attributes = attributes()?;
     if i64::from(attributes.sched_policy) == i64::from(SCHED_OTHER) {
         attributes.sched_runtime = slice;
+        // What a thread of ours starts beside is nothing that anybody waits for.
+        attributes.sched_flags |= SCHED_FLAG_RESET_ON_FORK as u64;
         // SAFETY: it reads one structure, of the size that it says it has.
         check(unsafe { syscall(SYS_sched_setattr, OURSELVES, &raw const attributes, NO_FLAGS) })?;
     }
@@ -64,10 +68,10 @@ mod tests {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = release.split(['.', '-']).map_while(|text| text.parse::<u32>().ok());
         let linux = (numbers.next().unwrap(), numbers.next().unwrap());
-        let (before, after) = std::thread::spawn(|| {
+        let (before, after, child) = std::thread::spawn(|| {
             let before = attributes().unwrap();
             ask_for(SLICE).unwrap();
-            (before, attributes().unwrap())
+            (before, attributes().unwrap(), std::thread::spawn(|| attributes().unwrap()).join().unwrap())
         })
         .join()
         .unwrap();
@@ -75,5 +79,6 @@ mod tests {
         assert_ne!(before.sched_runtime, SLICE, "or this test is void");
         let expected = if linux >= KNOWS_SLICES { SLICE } else { before.sched_runtime };
         assert_eq!(after.sched_runtime, expected, "on Linux {release}");
+        assert_eq!((child.sched_runtime, child.sched_policy), (before.sched_runtime, before.sched_policy));
     }
 }
