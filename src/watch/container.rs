@@ -141,6 +141,8 @@ pub struct Changes {
     pub askers: bool,
     /// Published ports may differ.
     pub bindings: bool,
+    /// All that happened is that a container started and was taken for what is known of it.
+    pub presumed: bool,
     /// The host's networks differ.
     pub networks: bool,
     /// Something was drained or undrained by command.
@@ -153,6 +155,7 @@ impl Changes {
     fn touch(&mut self, id: ShortId) {
         self.containers.insert(id);
         self.askers = true;
+        self.presumed = false;
     }
 }
 
@@ -256,8 +259,10 @@ impl Containers {
                 // An inspect under way was asked for a reason: what is held may be of before that.
                 let in_doubt =
                     self.entries.get(&id.short()).is_some_and(|entry| entry.awaiting.is_some() || entry.failed);
+                let is_alone = self.changes == Changes::default();
                 self.touch(&id);
                 let presumed = newest && !in_doubt && self.presume(id.short());
+                self.changes.presumed = presumed && is_alone;
                 vec![self.ask(&id, if presumed { Cause::Confirm } else { Cause::Event })]
             }
             Event::Changed(id) => {

@@ -338,7 +338,7 @@ impl Follower {
                 _ = retries.tick(), if connection.ending.is_none() => self.containers.retry(),
             };
             // What is known now is told before anything is asked: somebody may wait for it.
-            if let Some(lost) = self.publish(&mut connection).await {
+            if let Some(lost) = self.publish(&mut connection, !events.is_empty()).await {
                 return lost;
             }
             self.start(&mut connection, wishes);
@@ -505,19 +505,20 @@ impl Follower {
         }
     }
 
-    async fn publish(&mut self, connection: &mut Connection) -> Option<Lost> {
+    /// `more`: events wait that somebody waits for, too.
+    async fn publish(&mut self, connection: &mut Connection, more: bool) -> Option<Lost> {
         let changes = self.containers.take_changes();
-        // Who asks is known before it is said that all is known.
-        let first_list = self.containers.is_listed() && !self.local.listed;
-        if first_list {
+        // Who asks is known before the names that it may ask for; and an address that is free is nobody's before all else.
+        // A start that was presumed changes nothing there.
+        let names_first = changes.presumed && self.local.listed;
+        if changes.askers && !names_first {
             self.publish_local();
         }
-        if self.publish_desired(&changes) {
-            // Whoever carries names on shares this thread, and somebody may wait for a name. Nobody waits for the rest: who
-            // asks is known since it has an address, and an address that is free is given away in an event of its own.
+        if self.publish_desired(&changes) && !more {
+            // Whoever carries names on shares this thread, and somebody waits for a name. Nobody waits for the rest.
             yield_now().await;
         }
-        if changes.askers && !first_list {
+        if changes.askers && names_first {
             self.publish_local();
         }
         if resident::update(&mut self.residents, &self.containers, &changes) {
