@@ -108,8 +108,8 @@ impl Events {
         Ok(Self { lines: Arc::new(Mutex::new(stream)) })
     }
 
-    /// The timestamp of the first of these events about a container, past all that were read before.
-    pub(crate) fn await_event(&self, about: &About, actions: &[&str]) -> Result<Duration> {
+    /// The first of these events about a container, past all that were read before, and its timestamp.
+    pub(crate) fn await_event(&self, about: &About, actions: &[&'static str]) -> Result<(&'static str, Duration)> {
         let mut lines = self.lines.lock().map_err(|_| anyhow::anyhow!("whoever read events panicked"))?;
         let mut line = String::new();
         while lines.read_line(&mut line)? > 0 {
@@ -120,8 +120,9 @@ impl Events {
                 About::Name(name) => attributes["name"] == name.as_str(),
                 About::Id(id) => *actor == id.as_str() || attributes["container"] == id.as_str(),
             };
-            if is_ours && event["Action"].as_str().is_some_and(|action| actions.contains(&action)) {
-                return Ok(Duration::from_nanos(event["timeNano"].as_u64().unwrap_or_default()));
+            let action = actions.iter().find(|action| is_ours && event["Action"] == **action);
+            if let Some(action) = action {
+                return Ok((*action, Duration::from_nanos(event["timeNano"].as_u64().unwrap_or_default())));
             }
             line.clear();
         }

@@ -7,7 +7,8 @@
 //! asking, at most [`agent::PAUSE`] plus one query. It begins when the engine tells it of the start, or that the signal was
 //! sent, which is some milliseconds before the end; and it asks one server alone, because two busy processors would else be
 //! measured with a third thing to do: rounds are taken in turns, so that all figures see the same machine. The others are
-//! waited for afterwards. The engine tells its followers one after the other: what is not measured does not follow.
+//! waited for afterwards. The engine tells its followers one after the other: beside the agent, which always follows, and
+//! whoever asks, the responder follows in its own turns only.
 //!
 //! `make bench-crowd` is the same with [`CROWD`] more containers on the host, each with a health check of its own that the
 //! agent runs.
@@ -75,39 +76,44 @@ fn main() -> Result<()> {
         let name = format!("portolan-bench-{round}");
         let question = format!("{name}.global.svc.internal");
         let port = 20_000 + u16::try_from(round % 10_000)?;
-        let measure = |about: About, cue: &'static [&'static str], actions: &[&str], want, change: Change| {
-            let (tell, told) = mpsc::channel();
-            let measured = askers.get(turn).map(|asker| {
-                let (events, about) = (events.clone(), about.clone());
-                let cue = move || drop(tell.send(events.await_event(&about, cue)));
-                asker.await_change_after(Box::new(cue), &question, want)
-            });
-            let changing = thread::spawn(change);
-            let took = match measured {
-                Some(answered) => {
-                    let answered = answered.recv_timeout(DEADLINE).context("the event was never answered")?[0];
-                    let cued = told.recv()??;
-                    let came = if cue == actions { cued } else { events.await_event(&about, actions)? };
-                    since(came, answered)
+        let measure =
+            |about: About, cue: Option<&'static str>, actions: &'static [&'static str], want, change: Change| {
+                let (tell, told) = mpsc::channel();
+                let measured = askers.get(turn).map(|asker| {
+                    let (events, about) = (events.clone(), about.clone());
+                    // The end may be told before the signal.
+                    let cues: Vec<&'static str> = cue.into_iter().chain(actions.iter().copied()).collect();
+                    let cue = move || drop(tell.send(events.await_event(&about, &cues)));
+                    asker.await_change_after(Box::new(cue), &question, want)
+                });
+                let changing = thread::spawn(change);
+                let took = match measured {
+                    Some(answered) => {
+                        let answered = answered.recv_timeout(DEADLINE).context("the event was never answered")?[0];
+                        let (action, mut came) = told.recv()??;
+                        if !actions.contains(&action) {
+                            (_, came) = events.await_event(&about, actions)?;
+                        }
+                        since(came, answered)
+                    }
+                    None => {
+                        events.await_event(&about, actions)?;
+                        bare.sample()?
+                    }
+                };
+                let knows = |(index, _): &(usize, &Asker)| *index != RESPONDER || turn == RESPONDER;
+                for (_, asker) in askers.iter().enumerate().filter(knows) {
+                    let answered = asker.await_change(&question, want);
+                    answered.recv_timeout(DEADLINE).context("somebody has never answered the event")?;
                 }
-                None => {
-                    events.await_event(&about, actions)?;
-                    bare.sample()?
-                }
+                let changed = changing.join().map_err(|_| anyhow::anyhow!("docker panicked"))??;
+                anyhow::Ok((took, changed))
             };
-            let knows = |(index, _): &(usize, &Asker)| *index != RESPONDER || turn == RESPONDER;
-            for (_, asker) in askers.iter().enumerate().filter(knows) {
-                let answered = asker.await_change(&question, want);
-                answered.recv_timeout(DEADLINE).context("somebody has never answered the event")?;
-            }
-            let changed = changing.join().map_err(|_| anyhow::anyhow!("docker panicked"))??;
-            anyhow::Ok((took, changed))
-        };
         let _following = (turn == RESPONDER).then(|| responder.follow(&name)).transpose()?;
         quiet.push(bare.sample()?);
         let about = About::Name(name.clone());
         let run = move || run(&name, port).map(Some);
-        let (took, container) = measure(about, &["start"], &["start"], Want::Present, Box::new(run))?;
+        let (took, container) = measure(about, None, &["start"], Want::Present, Box::new(run))?;
         start[turn].push(took);
         let container = container.context("no container was started")?;
 
@@ -115,7 +121,7 @@ fn main() -> Result<()> {
         // The network may go before the process is reported dead; either is the end.
         let (about, killed) = (About::Id(container.id.clone()), container.id.clone());
         let kill = move || docker(&["kill", &killed]).map(|_| None);
-        let (took, _) = measure(about, &["kill"], &["disconnect", "die"], Want::Absent, Box::new(kill))?;
+        let (took, _) = measure(about, Some("kill"), &["disconnect", "die"], Want::Absent, Box::new(kill))?;
         stop[turn].push(took);
         drop(container);
         if (round + 1) % 40 == 0 {
