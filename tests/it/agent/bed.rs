@@ -5,9 +5,14 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddr, UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
+        Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -307,9 +312,20 @@ fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receiver
 }
 
+/// A port that is free for TCP, and that no other test of this machine is given while this process lives. Free alone is not
+/// enough: until its agent listens on it, it may be given twice, and was, to two agents of one test.
 pub(super) fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address")
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    eventually("a port is free", || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        // A name that one process at a time may have, and that ends with it (unix(7), abstract sockets).
+        let name =
+            UnixAddr::from_abstract_name(format!("portolan-test-port-{}", address.port())).expect("a short name");
+        let claim = UnixListener::bind_addr(&name).ok()?;
+        CLAIMS.lock().expect("nobody panics with it").push(claim);
+        Some(address)
+    })
 }
 
 /// A port that is free for UDP and TCP.
