@@ -52,7 +52,7 @@ const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Waits between connections: doubled from the first to the last, each shortened by up to a half at random.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// While a container starts or ends, the processors are busy with it, and somebody waits for an answer: what nobody waits
-/// for waits for so long. Starting takes the engine some 5 ms beyond the event.
+/// for waits for so long.
 const WHILE_BUSY: Duration = Duration::from_millis(20);
 /// Different reasons that are warned of, each once, until the engine is connected again: an engine that is away has one
 /// or two, and one that starts a few more.
