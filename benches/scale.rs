@@ -1,9 +1,10 @@
 //! `make bench-scale`: an agent that starts into a large cluster, and what one change costs there.
 //!
-//! 100,000 instances of 10,000 services from 1,000 hosts are put into a real etcd. Then an agent is started:
-//! time from its start to its first answer, memory, and the time from a put to the changed answer. The same change
-//! (one watch event through mirror, catalog and zone) is then timed in this process at three sizes of catalog, with
-//! its allocations counted: it must not grow with the catalog.
+//! 100,000 instances of 10,000 services from 1,000 hosts are put into a real etcd. Then an agent is started, five times,
+//! each beside a bare client that reads the same records: time from its start to its first answer, memory, and the time from
+//! a put to the changed answer. The same change (one watch event through mirror, catalog and zone) is then timed in this
+//! process at three sizes of catalog, with its allocations counted: it must not grow with the catalog. Once each change is
+//! of another instance, far from what is in the processor's caches, and once always of the same one.
 
 use std::{
     net::Ipv4Addr,
@@ -41,6 +42,12 @@ use figures::{Figures, percentile};
 const HOSTS: usize = 1_000;
 const SERVICES: usize = 10_000;
 const INSTANCES: usize = 100_000;
+/// Starts of an agent, each beside a bare read of the same records.
+const STARTS: usize = 5;
+/// Pause between questions to an agent that starts: they take its processor, and a start is told in tenths of a second.
+const STARTING_PAUSE: Duration = Duration::from_millis(2);
+/// Records per page of the bare read; half as many took it 0.1 s more, twice as many were no faster.
+const PAGE: i64 = 10_000;
 /// Changes sent through etcd to the running agent.
 const CHANGES: usize = 500;
 /// Changes timed in this process at each size.
@@ -68,18 +75,35 @@ fn main() -> Result<()> {
     let mut figures = Figures::new("scale");
     figures.say(&format!("{INSTANCES} instances of {SERVICES} services from {HOSTS} hosts"));
     let state = tempfile::tempdir()?;
-    let started = agent::wall();
-    let agent =
-        Agent::start("bench-scale", 5393, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
+    let (mut read, mut answered, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+    let mut running = None;
+    for round in 0..STARTS {
+        drop(running.take());
+        let started = Instant::now();
+        let keys = runtime.block_on(read_all(&client))?;
+        ensure!(keys >= INSTANCES + HOSTS, "{keys} keys were read");
+        read.push(started.elapsed().as_secs_f64());
+        let started = agent::wall();
+        let (host, docker) = (format!("bench-scale-{round}"), Some("unix:///nonexistent/docker.sock"));
+        let agent = Agent::start(&host, 5393, &etcd.endpoints(), docker, state.path())?;
+        let asker = Asker::pausing(&[agent.address], STARTING_PAUSE)?;
+        let told = asker.await_change("svc-42.global.svc.internal", Want::Present);
+        answered.push((told.recv_timeout(DEADLINE).context("no answer")?[0] - started).as_secs_f64());
+        resident.push(agent.memory_kib("VmHWM")? / 1024.0);
+        running = Some(agent);
+    }
+    let agent = running.context("no start")?;
     let asker = Asker::of(&[agent.address])?;
-    let answered = asker.await_change("svc-42.global.svc.internal", Want::Present);
-    let answered = answered.recv_timeout(DEADLINE).context("no answer")?[0];
-    figures.row("start to first answer", &[("took", (answered - started).as_secs_f64(), "s")]);
-    let rss = agent.memory_kib("VmRSS")? / 1024.0;
+    let ratio = percentile(&mut answered.clone(), 50.0) / percentile(&mut read, 50.0);
     figures.row(
-        "memory when first answered",
-        &[("now", rss, "MiB"), ("peak", agent.memory_kib("VmHWM")? / 1024.0, "MiB")],
+        &format!("start to first answer, {STARTS} starts"),
+        &[("median", percentile(&mut answered, 50.0), "s"), ("worst", percentile(&mut answered, 100.0), "s")],
     );
+    figures.row(
+        "all records read from etcd by a bare client",
+        &[("median", percentile(&mut read, 50.0), "s"), ("start / read", ratio, "")],
+    );
+    figures.row("peak memory when first answered", &[("worst", percentile(&mut resident, 100.0), "MiB")]);
 
     let mut changed = Vec::new();
     for round in 0..CHANGES {
@@ -123,7 +147,11 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
     let host = HostId::parse("bench")?;
     let mut mirror = Mirror::new(Keys::new("/portolan"), host.clone());
     let mut effects = mirror.handle(Duration::ZERO, Input::Tick, &mut rng);
-    while let Some(effect) = effects.pop() {
+    while !effects.is_empty() || mirror.is_reading() {
+        let Some(effect) = effects.pop() else {
+            effects = mirror.handle(Duration::ZERO, Input::Tick, &mut rng);
+            continue;
+        };
         let input = match effect {
             Effect::Call(request) => Input::Replied(store.call(Duration::ZERO, &request)),
             Effect::Watch(_) => Input::Watched(WatchEvent::Created { header: store.header() }),
@@ -137,31 +165,37 @@ fn change_in_process(instances: usize, figures: &mut Figures) -> Result<()> {
         merge(&Catalog::default(), &own, &desired, &Desired { listed: true, ..Desired::default() }, mirror.view());
     let mut zone = Zone::default().update(&Catalog::default(), &catalog);
 
-    let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
-    for round in 0..TIMED {
-        let container = round * 37 % instances;
-        let phase = if (round / instances).is_multiple_of(2) { "paused" } else { "serving" };
-        let put = Op::Put {
-            key: instance_key(container % hosts, container),
-            value: record(&format!("svc-{}", (container * 7) % SERVICES), container, phase),
-            lease,
-        };
-        store.call(Duration::ZERO, &Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })?;
-        let changes = store.changes_since(store.revision(), &mirror.ranges())?;
-        let event = WatchEvent::Changes { header: store.header(), changes };
-        let (before, started) = (counting::allocations(), Instant::now());
-        mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
-        let merged = merge(&catalog, &own, &desired, &Desired { listed: true, ..Desired::default() }, mirror.view());
-        zone = zone.update(&catalog, &merged);
-        took.push(started.elapsed().as_secs_f64() * 1e6);
-        allocations.push((counting::allocations() - before) as f64);
-        ensure!(merged.revision == store.revision(), "the change was not taken");
-        catalog = merged;
+    for (which, step) in [("", 37), (", always the same", 0)] {
+        let (mut took, mut allocations) = (Vec::with_capacity(TIMED), Vec::with_capacity(TIMED));
+        for round in 0..TIMED {
+            let container = round * step % instances;
+            let is_paused = if step == 0 { round.is_multiple_of(2) } else { (round / instances).is_multiple_of(2) };
+            let phase = if is_paused { "paused" } else { "serving" };
+            let put = Op::Put {
+                key: instance_key(container % hosts, container),
+                value: record(&format!("svc-{}", (container * 7) % SERVICES), container, phase),
+                lease,
+            };
+            store.call(Duration::ZERO, &Request::Txn { compare: vec![], then: vec![put], otherwise: vec![] })?;
+            let changes = store.changes_since(store.revision(), &mirror.ranges())?;
+            let event = WatchEvent::Changes { header: store.header(), changes };
+            let (before, started) = (counting::allocations(), Instant::now());
+            mirror.handle(Duration::ZERO, Input::Watched(event), &mut rng);
+            let merged =
+                merge(&catalog, &own, &desired, &Desired { listed: true, ..Desired::default() }, mirror.view());
+            zone = zone.update(&catalog, &merged);
+            took.push(started.elapsed().as_secs_f64() * 1e6);
+            allocations.push((counting::allocations() - before) as f64);
+            ensure!(merged.revision == store.revision(), "the change was not taken");
+            catalog = merged;
+        }
+        let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut took, share));
+        let row = format!("one change among {instances}{which}");
+        figures.row(
+            &row,
+            &[("p50", p50, "us"), ("p99", p99, "us"), ("allocations", percentile(&mut allocations, 50.0), "")],
+        );
     }
-    let [p50, p99] = [50.0, 99.0].map(|share| percentile(&mut took, share));
-    let row = format!("one change among {instances}");
-    figures
-        .row(&row, &[("p50", p50, "us"), ("p99", p99, "us"), ("allocations", percentile(&mut allocations, 50.0), "")]);
     Ok(())
 }
 
@@ -180,6 +214,20 @@ fn record(service: &str, container: usize, phase: &str) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+/// Reads everything under the prefix, page by page at one revision, and throws it away: what a start cannot do without.
+async fn read_all(client: &Etcd) -> Result<usize> {
+    let (mut start, end) = (b"/portolan/v1/".to_vec(), b"/portolan/v10".to_vec());
+    let (mut revision, mut keys) = (None, 0);
+    loop {
+        let request = Request::Range { start, end: end.clone(), limit: PAGE, revision };
+        let Reply::Range { header, kvs, more } = client.call(request).await? else { bail!("no range") };
+        revision = Some(header.revision);
+        keys += kvs.len();
+        let Some(last) = kvs.last().filter(|_| more) else { return Ok(keys) };
+        start = [last.key.as_slice(), b"\0"].concat();
+    }
 }
 
 /// Puts every host's session and instances under one lease each; returns the first host's.

@@ -150,6 +150,7 @@ pub async fn run(options: Options, backend: Backend, inputs: Inputs, outputs: Ou
             Some(input) = driver.pending.next() => input,
             Some(()) = driver.questions.next() => continue,
             event = told(&mut driver.watch) => event.into(),
+            () = std::future::ready(()), if driver.mirror.is_reading() => mirror::Input::Tick.into(),
             () = sleep_until(wake) => Input::Tick,
         };
         driver.inputs.push_back(input);
@@ -435,7 +436,18 @@ impl Driver {
             Registry::Embedded(embedded) => self.inputs.push_back(answer(embedded.store.call(now, &request))),
             Registry::Etcd(etcd) => {
                 let etcd = etcd.clone();
-                self.pending.push(Box::pin(async move { answer(etcd.call(request).await) }));
+                let is_page = matches!(request, Request::Range { .. });
+                let call = async move { etcd.call(request).await };
+                self.pending.push(if is_page {
+                    // Beside this task, which decodes the page before meanwhile. What nobody waits for any more ends by its
+                    // own deadline.
+                    let call = tokio::spawn(call);
+                    Box::pin(async move {
+                        answer(call.await.unwrap_or_else(|error| Err(CallError::Unknown(error.to_string()))))
+                    })
+                } else {
+                    Box::pin(async move { answer(call.await) })
+                });
             }
         }
     }

@@ -34,9 +34,10 @@ use self::{
     compare::Compare,
     contents::{Contents, Seen},
     held::Held,
+    list::{Draft, LARGEST_PAGE},
 };
 use super::{
-    call::{CallError, Change, Header, KeyValue, Reply, Request, Revision, WatchEvent, WatchRange},
+    call::{CallError, Change, Header, Reply, Request, Revision, WatchEvent, WatchRange},
     record::{Interner, Key, Keys},
 };
 use crate::model::{Externals, Host, HostId, Origin, Problem};
@@ -44,11 +45,10 @@ use crate::model::{Externals, Host, HostId, Origin, Problem};
 mod compare;
 mod contents;
 mod held;
+mod list;
 #[cfg(test)]
 mod tests;
 
-/// Keys per page of a list: some 1 MiB of records.
-const PAGE: i64 = 1_000;
 /// Our own writes and echoes come back over a living watch within this time: an etcd that is overloaded still manages.
 pub const PROOF_WITHIN: Duration = Duration::from_secs(5);
 /// A new watch is confirmed within this time.
@@ -139,20 +139,11 @@ pub struct Status {
 /// What the call in flight is for.
 #[derive(Debug)]
 enum Call {
-    List(Draft),
+    /// At one time at most a page of it is asked for; while decoding the last one, none.
+    List(Box<Draft>),
     Compare(Compare),
     /// Nothing any more.
     Abandoned,
-}
-
-/// A list that is not complete yet.
-#[derive(Debug, Default)]
-struct Draft {
-    /// Where etcd had been when it was asked for: a write of ours may overtake the reply.
-    reached: Revision,
-    at: Option<Header>,
-    next: Vec<u8>,
-    contents: Contents,
 }
 
 #[derive(Debug)]
@@ -200,6 +191,8 @@ pub struct Mirror {
     suspects: Option<(Duration, Revision, BTreeMap<Key, Option<Seen>>)>,
     not_before: Duration,
     failures: u32,
+    /// Keys of a page at most; fewer after one that did not come.
+    largest_page: i64,
     status: Status,
 }
 
@@ -229,6 +222,7 @@ impl Mirror {
             suspects: None,
             not_before: Duration::ZERO,
             failures: 0,
+            largest_page: LARGEST_PAGE,
             status: Status::default(),
         }
     }
@@ -248,6 +242,11 @@ impl Mirror {
         &self.status
     }
 
+    /// Records have come that are not decoded yet: call [`handle`](Self::handle) again as soon as nothing else is to be done.
+    pub fn is_reading(&self) -> bool {
+        matches!(&self.call, Some(Call::List(draft)) if draft.is_reading())
+    }
+
     /// When to call [`handle`](Self::handle) with [`Input::Tick`] if nothing else happens.
     pub fn wake_at(&self) -> Option<Duration> {
         let idle = self.call.is_none();
@@ -263,8 +262,9 @@ impl Mirror {
         let list = (self.must_list && idle).then_some(self.not_before);
         let compare = (self.can_compare() && idle).then_some(self.compare_at);
         let judge = self.suspects.as_ref().map(|suspects| suspects.0);
+        let read = self.is_reading().then_some(self.heard_at);
         let stale = self.view.stale_since.is_none().then(|| self.stale_at());
-        [watching, list, compare, judge, stale, self.release_at()].into_iter().flatten().min()
+        [watching, list, compare, judge, read, stale, self.release_at()].into_iter().flatten().min()
     }
 
     /// Takes in what happened and says what to do now.
@@ -289,6 +289,7 @@ impl Mirror {
     }
 
     fn advance(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
+        self.read_on(now, rng, effects);
         self.judge_watch(now, rng, effects);
         self.judge_suspects(now, effects);
         self.release(now);
@@ -301,14 +302,12 @@ impl Mirror {
         }
         if self.must_list {
             if now >= self.not_before {
-                self.ask(
-                    Call::List(Draft { reached: self.reached(), next: self.listed.start.clone(), ..Draft::default() }),
-                    effects,
-                );
+                self.list(self.reached());
+                self.read_on(now, rng, effects);
             }
         } else if self.can_compare() && now >= self.compare_at {
             self.gone.clear();
-            self.ask(Call::Compare(Compare { next: self.listed.start.clone(), ..Compare::default() }), effects);
+            self.ask(Compare::new(&self.listed), effects);
         }
     }
 
@@ -319,17 +318,6 @@ impl Mirror {
 
     fn can_compare(&self) -> bool {
         !self.must_list && self.suspects.is_none() && matches!(self.watching, Watching::Created)
-    }
-
-    fn ask(&mut self, call: Call, effects: &mut Vec<Effect>) {
-        let (start, at) = match &call {
-            Call::List(draft) => (draft.next.clone(), draft.at),
-            Call::Compare(compare) => (compare.next.clone(), compare.at),
-            Call::Abandoned => return,
-        };
-        let revision = at.map(|header| header.revision);
-        effects.push(Effect::Call(Request::Range { start, end: self.listed.end.clone(), limit: PAGE, revision }));
-        self.call = Some(call);
     }
 
     fn take_reply(
@@ -343,75 +331,21 @@ impl Mirror {
         match (call, outcome) {
             (None | Some(Call::Abandoned), _) => {}
             (Some(Call::List(draft)), Ok(Reply::Range { header, kvs, more })) => {
-                self.take_page(now, draft, header, kvs, more, rng, effects);
+                self.take_page(now, draft, header, kvs, more, rng);
             }
             (Some(Call::Compare(compare)), Ok(Reply::Range { header, kvs, more })) => {
                 self.take_compared(now, compare, header, &kvs, more, rng, effects);
             }
             (Some(Call::List(_)), Ok(_)) => self.fail(now, "etcd answered another question".into(), rng),
-            (Some(Call::List(_)), Err(error)) => self.fail(now, error.to_string(), rng),
-            (Some(Call::Compare(_)), _) => self.compare_later(now, rng),
+            (Some(Call::List(draft)), Err(error)) => {
+                self.ask_less(&draft.paging);
+                self.fail(now, error.to_string(), rng);
+            }
+            (Some(Call::Compare(compare)), _) => {
+                self.ask_less(&compare.paging);
+                self.compare_later(now, rng);
+            }
         }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
-    fn take_page(
-        &mut self,
-        now: Duration,
-        mut draft: Draft,
-        header: Header,
-        kvs: Vec<KeyValue>,
-        more: bool,
-        rng: &mut impl Rng,
-        effects: &mut Vec<Effect>,
-    ) {
-        let at = *draft.at.get_or_insert(header);
-        if at.cluster != header.cluster {
-            return self.fail(now, "another cluster answered in the middle of a list".into(), rng);
-        }
-        let reached = draft.reached;
-        let is_behind = self.view.listed && at.cluster == self.view.cluster && at.revision < reached;
-        if is_behind && self.backwards + 1 < BACKWARDS {
-            self.backwards += 1;
-            let found = at.revision;
-            return self.fail(
-                now,
-                format!("etcd is at revision {found}, but was at {reached}: restored from a backup?"),
-                rng,
-            );
-        }
-        self.heard_at = now;
-        draft.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
-        let known = (at.cluster == self.view.cluster && !is_behind).then_some(&self.contents);
-        for kv in kvs {
-            draft.contents.list(&self.keys, kv, &mut self.interner, known);
-        }
-        if more && !draft.next.is_empty() {
-            return self.ask(Call::List(draft), effects);
-        }
-        if is_behind || self.backwards > 0 || self.view.listed && at.cluster != self.view.cluster {
-            effects.push(Effect::Touched(0));
-            self.held.hold(now, &self.own, &self.contents, &draft.contents);
-        } else {
-            self.held.compare(now, &self.contents, &draft.contents);
-        }
-        self.held.carry(&self.contents, &mut draft.contents);
-        draft.contents.share_with(&self.view);
-        self.contents = draft.contents;
-        self.must_list = false;
-        self.reached = at.revision;
-        self.backwards = 0;
-        self.failures = 0;
-        self.doubted = false;
-        self.not_before = now;
-        self.status.relists += 1;
-        self.status.last_error = None;
-        // What was written before is in the list; a later write proves the next watch.
-        self.wrote = Proof { seen: at.revision, expected: None };
-        self.echo = self.wrote;
-        self.listed_at = now;
-        self.compare_later(now, rng);
-        self.publish(at);
     }
 
     fn take_event(&mut self, now: Duration, event: WatchEvent, rng: &mut impl Rng, effects: &mut Vec<Effect>) {

@@ -81,13 +81,18 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Asks at these addresses.
+    /// Asks at these addresses, every [`PAUSE`].
     pub fn of(addresses: &[SocketAddr]) -> Result<Self> {
+        Self::pausing(addresses, PAUSE)
+    }
+
+    /// Asks at these addresses, with this pause in between.
+    pub fn pausing(addresses: &[SocketAddr], pause: Duration) -> Result<Self> {
         let sockets: Vec<UdpSocket> = addresses.iter().map(|address| socket(*address)).collect::<Result<_>>()?;
         let (wishes, waiting) = mpsc::channel();
         thread::spawn(move || {
             prefer_this_thread();
-            ask(&sockets, &waiting);
+            ask(&sockets, &waiting, pause);
         });
         Ok(Self { wishes })
     }
@@ -131,7 +136,7 @@ fn socket(agent: SocketAddr) -> Result<UdpSocket> {
 }
 
 /// Asks until each wish has come true everywhere.
-fn ask(sockets: &[UdpSocket], wishes: &mpsc::Receiver<Wish>) {
+fn ask(sockets: &[UdpSocket], wishes: &mpsc::Receiver<Wish>, pause: Duration) {
     let mut id = 0u16;
     while let Ok((name, want, cue, tell)) = wishes.recv() {
         cue();
@@ -151,7 +156,7 @@ fn ask(sockets: &[UdpSocket], wishes: &mpsc::Receiver<Wish>) {
                     times[index] = Some(wall());
                 }
             }
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
         }
         let _told = tell.send(times.into_iter().flatten().collect());
     }

@@ -13,24 +13,35 @@ use rand::{Rng, RngExt};
 
 use super::{
     super::{
-        call::{Header, KeyValue, Revision},
+        call::{Header, KeyValue, Revision, WatchRange},
         record::Key,
     },
     CATCH_UP, COMPARE_EVERY, Call, Effect, MAX_GONE, Mirror, Watching,
     contents::Seen,
+    list::Paging,
 };
 
 /// A full compare that is not complete yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Compare {
-    pub(super) at: Option<Header>,
-    pub(super) next: Vec<u8>,
-    pub(super) found: BTreeMap<Key, Seen>,
+    pub(super) paging: Paging,
+    found: BTreeMap<Key, Seen>,
     /// Keys that mean nothing and that we show as a problem: they are still there.
-    pub(super) meaningless: BTreeSet<Vec<u8>>,
+    meaningless: BTreeSet<Vec<u8>>,
+}
+
+impl Compare {
+    pub(super) fn new(range: &WatchRange) -> Self {
+        Self { paging: Paging::new(range), found: BTreeMap::new(), meaningless: BTreeSet::new() }
+    }
 }
 
 impl Mirror {
+    pub(super) fn ask(&mut self, mut compare: Compare, effects: &mut Vec<Effect>) {
+        effects.extend(compare.paging.ask(&self.listed, self.largest_page));
+        self.call = Some(Call::Compare(compare));
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
     pub(super) fn take_compared(
         &mut self,
@@ -42,19 +53,19 @@ impl Mirror {
         rng: &mut impl Rng,
         effects: &mut Vec<Effect>,
     ) {
-        let at = *compare.at.get_or_insert(header);
+        compare.paging.take(header, kvs, more);
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
         }
-        compare.next = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat()).unwrap_or_default();
         compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, Seen::of(kv)))));
         let is_meaningless = |key: &[u8]| self.keys.parse(key).is_none();
         let shown = kvs.iter().filter(|kv| self.contents.broken.contains_key(&kv.key) && is_meaningless(&kv.key));
         compare.meaningless.extend(shown.map(|kv| kv.key.clone()));
-        if more && !compare.next.is_empty() {
-            return self.ask(Call::Compare(compare), effects);
+        if compare.paging.has_more() {
+            return self.ask(compare, effects);
         }
-        let Compare { found, meaningless, .. } = compare;
+        let Compare { paging, found, meaningless } = compare;
+        let at = paging.at.unwrap_or(header);
         // No revision is known of those. One that was put just now may be taken for gone: that costs a list.
         let is_gone = |key: &&Vec<u8>| is_meaningless(key) && !meaningless.contains(*key);
         let gone = self.contents.broken.keys().filter(is_gone).count();

@@ -9,6 +9,7 @@ use crate::registry::{
 };
 
 mod held;
+mod list;
 
 const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";
@@ -86,6 +87,9 @@ impl Bench {
                 }
                 all.push(effect);
             }
+            if inputs.is_empty() && self.mirror.is_reading() {
+                inputs.push(Input::Tick);
+            }
         }
         all
     }
@@ -108,26 +112,6 @@ impl Bench {
         let hosts = self.mirror.view().hosts.values();
         hosts.flat_map(|host| host.publications.keys().map(ToString::to_string)).collect()
     }
-}
-
-#[test]
-fn a_list_of_many_pages_is_swapped_in_whole() {
-    let mut bench = Bench::new();
-    let count = usize::try_from(PAGE).unwrap() * 2 + 1;
-    for number in 0..count {
-        bench.put(&format!("{number:012x}"));
-    }
-    let mut effects = bench.mirror.handle(bench.now, Input::Tick, &mut bench.rng);
-    let mut pages = 0;
-    while let Some(Effect::Call(request)) = effects.first().cloned() {
-        assert_eq!(bench.known().len(), 0, "nothing is shown before all is known");
-        // What happens meanwhile belongs to the watch, not to the list.
-        bench.put(&format!("{:012x}", count + pages));
-        effects = bench.mirror.handle(bench.now, Input::Replied(bench.store.call(bench.now, &request)), &mut bench.rng);
-        pages += 1;
-    }
-    assert_eq!((pages, bench.known().len()), (3, count + 1), "the first page set the revision");
-    assert_eq!(effects, [Effect::Watch(bench.mirror.view().revision + 1)]);
 }
 
 #[test]
