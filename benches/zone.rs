@@ -52,6 +52,8 @@ const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 const WINDOW: usize = 64;
 
 fn main() -> Result<()> {
+    // This, too.
+    let _small_pages = nix::sys::prctl::set_thp_disable(true);
     let mut figures = Figures::new("zone");
     figures.say(&format!("services of {REPLICAS} instances, {PER_HOST} instances per host"));
     for instances in [1_000, 1_000_000] {

@@ -59,6 +59,8 @@ const A: u16 = 1;
 const SRV: u16 = 33;
 
 fn main() -> Result<()> {
+    // This, too.
+    let _small_pages = nix::sys::prctl::set_thp_disable(true);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
