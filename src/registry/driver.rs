@@ -1,7 +1,7 @@
 //! Runs the [`Publisher`] and the [`Mirror`] against a registry: carries their effects out and their inputs in. \[IO\]
 //!
 //! One task owns both machines and everything they know; nothing is shared and nothing is locked. Calls run beside one
-//! another within that task, so that a renewal of the lease never waits for a write, and a change of [`Desired`] leaves
+//! another, those that read pages in tasks of their own, so that a renewal of the lease never waits for a write, and a change of [`Desired`] leaves
 //! as a transaction at once. Decisions are the machines'; here is only wiring.
 //!
 //! Following begins at once, publishing with the first command: the first session already says where this host is reached.
@@ -16,6 +16,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -150,7 +151,8 @@ pub async fn run(options: Options, backend: Backend, inputs: Inputs, outputs: Ou
             Some(input) = driver.pending.next() => input,
             Some(()) = driver.questions.next() => continue,
             event = told(&mut driver.watch) => event.into(),
-            () = std::future::ready(()), if driver.mirror.is_reading() => mirror::Input::Tick.into(),
+            // After everybody else has had a turn, the page that is on its way among them.
+            () = yield_now(), if driver.mirror.is_reading() => Input::Tick,
             () = sleep_until(wake) => Input::Tick,
         };
         driver.inputs.push_back(input);

@@ -34,7 +34,8 @@ use self::{
     compare::Compare,
     contents::{Contents, Seen},
     held::Held,
-    list::{Draft, LARGEST_PAGE},
+    list::Draft,
+    pages::Pages,
 };
 use super::{
     call::{CallError, Change, Header, Reply, Request, Revision, WatchEvent, WatchRange},
@@ -42,10 +43,13 @@ use super::{
 };
 use crate::model::{Externals, Host, HostId, Origin, Problem};
 
+pub use self::pages::PageSizes;
+
 mod compare;
 mod contents;
 mod held;
 mod list;
+mod pages;
 #[cfg(test)]
 mod tests;
 
@@ -79,6 +83,8 @@ pub struct View {
     pub revision: Revision,
     /// The registry has been listed since we started.
     pub listed: bool,
+    /// The revision that last wrote this host's own session; 0: it is not there.
+    pub session: Revision,
     /// The revision that this host has to acknowledge as soon as it answers from it; 0: nobody waits for that.
     pub asked: Revision,
     /// When the registry was last heard, if that is too long ago; since the agent's start.
@@ -139,9 +145,10 @@ pub struct Status {
 /// What the call in flight is for.
 #[derive(Debug)]
 enum Call {
-    /// At one time at most a page of it is asked for; while decoding the last one, none.
+    /// While what has come is worked on, no page of it may be asked for.
     List(Box<Draft>),
-    Compare(Compare),
+    /// As with a list.
+    Compare(Box<Compare>),
     /// Nothing any more.
     Abandoned,
 }
@@ -193,6 +200,7 @@ pub struct Mirror {
     failures: u32,
     /// Keys of a page at most; fewer after one that did not come.
     largest_page: i64,
+    sizes: PageSizes,
     status: Status,
 }
 
@@ -222,9 +230,16 @@ impl Mirror {
             suspects: None,
             not_before: Duration::ZERO,
             failures: 0,
-            largest_page: LARGEST_PAGE,
+            largest_page: PageSizes::default().largest,
+            sizes: PageSizes::default(),
             status: Status::default(),
         }
+    }
+
+    /// The same with other pages: a simulation has few keys.
+    #[must_use]
+    pub fn with_pages(self, sizes: PageSizes) -> Self {
+        Self { sizes, largest_page: sizes.largest, ..self }
     }
 
     /// What [`Effect::Watch`] watches: external services and all hosts, and our own echo.
@@ -242,9 +257,13 @@ impl Mirror {
         &self.status
     }
 
-    /// Records have come that are not decoded yet: call [`handle`](Self::handle) again as soon as nothing else is to be done.
+    /// A list or a compare can go on: call [`handle`](Self::handle) again as soon as nothing else is to be done.
     pub fn is_reading(&self) -> bool {
-        matches!(&self.call, Some(Call::List(draft)) if draft.is_reading())
+        match &self.call {
+            Some(Call::List(draft)) => draft.pages.has_piece(),
+            Some(Call::Compare(compare)) => compare.has_piece(),
+            None | Some(Call::Abandoned) => false,
+        }
     }
 
     /// When to call [`handle`](Self::handle) with [`Input::Tick`] if nothing else happens.
@@ -262,7 +281,7 @@ impl Mirror {
         let list = (self.must_list && idle).then_some(self.not_before);
         let compare = (self.can_compare() && idle).then_some(self.compare_at);
         let judge = self.suspects.as_ref().map(|suspects| suspects.0);
-        let read = self.is_reading().then_some(self.heard_at);
+        let read = self.is_reading().then_some(Duration::ZERO);
         let stale = self.view.stale_since.is_none().then(|| self.stale_at());
         [watching, list, compare, judge, read, stale, self.release_at()].into_iter().flatten().min()
     }
@@ -302,12 +321,18 @@ impl Mirror {
         }
         if self.must_list {
             if now >= self.not_before {
-                self.list(self.reached());
-                self.read_on(now, rng, effects);
+                self.begin_list(now, self.reached(), effects);
             }
         } else if self.can_compare() && now >= self.compare_at {
-            self.gone.clear();
-            self.ask(Compare::new(&self.listed), effects);
+            self.begin_compare(effects);
+        }
+    }
+
+    fn read_on(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
+        match self.call.take() {
+            Some(Call::List(draft)) => self.list_on(now, draft, rng, effects),
+            Some(Call::Compare(compare)) => self.compare_on(now, compare, rng, effects),
+            call => self.call = call,
         }
     }
 
@@ -334,18 +359,30 @@ impl Mirror {
                 self.take_page(now, draft, header, kvs, more, rng);
             }
             (Some(Call::Compare(compare)), Ok(Reply::Range { header, kvs, more })) => {
-                self.take_compared(now, compare, header, &kvs, more, rng, effects);
+                self.take_compared(now, compare, header, kvs, more, effects);
             }
             (Some(Call::List(_)), Ok(_)) => self.fail(now, "etcd answered another question".into(), rng),
             (Some(Call::List(draft)), Err(error)) => {
-                self.ask_less(&draft.paging);
+                self.dare_less(&draft.pages, &error);
                 self.fail(now, error.to_string(), rng);
             }
-            (Some(Call::Compare(compare)), _) => {
-                self.ask_less(&compare.paging);
+            (Some(Call::Compare(compare)), Err(error)) => {
+                self.dare_less(&compare.pages, &error);
                 self.compare_later(now, rng);
             }
+            (Some(Call::Compare(_)), Ok(_)) => self.compare_later(now, rng),
         }
+    }
+
+    /// Pages that come late are asked for smaller; what could not be asked at all says nothing about them.
+    fn dare_less(&mut self, pages: &Pages, error: &CallError) {
+        if matches!(error, CallError::Unknown(_)) {
+            self.largest_page = pages.less();
+        }
+    }
+
+    fn dare_more(&mut self) {
+        self.largest_page = (2 * self.largest_page).min(self.sizes.largest);
     }
 
     fn take_event(&mut self, now: Duration, event: WatchEvent, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
@@ -459,8 +496,8 @@ impl Mirror {
         self.status.last_error = Some(reason);
         self.must_list = true;
         self.suspects = None;
-        if let Some(Call::Compare(_)) = self.call {
-            self.call = Some(Call::Abandoned);
+        if let Some(Call::Compare(compare)) = &self.call {
+            self.call = compare.pages.is_asked().then_some(Call::Abandoned);
         }
         if !matches!(self.watching, Watching::No) {
             self.watching = Watching::No;
@@ -478,6 +515,7 @@ impl Mirror {
             cluster: at.cluster,
             revision: at.revision,
             listed: true,
+            session: self.contents.ledger.session(&self.own).map_or(0, |seen| seen.modified),
             asked: self.contents.asked_of(&self.own),
             stale_since: self.view.stale_since,
             hosts: self.contents.hosts.clone(),

@@ -65,7 +65,7 @@ pub struct Keys {
 }
 
 /// What a key means.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// A host's session.
     Session(HostId),

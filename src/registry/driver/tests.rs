@@ -6,7 +6,10 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     model::{Desired, HostId, Origin, Session},
-    registry::record::{Keys, tests::publication},
+    registry::{
+        call::{LeaseId, Op},
+        record::{Keys, encode, tests::publication},
+    },
 };
 
 struct Agent {
@@ -25,6 +28,10 @@ fn start() -> Agent {
 
 /// An agent that has not been told yet where it is reached.
 fn start_silent() -> Agent {
+    start_with(Store::embedded(1))
+}
+
+fn start_with(store: Store) -> Agent {
     let (desired, wanted) = watch::channel(Arc::default());
     let (view_out, view) = watch::channel(Arc::default());
     let (status_out, status) = watch::channel(Status::default());
@@ -37,7 +44,7 @@ fn start_silent() -> Agent {
     };
     let directory = tempfile::tempdir().unwrap();
     let state = Arc::new(StateDirectory::open(directory.path()).unwrap());
-    let (backend, outputs) = (Backend::Memory(Store::embedded(1)), Outputs { view: view_out, status: status_out });
+    let (backend, outputs) = (Backend::Memory(store), Outputs { view: view_out, status: status_out });
     // Nobody waits in the embedded registry.
     let (_, asked) = watch::channel(0);
     let inputs = Inputs { desired: wanted, asked, commands: commanded };
@@ -70,6 +77,23 @@ async fn the_embedded_registry_holds_what_is_desired_and_follows_it() {
     agent.desired.send_replace(listed(&["bbbbbbbbbbbb"]));
     agent.until("one", |view| published(view) == 1).await;
     assert!(agent.status.wait_for(|status| status.publisher.synced).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_list_holds_up_nobody() {
+    let mut store = Store::new(1);
+    let value = encode(&publication("aaaaaaaaaaaa"));
+    for container in 0..5_000 {
+        let key = format!("/portolan/v1/hosts/b/instances/{container:012x}").into_bytes();
+        let then = vec![Op::Put { key, value: value.clone(), lease: LeaseId(0) }];
+        store.call(Duration::ZERO, &Request::Txn { compare: Vec::new(), then, otherwise: Vec::new() }).unwrap();
+    }
+    let mut agent = start_with(store);
+    let (tell, told) = oneshot::channel();
+    agent.commands.try_send(Command::Acknowledged(tell)).unwrap();
+    assert!(told.await.unwrap().is_ok());
+    assert!(!agent.view.borrow().listed, "answered between two pieces of the list");
+    agent.until("listed", |view| view.listed).await;
 }
 
 #[tokio::test(start_paused = true)]

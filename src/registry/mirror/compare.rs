@@ -5,7 +5,8 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
 
@@ -13,75 +14,132 @@ use rand::{Rng, RngExt};
 
 use super::{
     super::{
-        call::{Header, KeyValue, Revision, WatchRange},
+        call::{Header, KeyValue, Revision},
         record::Key,
     },
     CATCH_UP, COMPARE_EVERY, Call, Effect, MAX_GONE, Mirror, Watching,
     contents::Seen,
-    list::Paging,
+    pages::Pages,
 };
+use crate::model::HostId;
 
 /// A full compare that is not complete yet.
 #[derive(Debug)]
 pub(super) struct Compare {
-    pub(super) paging: Paging,
-    found: BTreeMap<Key, Seen>,
+    pub(super) pages: Pages,
+    /// Digests of the keys that etcd has; two keys of one digest would hide from us that one of them is absent.
+    found: HashSet<u64>,
     /// Keys that mean nothing and that we show as a problem: they are still there.
     meaningless: BTreeSet<Vec<u8>>,
+    /// What differs, with what etcd has of it.
+    suspects: BTreeMap<Key, Option<Seen>>,
+    /// The last host of ours that has been looked for among `found`.
+    looked_for: Option<HostId>,
 }
 
 impl Compare {
-    pub(super) fn new(range: &WatchRange) -> Self {
-        Self { paging: Paging::new(range), found: BTreeMap::new(), meaningless: BTreeSet::new() }
+    /// There is something to do now.
+    pub(super) fn has_piece(&self) -> bool {
+        self.pages.has_piece() || self.pages.end().is_some()
     }
 }
 
+fn digest(key: &Key) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Mirror {
-    pub(super) fn ask(&mut self, mut compare: Compare, effects: &mut Vec<Effect>) {
-        effects.extend(compare.paging.ask(&self.listed, self.largest_page));
-        self.call = Some(Call::Compare(compare));
+    pub(super) fn begin_compare(&mut self, effects: &mut Vec<Effect>) {
+        self.gone.clear();
+        let mut pages = Pages::of(&self.listed, self.sizes);
+        effects.extend(pages.ask(self.largest_page));
+        self.call = Some(Call::Compare(Box::new(Compare {
+            pages,
+            found: HashSet::new(),
+            meaningless: BTreeSet::new(),
+            suspects: BTreeMap::new(),
+            looked_for: None,
+        })));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
     pub(super) fn take_compared(
         &mut self,
         now: Duration,
-        mut compare: Compare,
+        mut compare: Box<Compare>,
         header: Header,
-        kvs: &[KeyValue],
+        kvs: Vec<KeyValue>,
         more: bool,
-        rng: &mut impl Rng,
         effects: &mut Vec<Effect>,
     ) {
-        compare.paging.take(header, kvs, more);
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
         }
-        compare.found.extend(kvs.iter().filter_map(|kv| Some((self.keys.parse(&kv.key)?, Seen::of(kv)))));
-        let is_meaningless = |key: &[u8]| self.keys.parse(key).is_none();
-        let shown = kvs.iter().filter(|kv| self.contents.broken.contains_key(&kv.key) && is_meaningless(&kv.key));
-        compare.meaningless.extend(shown.map(|kv| kv.key.clone()));
-        if compare.paging.has_more() {
-            return self.ask(compare, effects);
+        compare.pages.take(header, kvs, more);
+        self.call = Some(Call::Compare(compare));
+    }
+
+    /// Goes on with a compare: with a piece of what etcd has or, once all that has come, of what we hold.
+    pub(super) fn compare_on(
+        &mut self,
+        now: Duration,
+        mut compare: Box<Compare>,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Compare { pages, found, meaningless, suspects, looked_for } = &mut *compare;
+        if let Some(at) = pages.end() {
+            let (keys, last) = self.contents.ledger.piece(looked_for.as_ref(), self.sizes.piece);
+            for (key, _) in keys {
+                if !found.contains(&digest(&key)) && self.differs(&key, None, at.revision) {
+                    suspects.insert(key, None);
+                }
+            }
+            *looked_for = last;
+            if looked_for.is_none() {
+                return self.take_compare(now, *compare, at, rng, effects);
+            }
+        } else if let Some(at) = pages.at() {
+            for kv in pages.piece() {
+                let Some(key) = self.keys.parse(&kv.key) else {
+                    if self.contents.broken.contains_key(&kv.key) {
+                        meaningless.insert(kv.key);
+                    }
+                    continue;
+                };
+                found.insert(digest(&key));
+                let seen = Some(Seen::of(&kv));
+                if self.differs(&key, seen, at.revision) {
+                    suspects.insert(key, seen);
+                }
+            }
+            effects.extend(pages.ask(self.largest_page));
         }
-        let Compare { paging, found, meaningless } = compare;
-        let at = paging.at.unwrap_or(header);
+        self.call = Some(Call::Compare(compare));
+    }
+
+    /// Takes in a compare that is complete.
+    fn take_compare(
+        &mut self,
+        now: Duration,
+        compare: Compare,
+        at: Header,
+        rng: &mut impl Rng,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.dare_more();
+        let Compare { meaningless, suspects, .. } = compare;
         // No revision is known of those. One that was put just now may be taken for gone: that costs a list.
-        let is_gone = |key: &&Vec<u8>| is_meaningless(key) && !meaningless.contains(*key);
+        let is_gone = |key: &&Vec<u8>| self.keys.parse(key).is_none() && !meaningless.contains(*key);
         let gone = self.contents.broken.keys().filter(is_gone).count();
         if gone > 0 {
             self.status.repairs += gone as u64;
             return self.list_anew(now, format!("{gone} keys that mean nothing are gone from etcd"), effects);
         }
-        let absent =
-            self.contents.ledger.iter().filter(|(key, _)| !found.contains_key(key)).map(|(key, _)| (key, None));
-        let mut suspects: BTreeMap<_, _> = absent.collect();
-        suspects.extend(found.into_iter().map(|(key, seen)| (key, Some(seen))));
-        suspects.retain(|key, found| self.differs(key, *found, at.revision));
-        if suspects.is_empty() {
-            return self.compare_later(now, rng);
+        if !suspects.is_empty() {
+            self.suspects = Some((now + CATCH_UP, at.revision, suspects));
         }
-        self.suspects = Some((now + CATCH_UP, at.revision, suspects));
         self.compare_later(now, rng);
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -52,14 +53,26 @@ struct OfHost {
     instances: BTreeMap<ShortId, Seen>,
 }
 
+impl OfHost {
+    fn iter(&self, host: &HostId) -> impl Iterator<Item = (Key, Seen)> {
+        let session = self.session.map(|seen| (Key::Session(host.clone()), seen));
+        let instance = |(container, seen): (&ShortId, &Seen)| (Key::Instance(host.clone(), *container), *seen);
+        session.into_iter().chain(self.instances.iter().map(instance))
+    }
+}
+
 impl Ledger {
     pub(super) fn get(&self, key: &Key) -> Option<Seen> {
         match key {
-            Key::Session(host) => self.hosts.get(host)?.session,
+            Key::Session(host) => self.session(host),
             Key::Instance(host, container) => self.hosts.get(host)?.instances.get(container).copied(),
             Key::External(name) => self.externals.get(name).copied(),
             Key::Echo(_) => None,
         }
+    }
+
+    pub(super) fn session(&self, host: &HostId) -> Option<Seen> {
+        self.hosts.get(host)?.session
     }
 
     fn set(&mut self, key: &Key, seen: Option<Seen>) {
@@ -90,12 +103,22 @@ impl Ledger {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, Seen)> {
-        let hosts = self.hosts.iter().flat_map(|(host, of_host)| {
-            let session = of_host.session.map(|seen| (Key::Session(host.clone()), seen));
-            let instance = |(container, seen): (&ShortId, &Seen)| (Key::Instance(host.clone(), *container), *seen);
-            session.into_iter().chain(of_host.instances.iter().map(instance))
-        });
+        let hosts = self.hosts.iter().flat_map(|(host, of_host)| of_host.iter(host));
         hosts.chain(self.externals.iter().map(|(name, seen)| (Key::External(name.clone()), *seen)))
+    }
+
+    /// The keys of the hosts after this one, at least `keys` of them if there are so many, and the last of these hosts.
+    /// `None`: it was the last of all, and external services are among the keys.
+    pub(super) fn piece(&self, after: Option<&HostId>, keys: usize) -> (Vec<(Key, Seen)>, Option<HostId>) {
+        let mut piece = Vec::new();
+        for (host, of_host) in self.hosts.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)) {
+            piece.extend(of_host.iter(host));
+            if piece.len() >= keys {
+                return (piece, Some(host.clone()));
+            }
+        }
+        piece.extend(self.externals.iter().map(|(name, seen)| (Key::External(name.clone()), *seen)));
+        (piece, None)
     }
 }
 

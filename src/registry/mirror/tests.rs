@@ -8,6 +8,7 @@ use crate::registry::{
     record::{self, encode, tests::publication},
 };
 
+mod compare;
 mod held;
 mod list;
 
