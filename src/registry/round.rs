@@ -95,8 +95,8 @@ pub fn behind(told: Header, own: &HostId, view: &View, acks: &Acks) -> Vec<Behin
     if !is_the_same {
         return registry(Some("it has gone back, or is another one"));
     }
-    if view.revision < told.revision {
-        // Hosts may have come before that, and not be seen here yet.
+    if view.session != told.revision {
+        // Hosts may have come before we told it and not be seen here yet, or the view is of before etcd went back.
         return registry(None);
     }
     let others = view.hosts.iter().filter_map(|(origin, host)| match origin {
@@ -142,7 +142,7 @@ mod tests {
             (Origin::Registry(host(id)), Arc::new(Host { session, ..Host::default() }))
         };
         let hosts = OrdMap::from_iter([with("own", "n1"), with("far", "n2"), with("gone", "")]);
-        View { cluster: 7, revision, listed: true, hosts, ..View::default() }
+        View { cluster: 7, revision, session: 20, listed: true, hosts, ..View::default() }
     }
 
     #[test]
@@ -151,6 +151,7 @@ mod tests {
         let told = at(7, 20);
         let gone_back = "the registry: it has gone back, or is another one";
         let unheard = "the registry: it cannot be heard, so nobody knows which hosts live";
+        let unseen = Some("the registry");
         let unlisted = View { listed: false, ..view(20) };
         let stale = View { stale_since: Some(Duration::ZERO), ..view(20) };
         let rows = [
@@ -162,7 +163,9 @@ mod tests {
             ("etcd went back just now", view(30), acks(20, 21, at(7, 15)), Some(gone_back)),
             ("another etcd", view(30), acks(20, 21, at(8, 21)), Some(gone_back)),
             ("hosts of another etcd", View { cluster: 8, ..view(20) }, acks(20, 21, at(7, 21)), Some(gone_back)),
-            ("who else lives is not known", view(19), acks(20, 21, at(7, 21)), Some("the registry")),
+            ("who else lives is not known", View { session: 12, ..view(19) }, acks(20, 21, at(7, 21)), unseen),
+            ("our own word is not there", View { session: 0, ..view(19) }, acks(20, 21, at(7, 21)), unseen),
+            ("seen before etcd went back", View { session: 35, ..view(40) }, acks(20, 21, at(7, 21)), unseen),
             ("not listed", unlisted, acks(20, 21, at(7, 21)), Some(unheard)),
             ("not heard", stale, acks(20, 21, at(7, 21)), Some(unheard)),
         ];

@@ -115,7 +115,7 @@ impl World {
         *agent = Some(Agent {
             publisher: Publisher::new(identity, file.clone()),
             lease_ttl,
-            mirror: Mirror::new(self.keys.clone(), host.clone()),
+            mirror: Mirror::new(self.keys.clone(), host.clone()).with_pages(self.pages),
             own: Own { host: host.clone(), session },
             desired: Arc::default(),
             drains: drains.clone(),

@@ -12,7 +12,8 @@ use portolan::{
     registry::{
         call::{CallError, Reply, Request, Revision, WatchEvent},
         memory::{Space, Store},
-        mirror, publisher,
+        mirror::{self, PageSizes},
+        publisher,
         publisher::SessionFile,
         record::Keys,
     },
@@ -140,6 +141,8 @@ pub(crate) struct World {
     pub(crate) keys: Keys,
     pub(crate) slots: Vec<Slot>,
     pub(crate) weather: Weather,
+    /// How agents list.
+    pub(crate) pages: PageSizes,
     pub(crate) outage: bool,
     /// Share of requests or replies that get lost.
     pub(crate) loss: f64,
@@ -166,7 +169,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, weather: Weather) -> Self {
+    pub(crate) fn new(seed: u64, weather: Weather, pages: PageSizes) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let hosts = rng.random_range(1..=4);
         let cluster = rng.random();
@@ -181,6 +184,7 @@ impl World {
             keys: Keys::new("/portolan"),
             slots: (0..hosts).map(slot).collect(),
             weather,
+            pages,
             outage: false,
             loss,
             chaos: true,
