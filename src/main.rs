@@ -10,7 +10,7 @@ use portolan::cli::{Cli, Exit, Process, run, tell_translation, translate};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // mimalloc asks for huge pages, of which a catalog fills two thirds: 92 MiB instead of 65 for 100,000 instances, and no
+    // mimalloc asks for huge pages, of which a catalog fills two thirds: 90 MiB instead of 62 for 100,000 instances, and no
     // answer is faster by them (`make bench-scale`, `make bench-dns`). A kernel that does not know the wish changes nothing.
     // Programs that check containers inherit it.
     let _small_pages = nix::sys::prctl::set_thp_disable(true);

@@ -145,7 +145,7 @@ pub struct Status {
 /// What the call in flight is for.
 #[derive(Debug)]
 enum Call {
-    /// While what has come is worked on, no page of it may be asked for.
+    /// A page of it is on its way, or what has come is worked on, or both.
     List(Box<Draft>),
     /// As with a list.
     Compare(Box<Compare>),
@@ -164,6 +164,8 @@ enum Watching {
 #[derive(Clone, Copy, Debug, Default)]
 struct Proof {
     seen: Revision,
+    /// The last that was said to come.
+    latest: Revision,
     expected: Option<(Revision, Duration)>,
 }
 
@@ -432,7 +434,7 @@ impl Mirror {
             let revision = change.mod_revision();
             match self.keys.parse(change.key()) {
                 Some(Key::Echo(_)) => {
-                    self.echo.see(revision);
+                    self.echo.see(revision, now);
                     continue;
                 }
                 Some(key) => {
@@ -459,7 +461,7 @@ impl Mirror {
             }
             last = revision;
         }
-        self.wrote.see(last);
+        self.wrote.see(last, now);
         if last > known {
             self.publish(Header { cluster: header.cluster, revision: last });
         }
@@ -547,14 +549,17 @@ impl Mirror {
 
 impl Proof {
     fn expect(&mut self, revision: Revision, now: Duration) {
+        self.latest = self.latest.max(revision);
         if revision > self.seen && self.expected.is_none() {
             self.expected = Some((revision, now + PROOF_WITHIN));
         }
     }
 
-    fn see(&mut self, revision: Revision) {
+    fn see(&mut self, revision: Revision, now: Duration) {
         self.seen = self.seen.max(revision);
-        self.expected = self.expected.filter(|(expected, _)| *expected > revision);
+        if self.expected.is_some_and(|(expected, _)| expected <= revision) {
+            self.expected = (self.latest > self.seen).then_some((self.latest, now + PROOF_WITHIN));
+        }
     }
 
     fn restart(&mut self, now: Duration) {

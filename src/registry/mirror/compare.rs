@@ -29,7 +29,7 @@ pub(super) struct Compare {
     pub(super) pages: Pages,
     /// Digests of the keys that etcd has; two keys of one digest would hide from us that one of them is absent.
     found: HashSet<u64>,
-    /// Keys that mean nothing and that we show as a problem: they are still there.
+    /// Keys that mean nothing and that we showed as a problem when it began, but for those that are still there.
     meaningless: BTreeSet<Vec<u8>>,
     /// What differs, with what etcd has of it.
     suspects: BTreeMap<Key, Option<Seen>>,
@@ -58,7 +58,7 @@ impl Mirror {
         self.call = Some(Call::Compare(Box::new(Compare {
             pages,
             found: HashSet::new(),
-            meaningless: BTreeSet::new(),
+            meaningless: self.contents.broken.keys().filter(|key| self.keys.parse(key).is_none()).cloned().collect(),
             suspects: BTreeMap::new(),
             looked_for: None,
         })));
@@ -103,9 +103,7 @@ impl Mirror {
         } else if let Some(at) = pages.at() {
             for kv in pages.piece() {
                 let Some(key) = self.keys.parse(&kv.key) else {
-                    if self.contents.broken.contains_key(&kv.key) {
-                        meaningless.insert(kv.key);
-                    }
+                    meaningless.remove(&kv.key);
                     continue;
                 };
                 found.insert(digest(&key));
@@ -130,9 +128,7 @@ impl Mirror {
     ) {
         self.dare_more();
         let Compare { meaningless, suspects, .. } = compare;
-        // No revision is known of those. One that was put just now may be taken for gone: that costs a list.
-        let is_gone = |key: &&Vec<u8>| self.keys.parse(key).is_none() && !meaningless.contains(*key);
-        let gone = self.contents.broken.keys().filter(is_gone).count();
+        let gone = meaningless.iter().filter(|key| self.contents.broken.contains_key(*key)).count();
         if gone > 0 {
             self.status.repairs += gone as u64;
             return self.list_anew(now, format!("{gone} keys that mean nothing are gone from etcd"), effects);

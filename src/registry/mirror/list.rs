@@ -113,9 +113,10 @@ impl Mirror {
             self.held.compare(now, &self.contents, &contents);
             self.reached = self.reached.max(at.revision);
         }
-        // What was written before is in the list; what was written since proves the next watch.
-        self.wrote.see(at.revision);
-        self.echo.see(at.revision);
+        // What was written before is in the list; what was written since proves the next watch. Where etcd went back, nobody
+        // knows of a write whether it was before or after that.
+        self.wrote.see(at.revision, now);
+        self.echo.see(at.revision, now);
         self.held.carry(&self.contents, &mut contents);
         contents.share_with(&self.view);
         self.contents = contents;

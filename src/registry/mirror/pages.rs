@@ -112,7 +112,8 @@ impl Pages {
     }
 
     /// How large pages may be after this one did not come in time: the way to etcd may be narrow, and what fails at its
-    /// largest page each time never ends. Not much smaller than a first page, for many pages cost etcd more than they save.
+    /// largest page each time never ends. Not much smaller than a first page, for many pages cost etcd more than they save; a page that was
+    /// smaller is heavy, and stays.
     pub(super) fn less(&self) -> i64 {
         (self.limit / 2).max(self.sizes.first / 4).max(1)
     }
