@@ -16,7 +16,7 @@ use portolan::{
     dns::zone::Zone,
     model::{Catalog, Desired, HostId, Session},
     registry::{
-        call::{LeaseId, Op, Reply, Request, WatchEvent},
+        call::{LeaseId, Op, Reply, Request, WatchEvent, next_page},
         catalog::{Own, merge},
         etcd::{Etcd, Options},
         memory::Store,
@@ -46,7 +46,7 @@ const INSTANCES: usize = 100_000;
 const STARTS: usize = 5;
 /// Pause between questions to an agent that starts: they take its processor, and a start is told in tenths of a second.
 const STARTING_PAUSE: Duration = Duration::from_millis(2);
-/// Records per page of the bare read; half as many took it 0.1 s more, twice as many were no faster.
+/// Records per page of the bare read; half as many took it 0.1 s more, twice as many at best 0.1 s less.
 const PAGE: i64 = 10_000;
 /// Changes sent through etcd to the running agent.
 const CHANGES: usize = 500;
@@ -256,8 +256,8 @@ async fn read_all(client: &Etcd) -> Result<usize> {
         let Reply::Range { header, kvs, more } = client.call(request).await? else { bail!("no range") };
         revision = Some(header.revision);
         keys += kvs.len();
-        let Some(last) = kvs.last().filter(|_| more) else { return Ok(keys) };
-        start = [last.key.as_slice(), b"\0"].concat();
+        let Some(next) = next_page(&kvs, more) else { return Ok(keys) };
+        start = next;
     }
 }
 

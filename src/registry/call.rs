@@ -272,3 +272,8 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     }
     vec![0]
 }
+
+/// Where the page after this one of a range begins; `None`: it was the last.
+pub fn next_page(kvs: &[KeyValue], more: bool) -> Option<Vec<u8>> {
+    kvs.last().filter(|_| more).map(|last| [last.key.as_slice(), b"\0"].concat())
+}

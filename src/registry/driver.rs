@@ -1,8 +1,8 @@
 //! Runs the [`Publisher`] and the [`Mirror`] against a registry: carries their effects out and their inputs in. \[IO\]
 //!
 //! One task owns both machines and everything they know; nothing is shared and nothing is locked. Calls run beside one
-//! another, those that read pages in tasks of their own, so that a renewal of the lease never waits for a write, and a change of [`Desired`] leaves
-//! as a transaction at once. Decisions are the machines'; here is only wiring.
+//! another, those that read pages in tasks of their own, so that a renewal of the lease never waits for a write, and a
+//! change of [`Desired`] leaves as a transaction at once. Decisions are the machines'; here is only wiring.
 //!
 //! Following begins at once, publishing with the first command: the first session already says where this host is reached.
 //! Only then the session file is read, for until then another agent of this host may be the one who writes it.
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    call::{CallError, Reply, Request, Revision, WatchEvent, WatchRange},
+    call::{CallError, Reply, Request, Revision, WatchEvent, WatchRange, next_page},
     etcd::Etcd,
     memory::Store,
     mirror::{self, Mirror, View},
@@ -181,7 +181,7 @@ impl AcksRead {
         match outcome {
             Ok(Reply::Range { header, kvs, more }) => {
                 self.acks.take(&self.keys, header, &kvs);
-                let next = kvs.last().filter(|_| more).map(|last| [last.key.as_slice(), b"\0"].concat());
+                let next = next_page(&kvs, more);
                 let is_last = next.is_none();
                 self.range.start = next.unwrap_or_default();
                 Ok(is_last)

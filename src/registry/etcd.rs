@@ -43,8 +43,8 @@ use super::call::{CallError, Op, Reply, Request, Revision, WatchEvent, WatchRang
 /// How many events of a watch wait for their reader before etcd has to.
 const WATCH_BUFFER: usize = 64;
 
-/// Largest reply or piece of a watch response we take. Lists are cut into pages of some
-/// 4 MiB, and 40 foreign keys of the largest size etcd takes (1.5 MiB) still fit; larger pages are read in parts.
+/// Largest reply or piece of a watch response we take. Lists are cut into pages of some 4 MiB, and
+/// 40 foreign keys of the largest size etcd takes (1.5 MiB) still fit; larger pages are read in parts.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// Where etcd is, and how to talk to it.

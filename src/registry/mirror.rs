@@ -330,6 +330,13 @@ impl Mirror {
         }
     }
 
+    /// Begins to read all that is listed.
+    fn first_page(&self, effects: &mut Vec<Effect>) -> Pages {
+        let mut pages = Pages::of(&self.listed, self.sizes);
+        effects.extend(pages.ask(self.largest_page));
+        pages
+    }
+
     fn read_on(&mut self, now: Duration, rng: &mut impl Rng, effects: &mut Vec<Effect>) {
         match self.call.take() {
             Some(Call::List(draft)) => self.list_on(now, draft, rng, effects),

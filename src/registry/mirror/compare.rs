@@ -53,10 +53,8 @@ fn digest(key: &Key) -> u64 {
 impl Mirror {
     pub(super) fn begin_compare(&mut self, effects: &mut Vec<Effect>) {
         self.gone.clear();
-        let mut pages = Pages::of(&self.listed, self.sizes);
-        effects.extend(pages.ask(self.largest_page));
         self.call = Some(Call::Compare(Box::new(Compare {
-            pages,
+            pages: self.first_page(effects),
             found: HashSet::new(),
             meaningless: self.contents.broken.keys().filter(|key| self.keys.parse(key).is_none()).cloned().collect(),
             suspects: BTreeMap::new(),

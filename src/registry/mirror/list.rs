@@ -31,9 +31,7 @@ pub(super) struct Draft {
 impl Mirror {
     /// Begins a list; etcd had been at `reached`.
     pub(super) fn begin_list(&mut self, now: Duration, reached: Revision, effects: &mut Vec<Effect>) {
-        let mut pages = Pages::of(&self.listed, self.sizes);
-        effects.extend(pages.ask(self.largest_page));
-        let contents = Contents::default();
+        let (pages, contents) = (self.first_page(effects), Contents::default());
         self.call =
             Some(Call::List(Box::new(Draft { pages, asked_at: [now; 2], reached, is_behind: false, contents })));
     }

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use super::{
     super::{
-        call::{CallError, KeyValue, LeaseId, Op, OpReply, Reply, Revision},
+        call::{CallError, KeyValue, LeaseId, Op, OpReply, Reply, Revision, next_page},
         plan::{Fence, Stored},
         record::{self, Interner},
     },
@@ -117,13 +117,13 @@ impl Publisher {
                 self.take_revision(header.revision, effects);
             }
             (Step::Read { mut read, .. }, Reply::Range { kvs, more, .. }) => {
-                let last = kvs.last().map(|kv| [kv.key.as_slice(), b"\0"].concat());
+                let next = next_page(&kvs, more);
                 read.extend(kvs.into_iter().map(|kv| (kv.key, Stored { value: kv.value, lease: kv.lease })));
-                match last {
+                match next {
                     // Our lease ended meanwhile, and the keys with it.
                     _ if self.hold == Hold::Unknown => {}
-                    Some(start) if more => self.begin(Step::Read { start, read }, effects),
-                    _ => self.take_own(now, read, rng),
+                    Some(start) => self.begin(Step::Read { start, read }, effects),
+                    None => self.take_own(now, read, rng),
                 }
             }
             (Step::Write { ops }, Reply::Txn { succeeded: true, header, .. }) => {
