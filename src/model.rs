@@ -234,16 +234,29 @@ pub struct Problem {
 
 /// How much of a foreign text a problem quotes, in characters.
 pub const MAX_QUOTED: usize = 80;
+/// How much of an error's text a problem keeps, in characters: three endpoints with the reason of each.
+pub const MAX_ERROR: usize = 400;
 
 impl Problem {
     /// A problem; `found` is shortened to [`MAX_QUOTED`] characters and control characters are escaped.
     pub fn new(place: impl Into<String>, found: &str, expected: impl Into<String>) -> Self {
-        let mut quoted: String = found.chars().take(MAX_QUOTED).flat_map(char::escape_debug).collect();
-        if found.chars().nth(MAX_QUOTED).is_some() {
-            quoted.push('…');
-        }
-        Self { place: place.into(), found: quoted, expected: expected.into() }
+        Self { place: place.into(), found: quote(found, MAX_QUOTED), expected: expected.into() }
     }
+
+    /// A problem whose cause is told by an error's text: kept up to [`MAX_ERROR`] characters, for its end often names the
+    /// cause.
+    pub fn of_error(place: impl Into<String>, error: &str, expected: impl Into<String>) -> Self {
+        Self { place: place.into(), found: quote(error, MAX_ERROR), expected: expected.into() }
+    }
+}
+
+/// A foreign text, shortened to so many characters, with control characters escaped.
+fn quote(text: &str, most: usize) -> String {
+    let mut quoted: String = text.chars().take(most).flat_map(char::escape_debug).collect();
+    if text.chars().nth(most).is_some() {
+        quoted.push('…');
+    }
+    quoted
 }
 
 /// Everything this host should publish, derived only from Docker's state.

@@ -1,6 +1,8 @@
 //! The few calls of etcd that we use, as data: what the state machines ask for, what an etcd (the real one, the
 //! embedded one or the simulation's) answers. Shapes follow etcd's `rpc.proto`; a wire client's types stay in `etcd.rs`.
 
+use std::time::Duration;
+
 /// A lease's id as etcd gives it; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
@@ -187,6 +189,53 @@ pub enum CallError {
     /// etcd will never take this request: too large, malformed.
     #[error("etcd refused the call: {0}")]
     Invalid(String),
+}
+
+/// Calls that have failed one after the other, with no success between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// When etcd was last heard, or the first call failed; since the agent's start.
+    pub since: Duration,
+    /// When the last call failed; since the agent's start.
+    pub last: Duration,
+    /// Why it failed.
+    pub why: Why,
+}
+
+/// Why a call failed, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// etcd is not reached, or does not reply: another try may succeed.
+    Silent(String),
+    /// etcd replies and refuses the call: an operator has to act.
+    Refused(String),
+    /// etcd replies, and something happened meanwhile that makes the reply useless: the next try usually succeeds.
+    Overtaken(String),
+}
+
+impl Failing {
+    /// One more failure, after those of `before`.
+    pub fn again(before: Option<Self>, since: Duration, now: Duration, why: Why) -> Self {
+        Self { since: before.map_or(since, |before| before.since), last: now, why }
+    }
+}
+
+impl From<&CallError> for Why {
+    fn from(error: &CallError) -> Self {
+        match error {
+            CallError::Unreachable(_) | CallError::Unknown(_) => Self::Silent(error.to_string()),
+            CallError::LeaseNotFound | CallError::Compacted => Self::Overtaken(error.to_string()),
+            CallError::Denied(_) | CallError::NoSpace | CallError::Invalid(_) => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl Why {
+    /// The error's text.
+    pub fn text(&self) -> &str {
+        let (Self::Silent(text) | Self::Refused(text) | Self::Overtaken(text)) = self;
+        text
+    }
 }
 
 /// One change of one key.

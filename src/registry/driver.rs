@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     call::{CallError, Reply, Request, Revision, WatchEvent, WatchRange, next_page},
     etcd::Etcd,
+    journal::{Following, Journal},
     memory::Store,
     mirror::{self, Mirror, View},
     publisher::{self, Identity, Publisher, SessionFile},
@@ -104,6 +105,8 @@ pub struct Status {
     pub mirror: mirror::Status,
     /// Since when the registry is not heard, if that is too long.
     pub stale_since: Option<Instant>,
+    /// That the registry cannot be reached, read or written, while it lasts.
+    pub outage: Option<Problem>,
 }
 
 impl Status {
@@ -112,7 +115,7 @@ impl Status {
         let conflict = self.publisher.conflict.as_ref().map(|conflict| {
             Problem::new("--host-id", conflict, "one host id per host: nothing of this host is published meanwhile")
         });
-        self.publisher.problems.iter().cloned().chain(conflict)
+        self.publisher.problems.iter().chain(&self.outage).cloned().chain(conflict)
     }
 }
 
@@ -246,6 +249,7 @@ struct Driver {
     keys: Keys,
     leaving: Vec<oneshot::Sender<Result<(), String>>>,
     left: bool,
+    journal: Journal,
 }
 
 enum Registry {
@@ -280,6 +284,7 @@ impl Driver {
             watch: None,
             leaving: Vec::new(),
             left: false,
+            journal: Journal::default(),
         }
     }
 
@@ -364,7 +369,25 @@ impl Driver {
                 }
             }
         }
+        self.take_note();
         self.tell();
+    }
+
+    /// Logs how it goes with a registry that is elsewhere. A host that was never heard there has nothing to wait for.
+    fn take_note(&mut self) {
+        let Registry::Etcd(etcd) = &self.registry else { return };
+        let following = if self.mirror.is_following() { Following::Yes } else { Following::No };
+        let read = (self.mirror.status(), following, &**self.mirror.view());
+        let entries = self.journal.take(self.start.elapsed(), read, self.publisher.failing());
+        for entry in entries {
+            entry.log(&etcd.endpoint(), &etcd.endpoints());
+        }
+        if let Some(reason) = self.journal.was_never_reached().filter(|_| !self.leaving.is_empty()) {
+            for done in self.leaving.drain(..) {
+                // Whoever asked may have gone.
+                let _ = done.send(Err(format!("the registry was not reached since this agent started: {reason}")));
+            }
+        }
     }
 
     fn read_acks(&mut self, reply: oneshot::Sender<Result<Acks, String>>) {
@@ -491,6 +514,10 @@ impl Driver {
             publisher: self.publisher.status(),
             mirror: self.mirror.status().clone(),
             stale_since: view.stale_since.map(|since| self.start + since),
+            outage: match &self.registry {
+                Registry::Embedded(_) => None,
+                Registry::Etcd(etcd) => self.journal.problem(|| etcd.endpoints()),
+            },
         };
         self.outputs.status.send_if_modified(|told| {
             let is_new = *told != status;

@@ -151,6 +151,18 @@ impl Etcd {
         Ok(Self(Arc::new(Cluster { options, members, preferred: AtomicUsize::new(0) })))
     }
 
+    /// The member that is asked first: the one that answered last, if any did.
+    pub fn endpoint(&self) -> String {
+        let Cluster { members, preferred, .. } = &*self.0;
+        members[preferred.load(Ordering::Relaxed) % members.len()].endpoint.to_string()
+    }
+
+    /// All members, as they are asked, with commas between them.
+    pub fn endpoints(&self) -> String {
+        let all: Vec<String> = self.0.members.iter().map(|member| member.endpoint.to_string()).collect();
+        all.join(",")
+    }
+
     /// Carries out one call, within [`Options::call_deadline`].
     pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
         check_own(&request, &self.0.options.own_prefixes)?;
@@ -220,7 +232,7 @@ impl Cluster {
             };
             self.prefer(index + 1);
             tracing::debug!(endpoint = %self.members[index].endpoint, reason, "etcd member failed");
-            failures.push(format!("{}: {reason}", self.members[index].endpoint));
+            failures.push(self.members[index].endpoint.failure(&reason));
             if sent && !is_repeatable(request) || Instant::now() >= deadline {
                 break;
             }

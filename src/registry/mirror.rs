@@ -38,7 +38,7 @@ use self::{
     pages::Pages,
 };
 use super::{
-    call::{CallError, Change, Header, Reply, Request, Revision, WatchEvent, WatchRange},
+    call::{CallError, Change, Failing, Header, Reply, Request, Revision, WatchEvent, WatchRange, Why},
     record::{Interner, Key, Keys},
 };
 use crate::model::{Externals, Host, HostId, Origin, Problem};
@@ -140,6 +140,9 @@ pub struct Status {
     pub gaps: u64,
     /// What last went wrong; `None` when all is well.
     pub last_error: Option<String>,
+    /// The registry cannot be followed: every try since has failed. A watch that ends is no failure by itself; the try to
+    /// watch again may be one.
+    pub failing: Option<Failing>,
 }
 
 /// What the call in flight is for.
@@ -247,6 +250,11 @@ impl Mirror {
     /// What [`Effect::Watch`] watches: external services and all hosts, and our own echo.
     pub fn ranges(&self) -> Vec<WatchRange> {
         vec![self.listed.clone(), self.keys.echo_range(&self.own)]
+    }
+
+    /// The registry is listed and every change is seen.
+    pub fn is_following(&self) -> bool {
+        !self.must_list && matches!(self.watching, Watching::Created)
     }
 
     /// What is known. The same `Arc` until something changes.
@@ -370,10 +378,12 @@ impl Mirror {
             (Some(Call::Compare(compare)), Ok(Reply::Range { header, kvs, more })) => {
                 self.take_compared(now, compare, header, kvs, more, effects);
             }
-            (Some(Call::List(_)), Ok(_)) => self.fail(now, "etcd answered another question".into(), rng),
+            (Some(Call::List(_)), Ok(_)) => {
+                self.fail(now, Why::Overtaken("etcd answered another question".into()), rng);
+            }
             (Some(Call::List(draft)), Err(error)) => {
                 self.dare_less(&draft.pages, &error);
-                self.fail(now, error.to_string(), rng);
+                self.fail(now, Why::from(&error), rng);
             }
             (Some(Call::Compare(compare)), Err(error)) => {
                 self.dare_less(&compare.pages, &error);
@@ -406,8 +416,11 @@ impl Mirror {
                 return self.list_anew(now, "what we had not seen yet has been compacted away".into(), effects);
             }
             WatchEvent::Broken(reason) => {
-                self.watching = Watching::No;
-                return self.fail(now, reason.clone(), rng);
+                let reason = reason.clone();
+                return match std::mem::replace(&mut self.watching, Watching::No) {
+                    Watching::Created => self.back_off(now, reason, rng),
+                    _ => self.fail(now, Why::Silent(reason), rng),
+                };
             }
         };
         if header.cluster != self.view.cluster {
@@ -425,6 +438,7 @@ impl Mirror {
                 self.watching = Watching::Created;
                 self.failures = 0;
                 self.status.last_error = None;
+                self.status.failing = None;
                 self.wrote.restart(now);
                 self.echo.restart(now);
                 self.held.restart(now);
@@ -491,9 +505,11 @@ impl Mirror {
             Watching::Created if now >= self.heard_at + SILENCE => "the watch is silent",
             _ => return,
         };
-        self.watching = Watching::No;
         effects.push(Effect::Unwatch);
-        self.fail(now, reason.into(), rng);
+        match std::mem::replace(&mut self.watching, Watching::No) {
+            Watching::Created => self.back_off(now, reason.into(), rng),
+            _ => self.fail(now, Why::Silent(reason.into()), rng),
+        }
         if self.doubted {
             // Nobody is down: watch anew at once.
             self.not_before = now;
@@ -546,7 +562,15 @@ impl Mirror {
         }
     }
 
-    fn fail(&mut self, now: Duration, reason: String, rng: &mut impl Rng) {
+    /// A try to list or to watch has failed.
+    fn fail(&mut self, now: Duration, why: Why, rng: &mut impl Rng) {
+        let text = why.text().to_owned();
+        self.status.failing = Some(Failing::again(self.status.failing.take(), self.heard_at, now, why));
+        self.back_off(now, text, rng);
+    }
+
+    /// Tries again after a pause.
+    fn back_off(&mut self, now: Duration, reason: String, rng: &mut impl Rng) {
         let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + rng.random_range(longest / 2..=longest);

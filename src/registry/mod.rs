@@ -18,6 +18,7 @@
 //! | [`round`] | who does not know of a drain yet |
 //! | [`memory`] | the same calls without a server: the default, and the simulation's etcd |
 //! | [`etcd`] \[IO\] | the calls over the network, each with a deadline |
+//! | [`journal`] | what the log says of the registry |
 //! | [`state`] \[IO\] | host id and session between two starts |
 //! | [`driver`] \[IO\] | carries effects out and inputs in |
 //!
@@ -35,6 +36,7 @@ pub mod catalog;
 pub mod driver;
 pub mod etcd;
 pub mod external;
+pub mod journal;
 pub mod memory;
 pub mod mirror;
 pub mod plan;

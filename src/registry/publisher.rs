@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 use self::lease::Lease;
 use super::{
-    call::{CallError, Compare, Header, LeaseId, Op, Reply, Request, Revision, WatchRange},
+    call::{CallError, Compare, Failing, Header, LeaseId, Op, Reply, Request, Revision, WatchRange},
     plan::{Fence, MAX_BYTES, Stored, plan, withdrawals},
     record::{self, Keys, MAX_VALUE},
 };
@@ -162,6 +162,8 @@ pub struct Status {
     pub repairs: u64,
     /// What last went wrong; `None` when the last call went well.
     pub last_error: Option<String>,
+    /// Nothing can be published: every call since has failed.
+    pub failing: Option<Failing>,
     /// Records that cannot be published.
     pub problems: Vec<Problem>,
     /// The round that all of Desired is published with, and where etcd says so to others.
@@ -320,11 +322,6 @@ impl Publisher {
 
     /// How it goes.
     pub fn status(&self) -> Status {
-        let published = self
-            .stored
-            .as_ref()
-            .or(self.believed.as_ref())
-            .map_or(0, |stored| stored.keys().filter(|key| **key != self.session_key).count());
         let asking = match &self.hold {
             Hold::Ours { fence, value } if self.status.synced => {
                 let is_told = *value == record::encode_session(&self.identity.session);
@@ -333,9 +330,24 @@ impl Publisher {
             }
             _ => None,
         };
-        let mut status = Status { lease: self.lease.map(|lease| lease.id), published, asking, ..self.status.clone() };
+        let mut status = Status {
+            lease: self.lease.map(|lease| lease.id),
+            published: self.published(),
+            asking,
+            ..self.status.clone()
+        };
         status.problems.extend(self.lease_problem());
         status
+    }
+
+    /// While calls fail: why, and how many records in etcd are ours.
+    pub fn failing(&self) -> Option<(&Failing, usize)> {
+        self.status.failing.as_ref().map(|failing| (failing, self.published()))
+    }
+
+    fn published(&self) -> usize {
+        let stored = self.stored.as_ref().or(self.believed.as_ref());
+        stored.map_or(0, |stored| stored.keys().filter(|key| **key != self.session_key).count())
     }
 
     /// What our session key says, or will say.

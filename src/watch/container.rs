@@ -453,7 +453,7 @@ impl Containers {
         if ask { vec![self.ask(id, Cause::Event)] } else { Vec::new() }
     }
 
-    fn present(&mut self, ticket: Ticket, inspected: Inspected) -> Vec<Wish> {
+    fn present(&mut self, ticket: Ticket, mut inspected: Inspected) -> Vec<Wish> {
         let id = inspected.id.short();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.preparing == Some(ticket) {
@@ -473,6 +473,9 @@ impl Containers {
         self.judge_drains(&inspected);
         let gateway = self.gateway_bridge();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
+        if let Some(known) = &entry.inspected {
+            inspected.keep_verdict(known);
+        }
         if entry.inspected.as_ref() == Some(&inspected) {
             self.settle(id);
             return self.look_for_place(id).into_iter().collect();

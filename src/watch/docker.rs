@@ -32,7 +32,7 @@ use super::{
     replay::Replay,
     resident,
 };
-use crate::model::{Desired, Local, Proto, Residents};
+use crate::model::{Desired, Local, Outage, Problem, Proto, Residents, in_words};
 
 mod decode;
 mod request;
@@ -54,9 +54,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// While a container starts or ends, the processors are busy with it, and somebody waits for an answer: what nobody waits
 /// for waits for so long.
 const WHILE_BUSY: Duration = Duration::from_millis(20);
-/// Different reasons that are warned of, each once, until the engine is connected again: an engine that is away has one
-/// or two, and one that starts a few more.
-const MAX_WARNED: usize = 8;
 /// A connection that lived as long as this was a good one: the next wait is the first again.
 const GOOD: Duration = Duration::from_secs(5);
 
@@ -157,6 +154,8 @@ pub struct Status {
     pub connected: bool,
     /// Why the last connection ended, while there is none.
     pub last_error: Option<String>,
+    /// That the engine cannot be reached, while it lasts.
+    pub outage: Option<Problem>,
     /// Events taken.
     pub events: u64,
     /// Lists taken.
@@ -187,32 +186,20 @@ pub async fn follow(options: Options, outputs: Outputs, commands: mpsc::Receiver
         desired: Arc::default(),
         local: Arc::default(),
         residents: Residents::default(),
+        start: Instant::now(),
+        heard_at: None,
+        outage: Outage::default(),
     };
     let mut wait = BACKOFF.0;
-    let mut warned: Vec<String> = Vec::new();
     loop {
         let began = Instant::now();
         let Lost(error) = follower.connection().await;
-        if follower.outputs.status.borrow().connected {
-            warned.clear();
-        }
         follower.containers.apply(Event::Lost);
-        follower.report(|status| {
-            status.resyncs += 1;
-            status.connected = false;
-            status.last_error = Some(error.clone());
-        });
+        follower.take_loss(error);
         if began.elapsed() >= GOOD {
             wait = BACKOFF.0;
         }
         let pause = wait.mul_f64(rand::rng().random_range(0.5..=1.0));
-        let endpoint = &follower.options.endpoint;
-        if warned.contains(&error) || warned.len() >= MAX_WARNED {
-            debug!(%endpoint, error, ?pause, "docker is still away");
-        } else {
-            warn!(%endpoint, error, "docker connection lost; what is known stays");
-            warned.push(error);
-        }
         follower.pause(pause).await;
         wait = (wait * 2).min(BACKOFF.1);
     }
@@ -256,6 +243,11 @@ struct Follower {
     desired: Arc<Desired>,
     local: Arc<Local>,
     residents: Residents,
+    /// The moment that times are counted from.
+    start: Instant,
+    /// When the engine was last connected; `None`: it has not been reached yet.
+    heard_at: Option<Duration>,
+    outage: Outage,
 }
 
 /// Everything that ends with a connection.
@@ -286,8 +278,11 @@ impl Follower {
     async fn connection(&mut self) -> Lost {
         let docker = match request::connect(&self.options.endpoint) {
             Ok(docker) => docker,
-            Err(error) => return Lost(request::describe(&error)),
+            Err(error) => return Lost(request::describe("", &error)),
         };
+        if let Some(reason) = request::unsupported(&docker, self.options.inspect_deadline).await {
+            return Lost(reason);
+        }
         let lane = |limit| Lane { running: 0, limit, waiting: VecDeque::new() };
         let mut connection = Connection {
             docker: docker.clone(),
@@ -350,6 +345,49 @@ impl Follower {
         }
     }
 
+    /// A connection has ended, or could not be had. One that ends is no outage yet: the engine is usually there at the next
+    /// try.
+    fn take_loss(&mut self, error: String) {
+        let now = self.start.elapsed();
+        let endpoint = &self.options.endpoint;
+        let meaning = match self.heard_at {
+            None => "containers of this host are not known yet; names of other hosts are answered",
+            Some(_) => "names of this host stay as last seen",
+        };
+        if self.outputs.status.borrow().connected {
+            self.heard_at = Some(now);
+            info!(%endpoint, reason = error, "docker's connection has ended: connecting again");
+        } else if let Some(lasted) = self.outage.fail(now, self.heard_at.unwrap_or_default(), &error) {
+            let (lasted, yet) = (in_words(lasted), if self.heard_at.is_none() { " yet" } else { "" });
+            warn!(%endpoint, error, lasted, "docker cannot be reached{yet}: {meaning}");
+        } else {
+            debug!(%endpoint, error, "docker is still away");
+        }
+        let outage = self.outage.reason().map(|reason| {
+            let fix =
+                format!("a Docker engine that answers there: start it, or correct --docker-host; until then {meaning}");
+            Problem::of_error(format!("--docker-host {endpoint}"), reason, fix)
+        });
+        self.report(|status| {
+            status.resyncs += 1;
+            status.connected = false;
+            status.last_error = Some(error);
+            status.outage = outage;
+        });
+    }
+
+    /// The engine is connected and listed.
+    fn take_return(&mut self) {
+        let now = self.start.elapsed();
+        let endpoint = &self.options.endpoint;
+        let away = self.outage.end(now).map(in_words);
+        match (self.heard_at.replace(now), away) {
+            (Some(_), Some(away)) => info!(%endpoint, away, "docker is back"),
+            (Some(_), None) => debug!(%endpoint, "docker is connected again"),
+            (None, away) => info!(%endpoint, after = away.as_deref(), "docker connected and listed"),
+        }
+    }
+
     /// Lets the time pass between two connections.
     async fn pause(&mut self, time: Duration) {
         let end = Instant::now() + time;
@@ -398,12 +436,13 @@ impl Follower {
                 let wishes = self.containers.apply(event);
                 self.count(|status| status.lists += 1);
                 if !self.outputs.status.borrow().connected {
-                    info!(endpoint = %self.options.endpoint, "docker connected and listed");
+                    self.take_return();
                     connection.list_again = Some(Instant::now() + LIST_AGAIN);
                     self.read_host(connection);
                     self.report(|status| {
                         status.connected = true;
                         status.last_error = None;
+                        status.outage = None;
                     });
                 }
                 Ok(wishes)
@@ -435,7 +474,7 @@ impl Follower {
                     Ok(Ok((containers, networks))) => {
                         Answer::List(Event::Listed { began, depth, containers, networks })
                     }
-                    Ok(Err(error)) => Answer::Lost(Lost(request::describe(&error))),
+                    Ok(Err(error)) => Answer::Lost(Lost(error)),
                     Err(_) => Answer::Lost(Lost(format!("no answer to a list within {deadline:?}"))),
                 }
             });
@@ -493,7 +532,7 @@ impl Follower {
                         let event = match timeout(deadline, request::inspect(&docker, wanted, &id)).await {
                             Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
                             Ok(Ok(None)) => Event::Absent { ticket, id },
-                            Ok(Err(error)) => Event::Failed { ticket, id, error: request::describe(&error).into() },
+                            Ok(Err(error)) => Event::Failed { ticket, id, error: error.into() },
                             Err(_) => {
                                 Event::Failed { ticket, id, error: format!("no answer within {deadline:?}").into() }
                             }

@@ -161,6 +161,18 @@ pub struct Inspected {
 }
 
 impl Inspected {
+    /// Keeps the verdict of the engine's health check on this run where the engine has forgotten it: an engine since 25 that
+    /// is restarted under its containers says `starting` of each until its next check, though nothing restarted them.
+    pub(super) fn keep_verdict(&mut self, known: &Self) {
+        let is_same_run = self.started.is_some() && self.started == known.started;
+        let is_verdict = matches!(known.health, Health::Healthy | Health::Unhealthy);
+        if is_same_run && is_verdict && self.health == Health::Starting {
+            self.health = known.health;
+        }
+    }
+}
+
+impl Inspected {
     /// Its process is gone, and its addresses and ports with it.
     pub(super) fn end(&mut self) {
         self.state = State::Stopped;

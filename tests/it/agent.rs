@@ -13,6 +13,7 @@ mod external;
 mod garbage;
 mod health;
 mod lifecycle;
+mod outages;
 mod registry;
 mod resolvers;
 mod restart;

@@ -52,6 +52,22 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// A failure there in words. Where the server seems to speak TLS and the URL does not say so, or the reverse, the libraries'
+    /// own words do not help.
+    pub(super) fn failure(&self, reason: &str) -> String {
+        let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+        let hint = match self.tls {
+            Some(_) if says(&["handshake eof", "InvalidContentType", "corrupt message"]) => {
+                " (does the server speak TLS? If not, the URL begins with http://)"
+            }
+            None if says(&["h2 protocol error", "http2 error"]) || reason == "transport error" => {
+                " (is this etcd's client port? If it speaks TLS, the URL begins with https://)"
+            }
+            _ => "",
+        };
+        format!("{}: {reason}{hint}", self.url)
+    }
+
     /// The channel to be, with its certificates as they are now. Reads the few small files where it is: they are local,
     /// and this happens once per connection.
     fn channel(&self) -> Result<tonic::transport::Endpoint, OptionsError> {

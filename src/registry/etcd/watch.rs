@@ -129,7 +129,7 @@ async fn open(cluster: &Cluster, ranges: &[WatchRange], from: Revision) -> Resul
             }
             Err(End::Broken(reason) | End::Token(reason)) => {
                 cluster.prefer(index + 1);
-                failures.push(format!("{}: {reason}", cluster.members[index].endpoint));
+                failures.push(cluster.members[index].endpoint.failure(&reason));
             }
             Err(end) => return Err(end),
         }

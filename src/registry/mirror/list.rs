@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::{
-    super::call::{Header, KeyValue, Revision},
+    super::call::{Header, KeyValue, Revision, Why},
     BACKWARDS, Call, Effect, Mirror, Proof,
     contents::Contents,
     pages::Pages,
@@ -46,11 +46,12 @@ impl Mirror {
         rng: &mut impl Rng,
     ) {
         if now > draft.asked_at[1] + PAGES_WITHIN {
-            return self.fail(now, "a list was interrupted for so long that etcd may be another one since".into(), rng);
+            let why = "a list was interrupted for so long that etcd may be another one since";
+            return self.fail(now, Why::Overtaken(why.into()), rng);
         }
         match draft.pages.at() {
             Some(at) if at.cluster != header.cluster => {
-                return self.fail(now, "another cluster answered in the middle of a list".into(), rng);
+                return self.fail(now, Why::Overtaken("another cluster answered in the middle of a list".into()), rng);
             }
             Some(_) => {}
             None => {
@@ -59,7 +60,7 @@ impl Mirror {
                 if draft.is_behind && self.backwards + 1 < BACKWARDS {
                     self.backwards += 1;
                     let reason = format!("etcd is at revision {found}, but was at {reached}: restored from a backup?");
-                    return self.fail(now, reason, rng);
+                    return self.fail(now, Why::Overtaken(reason), rng);
                 }
             }
         }

@@ -447,3 +447,23 @@ fn external_services_are_followed_as_hosts_are() {
     bench.tell(changes);
     assert_eq!(bench.mirror.view().problems.len(), 3, "between the two ranges lies what a later version may have");
 }
+
+#[test]
+fn a_watch_that_ends_is_no_failure_and_a_try_that_fails_is_one_until_the_registry_is_followed_again() {
+    let mut bench = Bench::following(&[A]);
+    assert!(bench.mirror.is_following());
+    bench.now += Duration::from_secs(60);
+    let broken = |text: &str| Input::Watched(WatchEvent::Broken(text.into()));
+    bench.mirror.handle(bench.now, broken("the member restarts"), &mut bench.rng);
+    assert_eq!((bench.mirror.is_following(), &bench.mirror.status().failing), (false, &None));
+    // Asked to watch again, and not answered: that is a failure, which lasts since etcd was last heard.
+    bench.now += Duration::from_secs(1);
+    let effects = bench.mirror.handle(bench.now, Input::Tick, &mut bench.rng);
+    assert!(matches!(effects[..], [Effect::Watch(_)]), "{effects:?}");
+    bench.mirror.handle(bench.now, broken("connection refused"), &mut bench.rng);
+    let why = Why::Silent("connection refused".into());
+    let failing = Failing { since: Duration::ZERO, last: bench.now, why };
+    assert_eq!(bench.mirror.status().failing, Some(failing));
+    bench.pass(3);
+    assert_eq!((bench.mirror.is_following(), &bench.mirror.status().failing), (true, &None));
+}

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use super::{
     super::{
-        call::{CallError, KeyValue, LeaseId, Op, OpReply, Reply, Revision, next_page},
+        call::{CallError, Failing, KeyValue, LeaseId, Op, OpReply, Reply, Revision, Why, next_page},
         plan::{Fence, Stored},
         record::{self, Interner},
     },
@@ -46,6 +46,7 @@ impl Publisher {
                 self.shortage = self.shortage.filter(|_| !step.needs_space());
                 if self.shortage.is_none() {
                     self.status.last_error = None;
+                    self.status.failing = None;
                 }
                 let is_as_before = self.take_header(&step, &reply);
                 self.take_success(now, step, reply, rng, effects);
@@ -66,7 +67,7 @@ impl Publisher {
                     // The very put that uses up the space is carried out, and refused.
                     self.stored = None;
                 }
-                self.fall_short(now, error.to_string(), rng);
+                self.fall_short(now, Why::from(&error), rng);
             }
             Err(error) => {
                 // It may have been carried out, and may yet be: only a new revision of the session key fences it off.
@@ -74,7 +75,7 @@ impl Publisher {
                 if matches!(error, CallError::Unknown(_)) && must_be_fenced {
                     self.let_go();
                 }
-                self.fail(now, error.to_string(), rng);
+                self.fail(now, Why::from(&error), rng);
             }
         }
         if self.step.is_none() {
@@ -143,7 +144,7 @@ impl Publisher {
             (step, reply) => {
                 tracing::error!(?step, ?reply, "etcd answered another question");
                 self.let_go();
-                self.fail(now, "etcd answered another question".into(), rng);
+                self.fail(now, Why::Overtaken("etcd answered another question".into()), rng);
             }
         }
     }
@@ -271,20 +272,25 @@ impl Publisher {
         effects.extend([Effect::Save(self.file.clone()), Effect::Left]);
     }
 
-    fn fail(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
+    fn fail(&mut self, now: Duration, why: Why, rng: &mut impl Rng) {
         self.not_before = now + backoff(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
-        self.status.last_error = Some(error);
+        self.note_failure(now, why);
         self.status.synced = false;
     }
 
     /// Only what needs space has to wait: etcd is there.
-    fn fall_short(&mut self, now: Duration, error: String, rng: &mut impl Rng) {
+    fn fall_short(&mut self, now: Duration, why: Why, rng: &mut impl Rng) {
         let failures = self.shortage.map_or(0, |shortage| shortage.failures);
         let try_again = now + backoff(failures, rng);
         self.shortage = Some(Shortage { try_again, failures: failures.saturating_add(1) });
         self.failures = 0;
-        self.status.last_error = Some(error);
+        self.note_failure(now, why);
+    }
+
+    fn note_failure(&mut self, now: Duration, why: Why) {
+        self.status.last_error = Some(why.text().to_owned());
+        self.status.failing = Some(Failing::again(self.status.failing.take(), now, now, why));
     }
 }
 

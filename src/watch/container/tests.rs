@@ -6,6 +6,8 @@ use crate::{
     watch::{asker, asker::HostFacts, desired, metadata::Metadata, resident},
 };
 
+mod verdict;
+
 pub(crate) const WEB: &str = "aaaaaaaaaaaa0001";
 pub(crate) const DB: &str = "bbbbbbbbbbbb0002";
 pub(crate) const NET: &str = "net1";

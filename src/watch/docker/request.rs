@@ -58,7 +58,7 @@ pub(super) async fn read(docker: Docker, queue: mpsc::Sender<models::EventMessag
     let why = loop {
         match stream.next().await {
             None => break "the event stream ended".to_owned(),
-            Some(Err(error)) => break format!("event stream: {}", describe(&error)),
+            Some(Err(error)) => break format!("event stream: {}", describe("GET /events", &error)),
             Some(Ok(message)) => {
                 if queue.try_send(message).is_err() {
                     break format!("{QUEUE} events are waiting: too many to follow one by one");
@@ -69,9 +69,11 @@ pub(super) async fn read(docker: Docker, queue: mpsc::Sender<models::EventMessag
     Answer::StreamEnded(Lost(why))
 }
 
-pub(super) async fn list(docker: &Docker) -> Result<(Vec<Summary>, Vec<NetworkFacts>), DockerError> {
-    let networks = docker.list_networks(None).await?;
-    let containers = docker.list_containers(Some(ListContainersOptions { all: true, ..Default::default() })).await?;
+pub(super) async fn list(docker: &Docker) -> Result<(Vec<Summary>, Vec<NetworkFacts>), String> {
+    let networks = docker.list_networks(None).await.map_err(|error| describe("GET /networks", &error))?;
+    let all = ListContainersOptions { all: true, ..Default::default() };
+    let containers =
+        docker.list_containers(Some(all)).await.map_err(|error| describe("GET /containers/json", &error))?;
     Ok((
         containers.into_iter().filter_map(decode::summary).collect(),
         networks.into_iter().filter_map(decode::network).collect(),
@@ -82,12 +84,21 @@ pub(super) async fn inspect(
     docker: &Docker,
     wanted: Gather,
     id: &ContainerId,
-) -> Result<Option<Box<Inspected>>, DockerError> {
+) -> Result<Option<Box<Inspected>>, String> {
     match docker.inspect_container(id.as_str(), None::<InspectContainerOptions>).await {
         Ok(response) => Ok(Some(Box::new(decode::inspect(wanted, id.clone(), response)))),
         Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(describe("GET /containers/<id>/json", &error)),
     }
+}
+
+/// Why this engine is not followed, if it is one that we know not to work. An engine that does not say what it is, as behind
+/// a socket proxy that refuses the question, is taken for Docker.
+pub(super) async fn unsupported(docker: &Docker, deadline: Duration) -> Option<String> {
+    let version = timeout(deadline, docker.version()).await.ok()?.ok()?;
+    // Podman's Docker API leaves out the addresses of containers that start, and tells no end of some.
+    let component = version.components?.into_iter().find(|component| component.name.contains("Podman"))?;
+    Some(format!("this is {} {}, which is not supported yet", component.name, component.version))
 }
 
 pub(super) async fn inspect_network(docker: &Docker, id: NetworkId, began: Moment, deadline: Duration) -> Event {
@@ -101,10 +112,16 @@ pub(super) async fn inspect_network(docker: &Docker, id: NetworkId, began: Momen
     }
 }
 
-/// An error in words with its causes. A decoding error quotes what it could not read, perhaps a value of an environment:
+/// An error of a request in words with its causes. A decoding error quotes what it could not read, perhaps a value of an environment:
 /// only its place is told.
-pub(super) fn describe(error: &DockerError) -> String {
+pub(super) fn describe(request: &str, error: &DockerError) -> String {
     match error {
+        DockerError::DockerResponseServerError { status_code: status_code @ (401 | 403), message } => {
+            let message: String = message.trim().chars().take(200).collect();
+            format!(
+                "{request} was refused (status {status_code}: {message}): a proxy before the engine has to allow it"
+            )
+        }
         DockerError::JsonDataError { column, .. } => format!("an answer that is not Docker's API, at column {column}"),
         DockerError::JsonSerdeError { err } => {
             format!("an answer that is not Docker's API, at column {}", err.column())

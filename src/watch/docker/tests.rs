@@ -185,7 +185,7 @@ fn an_error_does_not_quote_what_it_could_not_read() {
     for error in
         [DockerError::JsonDataError { message: error.to_string(), column }, DockerError::JsonSerdeError { err: error }]
     {
-        assert!(!describe(&error).contains("zqxj"), "{}", describe(&error));
+        assert!(!describe("GET /events", &error).contains("zqxj"), "{}", describe("GET /events", &error));
     }
 }
 
@@ -200,4 +200,16 @@ fn endpoints_are_unix_paths_and_tcp_addresses() {
         let error = bad.parse::<Endpoint>().unwrap_err();
         assert!(error.to_string().contains("unix:///PATH or tcp://HOST:PORT"), "{bad}");
     }
+}
+
+#[test]
+fn a_proxys_refusal_names_the_request_that_was_refused() {
+    let refused = |status_code| DockerError::DockerResponseServerError { status_code, message: "Forbidden\n".into() };
+    for status in [401, 403] {
+        let said = describe("GET /networks", &refused(status));
+        assert!(said.starts_with("GET /networks was refused") && said.contains(&status.to_string()), "{said}");
+        assert!(said.contains("Forbidden)"), "{said}");
+    }
+    let broken = describe("GET /networks", &refused(500));
+    assert!(!broken.contains("refused"), "{broken}");
 }

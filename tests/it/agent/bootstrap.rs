@@ -60,7 +60,7 @@ fn without_docker_remote_names_answer_and_the_engine_is_listed_when_it_comes() {
     assert!(body.contains("docker has not been listed yet"), "{body}");
     let lost = || home.metric("portolan_docker_resyncs_total");
     eventually("it has tried again and again", || (lost() >= 4.0).then_some(()));
-    assert_eq!(home.logged("docker connection lost"), 1, "a reason is logged once");
+    assert_eq!(home.logged("docker cannot be reached yet"), 1, "an outage is logged once");
 
     between.restore();
     home.until_code("nobody.default", ResponseCode::NXDomain);
