@@ -27,7 +27,6 @@ fuzz: ## Look for inputs that break us: SECONDS=60 for all targets, or for TARGE
 	@MERGE=$(MERGE) scripts/fuzz.sh "$(or $(SECONDS),60)" "$(TARGET)"
 
 demo: ## See a container's start become a DNS answer, and its stop take it away
-	@scripts/setup.sh demo
 	@scripts/demo.sh
 
 image: setup ## The agent's image, portolan:dev

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# image.sh base | agent | demo | bare | bed: makes images; those that need packages only where they are missing.
+# image.sh base | agent | demo | bed: makes images; those that need packages only where they are missing.
 #   base   portolan-base:bookworm, Debian's small base: from this engine, else from a registry, else built from packages
 #   agent  portolan:dev, the agent as built here, and what it loads: no distribution
 #   demo   portolan-demo, the same for the demonstration
-#   bare   portolan-bare, a machine that has git, make, a C compiler, Docker's client and no other package
 #   bed    portolan-test-host, -sample, -etcd, -dockercoins for the test bed
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -95,18 +94,6 @@ make_scratch() { # NAME [CHANGE…]: instructions of a Dockerfile beyond those o
     )
 }
 
-# For the test of the README's first command. Docker's client is taken from its package, which brings an engine, too.
-make_bare() {
-    make_base
-    build -t portolan-bare - <<'END'
-ARG BASE
-FROM ${BASE}
-RUN apt-get update -q && apt-get install -q -y --no-install-recommends git make build-essential \
- && cd /tmp && apt-get download -q docker.io && dpkg-deb --fsys-tarfile docker.io_*.deb | tar -x -C / ./usr/bin/docker \
- && rm -rf docker.io_*.deb /var/lib/apt/lists/*
-END
-}
-
 make_bed() {
     make_base
     local bed="$target/bed-context"
@@ -128,10 +115,9 @@ case "${1:-}" in
 base) make_base ;;
 agent) make_scratch portolan:dev ;;
 demo) make_scratch portolan-demo 'LABEL portolan-demo=image' ;;
-bare) make_bare ;;
 bed) make_bed ;;
 *)
-    sed -n '2,7p' "$0" | cut -c3- >&2
+    sed -n '2,6p' "$0" | cut -c3- >&2
     exit 2
     ;;
 esac

@@ -243,8 +243,7 @@ impl Problem {
         Self { place: place.into(), found: quote(found, MAX_QUOTED), expected: expected.into() }
     }
 
-    /// A problem whose cause is told by an error's text: kept up to [`MAX_ERROR`] characters, for its end often names the
-    /// cause.
+    /// A problem whose cause an error's text names, often at its end: the text is kept up to [`MAX_ERROR`] characters.
     pub fn of_error(place: impl Into<String>, error: &str, expected: impl Into<String>) -> Self {
         Self { place: place.into(), found: quote(error, MAX_ERROR), expected: expected.into() }
     }

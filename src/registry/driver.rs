@@ -384,7 +384,7 @@ impl Driver {
         }
         if let Some(reason) = self.journal.was_never_reached().filter(|_| !self.leaving.is_empty()) {
             for done in self.leaving.drain(..) {
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = done.send(Err(format!("the registry was not reached since this agent started: {reason}")));
             }
         }

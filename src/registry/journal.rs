@@ -13,12 +13,12 @@ use super::{
 };
 use crate::model::{Outage, Problem, in_words};
 
-/// How long the publisher fails before that is told: what keeps it from writing usually keeps the mirror from reading, too,
+/// How long the publisher fails before the log says so: what keeps it from writing usually keeps the mirror from reading, too,
 /// and the mirror takes up to 8 s to notice (two silences of the watch, and one call).
 const UNWRITTEN_FOR: Duration = Duration::from_secs(10);
 /// The same where etcd refuses the write: the mirror has its own refusal within a call's time.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-/// How long a list may be overtaken by other events, again and again, before that is told.
+/// How long a list may be overtaken by other events, again and again, before the log says so.
 const OVERTAKEN_FOR: Duration = Duration::from_secs(10);
 
 /// What is to be logged now.

@@ -416,11 +416,7 @@ impl Mirror {
                 return self.list_anew(now, "what we had not seen yet has been compacted away".into(), effects);
             }
             WatchEvent::Broken(reason) => {
-                let reason = reason.clone();
-                return match std::mem::replace(&mut self.watching, Watching::No) {
-                    Watching::Created => self.back_off(now, reason, rng),
-                    _ => self.fail(now, Why::Silent(reason), rng),
-                };
+                return self.lose_watch(now, reason.clone(), rng);
             }
         };
         if header.cluster != self.view.cluster {
@@ -506,10 +502,7 @@ impl Mirror {
             _ => return,
         };
         effects.push(Effect::Unwatch);
-        match std::mem::replace(&mut self.watching, Watching::No) {
-            Watching::Created => self.back_off(now, reason.into(), rng),
-            _ => self.fail(now, Why::Silent(reason.into()), rng),
-        }
+        self.lose_watch(now, reason.into(), rng);
         if self.doubted {
             // Nobody is down: watch anew at once.
             self.not_before = now;
@@ -559,6 +552,14 @@ impl Mirror {
         let stale_since = (now >= self.stale_at()).then_some(self.heard_at);
         if self.view.stale_since != stale_since {
             Arc::make_mut(&mut self.view).stale_since = stale_since;
+        }
+    }
+
+    /// The watch has ended, or could not be had. One that ends is no failure by itself: the member may just be restarting.
+    fn lose_watch(&mut self, now: Duration, reason: String, rng: &mut impl Rng) {
+        match std::mem::replace(&mut self.watching, Watching::No) {
+            Watching::Created => self.back_off(now, reason, rng),
+            Watching::No | Watching::Asked { .. } => self.fail(now, Why::Silent(reason), rng),
         }
     }
 
