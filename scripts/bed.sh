@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# bed.sh up | engines | agents | status | shell HOST | down [--images]
-#   up      a fresh bed: images, three etcd members, three engines, an agent on each
+# bed.sh up | engines | agents | status | shell HOST | within COMMAND… | down [--images]
+#   up      a fresh bed: images, three etcd members, four engines, an agent on each
 #   engines a fresh bed without the agents
 #   agents  builds the agent again and replaces it on every host
 #   status  what runs, and who answers
-#   shell   a shell on host-a, host-b or host-c
+#   shell   a shell on host-a, host-b, host-c or host-d
+#   within  a command in one more host with engine 26.1, without a bed: with this folder, and what can be run here besides
 #   down    takes all of it away: containers, networks, volumes; with --images also the images it built. The base
-#           image portolan-base:bookworm is kept: it is the slow part.
+#           images portolan-base:bookworm and :trixie are kept: they are the slow part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 project=portolan-test
@@ -15,7 +16,7 @@ lan=172.31.77
 lan6=fd31:77:
 # Container subnets that the hosts route between, in the tests that set up such routes. Docker's own pools lie elsewhere.
 routed=10.77.0.0/16
-hosts=(a b c)
+hosts=(a b c d)
 endpoints=http://$lan.2:2379,http://$lan.3:2379,http://$lan.4:2379
 
 compose() {
@@ -35,7 +36,7 @@ on() { # HOST COMMAND…
 }
 
 number() { # HOST: the end of its addresses on the lan
-    case $1 in a) echo 11 ;; b) echo 12 ;; c) echo 13 ;; esac
+    case $1 in a) echo 11 ;; b) echo 12 ;; c) echo 13 ;; d) echo 14 ;; esac
 }
 
 address() { echo "$lan.$(number "$1")"; } # HOST
@@ -142,6 +143,8 @@ remove_cgroups() {
 
 down() {
     compose down -v --remove-orphans -t 1
+    # What a test that was cut short left.
+    docker ps -aq --filter label=portolan-test=bare | xargs -r docker rm -fv >/dev/null
     remove_cgroups
 }
 
@@ -154,7 +157,7 @@ up)
     down
     engines
     agents
-    echo "bed: up in $SECONDS s: 3 engines, 3 etcd members, 3 agents"
+    echo "bed: up in $SECONDS s: 4 engines, 3 etcd members, 4 agents"
     ;;
 engines)
     refuse_foreign
@@ -171,18 +174,29 @@ status)
     done
     docker exec $project-etcd1 etcdctl --endpoints $endpoints endpoint status 2>&1 || true
     ;;
+within)
+    shift
+    refuse_foreign
+    down
+    scripts/image.sh bed
+    build=$(realpath "${CARGO_TARGET_DIR:-target}")
+    compose run -d --no-deps --name $project-within -v "$PWD:$PWD" -v "$build:$build" \
+        -v "$(dirname "$(realpath "$(command -v cargo-nextest)")"):/opt/cargo:ro" host-d
+    wait_for 60 "the engine" docker exec $project-within docker info
+    docker exec -w "$PWD" -e CI -e CARGO_TARGET_DIR="$build" $project-within "$@"
+    ;;
 shell) exec docker exec -it "$project-${2:-host-a}" bash ;;
 down)
     refuse_foreign
     down
     if [ "${2:-}" = --images ]; then
-        docker image rm -f portolan:dev portolan-test-host portolan-test-sample portolan-test-etcd \
-            portolan-test-dockercoins >/dev/null 2>&1 || true
+        docker image rm -f portolan:dev portolan-test-host portolan-test-host26 portolan-test-sample portolan-test-etcd \
+            portolan-test-dockercoins portolan-test-bare >/dev/null 2>&1 || true
     fi
     rm -rf "$work"
     ;;
 *)
-    sed -n '2,9p' "$0" | cut -c3- >&2
+    sed -n '2,10p' "$0" | cut -c3- >&2
     exit 2
     ;;
 esac

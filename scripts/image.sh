@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
 # image.sh base | agent | demo | bed: makes images; those that need packages only where they are missing.
-#   base   portolan-base:bookworm, Debian's small base: from this engine, else from a registry, else built from packages
+#   base   portolan-base:bookworm, Debian's small base: from this engine, else from a registry, else built from packages;
+#          `base trixie` makes the next release's
 #   agent  portolan:dev, the agent as built here, and what it loads: no distribution
 #   demo   portolan-demo, the same for the demonstration
-#   bed    portolan-test-host, -sample, -etcd, -dockercoins for the test bed
+#   bed    portolan-test-host, -host26, -sample, -etcd, -dockercoins, -bare for the test bed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
-base=portolan-base:bookworm
-upstream=debian:bookworm-slim
 
 exists() { docker image inspect "$1" >/dev/null 2>&1; }
 
 build() { # ARGUMENTS…: quiet unless it fails
     local log
-    if ! log=$(docker build --build-arg BASE=$base "$@" 2>&1); then
+    if ! log=$(docker build "$@" 2>&1); then
         printf '%s\n' "$log" >&2
         exit 1
     fi
 }
 
-make_base() {
-    if exists $base; then return; fi
-    if exists $upstream || timeout 120 docker pull -q $upstream >/dev/null 2>&1; then
-        docker tag $upstream $base
+make_base() { # RELEASE: of Debian, by its code name
+    local base=portolan-base:$1 upstream=debian:$1-slim
+    if exists "$base"; then return; fi
+    if exists "$upstream" || timeout 120 docker pull -q "$upstream" >/dev/null 2>&1; then
+        docker tag "$upstream" "$base"
         return
     fi
     echo "image: no registry within reach; building $base from Debian's packages (about 20 s, once)"
@@ -43,8 +43,8 @@ make_base() {
         trap 'rm -rf "$directory"' EXIT
         mmdebstrap --quiet --variant=minbase --dpkgopt='path-exclude=/usr/share/man/*' \
             --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-            --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$directory/base.tar"
-        docker import "$directory/base.tar" $base >/dev/null
+            --dpkgopt='path-exclude=/usr/share/locale/*' "$1" "$directory/base.tar"
+        docker import "$directory/base.tar" "$base" >/dev/null
     )
 }
 
@@ -95,15 +95,17 @@ make_scratch() { # NAME [CHANGE…]: instructions of a Dockerfile beyond those o
 }
 
 make_bed() {
-    make_base
+    make_base bookworm
+    make_base trixie
     local bed="$target/bed-context"
     rm -rf "$bed"
     mkdir -p "$target"
     cp -r tests/e2e/bed "$bed"
     cp scripts/collect.sh "$bed"
-    for image in host etcd sample; do
-        build --target $image -t portolan-test-$image "$bed"
+    for image in host etcd sample bare; do
+        build --build-arg BASE=portolan-base:bookworm --target $image -t portolan-test-$image "$bed"
     done
+    build --build-arg BASE=portolan-base:trixie --build-arg ALSO=podman --target host -t portolan-test-host26 "$bed"
     # The example's stand-ins, as its README says.
     local example=deploy/examples/dockercoins context="$target/dockercoins"
     mkdir -p "$context"
@@ -112,12 +114,12 @@ make_bed() {
 }
 
 case "${1:-}" in
-base) make_base ;;
+base) make_base "${2:-bookworm}" ;;
 agent) make_scratch portolan:dev ;;
 demo) make_scratch portolan-demo 'LABEL portolan-demo=image' ;;
 bed) make_bed ;;
 *)
-    sed -n '2,6p' "$0" | cut -c3- >&2
+    sed -n '2,7p' "$0" | cut -c3- >&2
     exit 2
     ;;
 esac

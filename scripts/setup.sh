@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # setup.sh: installs from Debian's packages what building and testing need and this machine lacks. Safe to run again:
 # with nothing missing it looks, and ends at once. More may be asked for as `COMMAND:PACKAGE` arguments, as the benchmarks do.
-# `setup.sh demo` asks for what building the agent needs, and no more: whoever wants to see it may have no right to install.
+# `setup.sh demo` asks for what building the agent needs, and no more. It installs that as root only: a look at the
+# demonstration should change no machine by a right that sudo happens to give. Others are given the one line to run.
 set -euo pipefail
 scope=all
 if [ "${1:-}" = demo ]; then
@@ -14,6 +15,8 @@ missing=()
 need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
 }
+# Rust links with it, and crates compile a little C.
+need cc build-essential
 need protoc protobuf-compiler
 # The compiler's own definitions, which it looks for beside itself; Debian keeps them in a package that is only recommended.
 # A compiler from elsewhere is its owner's affair.
@@ -47,6 +50,10 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then
         sudo=()
+    elif [ $scope = demo ]; then
+        echo "setup: building the agent needs ${missing[*]} (Debian's names). Run this, and then the same again:" >&2
+        echo "    sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+        exit 1
     elif command -v sudo >/dev/null && sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null; }; then
         sudo=(sudo)
     else

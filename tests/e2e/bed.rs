@@ -14,7 +14,7 @@ use hickory_proto::rr::RecordType;
 
 use super::dns::{self, Answer};
 
-/// How soon a change is seen by everyone, unless a test has a bound of its own. Generous: two cores run three engines.
+/// How soon a change is seen by everyone, unless a test has a bound of its own. Generous: two cores run four engines.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(50);
@@ -36,8 +36,10 @@ pub(crate) const A: Host = Host::new("portolan-test-host-a", 11);
 pub(crate) const B: Host = Host::new("portolan-test-host-b", 12);
 /// Host C.
 pub(crate) const C: Host = Host::new("portolan-test-host-c", 13);
+/// Host D, whose engine is 26.1. The others' is 20.10.
+pub(crate) const D: Host = Host::new("portolan-test-host-d", 14);
 /// All of them.
-pub(crate) const HOSTS: [Host; 3] = [A, B, C];
+pub(crate) const HOSTS: [Host; 4] = [A, B, C, D];
 /// The members of etcd.
 pub(crate) const ETCD: [&str; 3] = ["portolan-test-etcd1", "portolan-test-etcd2", "portolan-test-etcd3"];
 

@@ -1,7 +1,7 @@
 //! One service, replicas on three hosts: what a container on host A is told, and that every address it is told opens.
 
 use super::bed::{
-    A, B, C, Container, HOSTS, Network, addresses, eventually, everywhere, expect, targets, unique, unique_port,
+    A, B, C, Container, HOSTS, Host, Network, addresses, eventually, everywhere, expect, targets, unique, unique_port,
 };
 use super::dns::Answer;
 use hickory_proto::rr::RecordType;
@@ -22,7 +22,8 @@ fn published_on_equal_ports_a_service_answers_with_every_host_and_each_opens() {
     let (label, publish) = (format!("portolan.service={service}"), format!("{port}:80"));
     let options = ["--label", &label, "-p", &publish];
     let on_a = [&options[..], &["--network", &own.name]].concat();
-    let replicas = [A.run(&unique("r"), &on_a), B.run(&unique("r"), &options), C.run(&unique("r"), &options)];
+    let run = |host: Host| host.run(&unique("r"), if host == A { &on_a } else { &options });
+    let replicas = HOSTS.map(run);
 
     let name = format!("{service}.svc.internal");
     expect("the client is given every host", &addresses(HOSTS), || client.ask(&name, "A"));

@@ -168,7 +168,7 @@ fn the_image_runs_the_agent_and_knows_its_volume() {
 }
 
 /// Runs the demonstration and judges what it showed and what it left.
-fn demonstration(command: &mut Command) {
+pub(crate) fn demonstration(command: &mut Command) {
     let volumes = || outer(&["volume", "ls", "-q"]).lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let before = volumes();
     let shown = run(command).expect("the demonstration succeeds");

@@ -13,12 +13,14 @@ use std::{
 };
 
 use super::{
-    bed::{A, B, C, Container, HOSTS, Host, Network, SOON, eventually, outer, run, unique},
+    bed::{A, B, C, Container, Host, Network, SOON, eventually, outer, run, unique},
     deploy::{Socket, compose, repository},
     drain::portolan,
     swarm::Swarm,
 };
 
+/// Where it runs: engines of one version, as a swarm wants them.
+const HOSTS: [Host; 3] = [A, B, C];
 /// Forty containers on two cores.
 const LONG: Duration = Duration::from_secs(120);
 /// The agents' lease, as it is without any flag; design P4: a host that crashed is gone 3 s after it.

@@ -10,7 +10,7 @@ use hickory_proto::rr::RecordType;
 
 use super::{
     bed::{
-        A, B, C, Container, ETCD, HOSTS, Host, SOON, addresses, etcd_put, etcdctl, eventually, everywhere, expect,
+        A, B, C, Container, D, ETCD, HOSTS, Host, SOON, addresses, etcd_put, etcdctl, eventually, everywhere, expect,
         gone_everywhere, outer, run, unique, unique_port,
     },
     prober::{Allowance, Prober},
@@ -262,7 +262,8 @@ fn an_agent_is_killed_and_started_again_and_etcd_sees_no_delete() {
 #[test]
 fn a_host_cut_from_the_network_leaves_after_its_lease_and_returns() {
     let (_replicas, name) = service(&HOSTS);
-    let (remaining, all) = (addresses([A, B]), addresses(HOSTS));
+    let (others, all) = ([A, B, D], addresses(HOSTS));
+    let remaining = addresses(others);
     let (_own, own_name) = service(&[C]);
     let apart = C.network(&unique("apart"));
     let client = C.run(&unique("client"), &["--network", &apart.name]);
@@ -282,7 +283,7 @@ fn a_host_cut_from_the_network_leaves_after_its_lease_and_returns() {
 
     let left = at + LEASE + AFTER_LEASE;
     until(left);
-    for host in [A, B] {
+    for host in others {
         assert_eq!(host.ask(&name, RecordType::A), remaining, "{} after the lease and 3 s", host.container);
     }
     assert_eq!(client.ask(&own_name, "A"), addresses([C]));
@@ -294,10 +295,10 @@ fn a_host_cut_from_the_network_leaves_after_its_lease_and_returns() {
     let back = Instant::now();
 
     let log = prober.finish(began);
-    let gone = Allowance { hosts: vec![A, B], from: at, until: back, answer: Some(remaining) };
+    let gone = Allowance { hosts: others.to_vec(), from: at, until: back, answer: Some(remaining) };
     let silent = Allowance { hosts: vec![C], from: at - Duration::from_secs(1), until: back, answer: None };
     log.judge(&all, &[gone, silent]);
-    for host in [A, B] {
+    for host in others {
         assert_eq!(log.count(host, left, healed, &all), 0, "{} still gave host C's address", host.container);
     }
 }

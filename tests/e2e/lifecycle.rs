@@ -1,4 +1,4 @@
-//! What happens to a container happens to its answer, on all three hosts.
+//! What happens to a container happens to its answer, on all hosts.
 
 use std::time::Instant;
 
@@ -6,32 +6,37 @@ use hickory_proto::rr::RecordType;
 
 use super::{
     bed::{
-        A, B, C, Container, HOSTS, SOON, addresses, eventually, everywhere, expect, gone_everywhere, targets, unique,
-        unique_port,
+        A, B, C, Container, HOSTS, Host, SOON, addresses, eventually, everywhere, expect, gone_everywhere, targets,
+        unique, unique_port,
     },
     dns::Answer,
     prober::Prober,
 };
 
 /// A service with one replica on each of these hosts, published on one port.
-fn service(name: &str, on: &[super::bed::Host]) -> Vec<Container> {
+fn service(name: &str, on: &[Host]) -> Vec<Container> {
     let (label, publish) = (format!("portolan.service={name}"), format!("{}:80", unique_port()));
     on.iter().map(|host| host.run(&unique("r"), &["--label", &label, "-p", &publish])).collect()
 }
 
 #[test]
 fn a_start_a_stop_and_a_start_again_are_seen_by_all_hosts() {
+    starts_and_stops(A, B);
+}
+
+/// The replica on the first of these hosts is what comes and goes.
+pub(crate) fn starts_and_stops(host: Host, other: Host) {
     let stem = unique("start");
     let name = format!("{stem}.svc.internal");
     gone_everywhere(&name);
-    let replicas = service(&stem, &[A, B]);
-    everywhere(&name, RecordType::A, &addresses([A, B]));
+    let replicas = service(&stem, &[host, other]);
+    everywhere(&name, RecordType::A, &addresses([host, other]));
     replicas[0].docker(&["stop", "-t", "1"]);
-    everywhere(&name, RecordType::A, &addresses([B]));
+    everywhere(&name, RecordType::A, &addresses([other]));
     replicas[0].docker(&["start"]);
-    everywhere(&name, RecordType::A, &addresses([A, B]));
+    everywhere(&name, RecordType::A, &addresses([host, other]));
     replicas[0].docker(&["rm", "-f"]);
-    everywhere(&name, RecordType::A, &addresses([B]));
+    everywhere(&name, RecordType::A, &addresses([other]));
     replicas[1].docker(&["rm", "-f"]);
     gone_everywhere(&name);
 }
@@ -84,14 +89,19 @@ fn a_crash_loop_comes_and_goes_and_harms_no_other_replica() {
 
 #[test]
 fn a_paused_replica_is_left_out_until_it_is_unpaused() {
+    pauses(A, C);
+}
+
+/// The replica on the first of these hosts is paused.
+pub(crate) fn pauses(host: Host, other: Host) {
     let stem = unique("pause");
     let name = format!("{stem}.svc.internal");
-    let replicas = service(&stem, &[A, C]);
-    everywhere(&name, RecordType::A, &addresses([A, C]));
+    let replicas = service(&stem, &[host, other]);
+    everywhere(&name, RecordType::A, &addresses([host, other]));
     replicas[0].docker(&["pause"]);
-    everywhere(&name, RecordType::A, &addresses([C]));
+    everywhere(&name, RecordType::A, &addresses([other]));
     replicas[0].docker(&["unpause"]);
-    everywhere(&name, RecordType::A, &addresses([A, C]));
+    everywhere(&name, RecordType::A, &addresses([host, other]));
 }
 
 #[test]
@@ -108,22 +118,27 @@ fn a_rename_moves_a_name_that_came_from_the_container() {
 
 #[test]
 fn connecting_and_disconnecting_a_network_changes_the_address_for_those_on_it() {
+    joins_and_leaves_a_network(A);
+}
+
+/// All of it on this host.
+pub(crate) fn joins_and_leaves_a_network(host: Host) {
     let (stem, port) = (unique("net"), unique_port());
     let name = format!("{stem}.svc.internal");
-    let (near, far) = (A.network(&unique("near")), A.network(&unique("far")));
-    let client = A.run(&unique("client"), &["--network", &near.name]);
+    let (near, far) = (host.network(&unique("near")), host.network(&unique("far")));
+    let client = host.run(&unique("client"), &["--network", &near.name]);
     let (label, publish) = (format!("portolan.service={stem}"), format!("{port}:80"));
-    let server = A.run(&unique("r"), &["--label", &label, "-p", &publish, "--network", &far.name]);
-    expect("on another network: the published port", &targets([(A.address, port)]), || client.ask(&name, "SRV"));
+    let server = host.run(&unique("r"), &["--label", &label, "-p", &publish, "--network", &far.name]);
+    expect("on another network: the published port", &targets([(host.address, port)]), || client.ask(&name, "SRV"));
 
-    A.docker(&["network", "connect", &near.name, &server.name]);
+    host.docker(&["network", "connect", &near.name, &server.name]);
     let inside = server.address(&near.name);
     expect("connected: the container's address", &Answer::found([&inside]), || client.ask(&name, "A"));
-    everywhere(&name, RecordType::A, &addresses([A]));
+    everywhere(&name, RecordType::A, &addresses([host]));
 
-    A.docker(&["network", "disconnect", &near.name, &server.name]);
-    expect("disconnected: the published port", &targets([(A.address, port)]), || client.ask(&name, "SRV"));
-    everywhere(&name, RecordType::A, &addresses([A]));
+    host.docker(&["network", "disconnect", &near.name, &server.name]);
+    expect("disconnected: the published port", &targets([(host.address, port)]), || client.ask(&name, "SRV"));
+    everywhere(&name, RecordType::A, &addresses([host]));
 }
 
 #[test]

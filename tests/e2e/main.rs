@@ -1,4 +1,4 @@
-//! End to end, on the test bed: three real engines, a real etcd of three members, an agent on each host, real
+//! End to end, on the test bed: four real engines of two versions, a real etcd of three members, an agent on each host, real
 //! containers that ask through their own resolvers. `make bed-up` brings it up; `make test` does all of it.
 //!
 //! Every test makes things with names of its own and takes them away again. None sleeps: each waits for a condition with
@@ -6,6 +6,7 @@
 
 mod askers;
 mod badinput;
+mod bare;
 mod bed;
 mod claims;
 mod cross_host;
@@ -13,6 +14,7 @@ mod deploy;
 mod dns;
 mod dockercoins;
 mod drain;
+mod engines;
 mod external;
 mod families;
 mod faults;

@@ -62,14 +62,19 @@ fn a_macvlan_address_is_given_to_other_hosts_and_to_its_own_network_but_not_to_i
 
 #[test]
 fn a_network_of_both_families_is_answered_and_opened_in_both() {
-    let network = Network { host: A, name: unique("dual") };
+    answers_in_both_families(A);
+}
+
+/// All of it on this host.
+pub(crate) fn answers_in_both_families(host: Host) {
+    let network = Network { host, name: unique("dual") };
     let subnet = format!("fd00:{:x}::/64", unique_port());
-    A.docker(&["network", "create", "--ipv6", "--subnet", &subnet, &network.name]);
+    host.docker(&["network", "create", "--ipv6", "--subnet", &subnet, &network.name]);
     let service = unique("both");
     let label = format!("portolan.service={service}");
-    let server = A.run(&unique("r"), &["--network", &network.name, "--label", &label, "--expose", "80"]);
-    let client = A.run(&unique("client"), &["--network", &network.name]);
-    let beside = A.run(&unique("beside"), &[]);
+    let server = host.run(&unique("r"), &["--network", &network.name, "--label", &label, "--expose", "80"]);
+    let client = host.run(&unique("client"), &["--network", &network.name]);
+    let beside = host.run(&unique("beside"), &[]);
 
     let name = format!("{service}.svc.internal");
     let format = format!("{{{{(index .NetworkSettings.Networks {:?}).GlobalIPv6Address}}}}", network.name);
@@ -106,7 +111,7 @@ impl Drop for WithoutProxy {
 }
 
 /// Ends dockerd, which the bed starts again; containers live on.
-fn restart_engine(host: Host) {
+pub(crate) fn restart_engine(host: Host) {
     let before = host.shell("pidof dockerd");
     host.shell("kill $(pidof dockerd)");
     eventually(&format!("{}'s engine is back", host.container), 3 * SOON, || {

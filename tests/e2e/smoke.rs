@@ -3,7 +3,7 @@
 use super::bed::{A, B, ETCD, HOSTS, SOON, etcdctl, eventually, unique, unique_port};
 
 #[test]
-fn three_engines_run_containers_that_reach_each_other() {
+fn all_engines_run_containers_that_reach_each_other() {
     let port = unique_port();
     let publish = format!("{port}:80");
     let servers = HOSTS.map(|host| host.run(&unique("server"), &["-p", &publish]));
