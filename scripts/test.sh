@@ -1,8 +1,65 @@
 #!/usr/bin/env bash
-# test.sh: brings the bed up, runs every test in one nextest run, takes the bed down however it ended.
+# test.sh [engines]: brings the bed up, runs every test in one nextest run, takes the bed down however it ended, and tells
+# how long each part took.
+#   engines   after that, all tests that use a Docker engine once more, on engine 26.1
 set -euo pipefail
 cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+# What `make test` may take, without compiling, on two processors (seconds).
+budget=$((35 * 60))
+report=$target/nextest/full/junit.xml
+times=$target/nextest/times
+
+# Puts the report of a run aside, before the next one writes its own.
+keep() { # NAME
+    if [ -e "$report" ]; then mv "$report" "$times/$1.xml"; fi
+}
+
+tell() { printf '%8s s               %s\n' "$2" "$1"; }
+
+finish() {
+    local status=$? tested=$SECONDS
+    trap - EXIT
+    keep last
+    scripts/bed.sh down
+    echo "test: how long each part took"
+    tell "the bed comes up" "$up"
+    # A part that takes no second is not where the time goes.
+    if ls "$times"/*.xml >/dev/null 2>&1; then scripts/times.sh "$times"/*.xml | awk '$1 >= 1'; fi
+    tell "the bed goes down" $((SECONDS - tested))
+    tell "all of it, of $budget" "$SECONDS"
+    if [ "$SECONDS" -gt "$budget" ]; then
+        echo "test: that took longer than the $((budget / 60)) minutes that make test may take: make a part cheaper" >&2
+    fi
+    exit "$status"
+}
+
+# The tests of what follows one engine on its own machine: they run on a host with that engine.
+within_26() {
+    local build=$target/nextest/within
+    mkdir -p "$build"
+    cargo nextest list --profile full --list-type binaries-only --message-format json >"$build/binaries.json"
+    cargo metadata --locked --format-version 1 >"$build/metadata.json"
+    scripts/bed.sh within /opt/cargo/cargo-nextest nextest run --profile full \
+        --binaries-metadata "$build/binaries.json" --cargo-metadata "$build/metadata.json" \
+        -E 'binary(it) & test(/^(docker|agent)::/)'
+}
+
 cargo nextest run --profile full --no-run --cargo-quiet
-trap 'scripts/bed.sh down' EXIT
+rm -rf "$report" "$times"
+mkdir -p "$times"
+SECONDS=0
+up="?"
+trap finish EXIT
 scripts/bed.sh up
+up=$SECONDS
 cargo nextest run --profile full
+if [ "${1:-}" = engines ]; then
+    keep first
+    budget=$((2 * budget))
+    echo "test: the same on engine 26.1"
+    PORTOLAN_TEST_HOST=portolan-test-host26 scripts/bed.sh up
+    cargo nextest run --profile full -E 'binary(e2e)'
+    keep bed
+    within_26
+fi

@@ -16,3 +16,4 @@ mod repository;
 mod setup;
 #[path = "../support/systemd.rs"]
 mod systemd;
+mod times;
