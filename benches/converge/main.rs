@@ -17,7 +17,7 @@
 //! in the same way; and etcd's put→watch time at the moment of the event, when the engine keeps processors and disk busy,
 //! beside the same while nothing else happens.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -30,102 +30,45 @@ mod figures;
 mod limits;
 #[path = "../../tests/support/sample.rs"]
 mod sample;
+mod stage;
 
-use agent::{Agent, Asker, DEADLINE, Want};
+use agent::{Asker, DEADLINE, PORTOLAN, Want};
 use figures::{Figures, percentile};
-use limits::{About, Bare, Events, Responder};
-use sample::{Container, IMAGE, docker, make_image};
+use sample::{Container, IMAGE, make_image};
+use stage::{Agents, Stage, Turn};
 
 /// Starts and stops measured for each figure, unless `BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 200;
-/// Who is measured in turn: the own host, the responder, the other host, and etcd alone.
-const TURNS: usize = 4;
-/// The turn of the responder.
-const RESPONDER: usize = 1;
-/// What is done to a container on a thread of its own; a container that it leaves.
-type Change = Box<dyn FnOnce() -> Result<Option<Container>> + Send>;
-
 /// Containers beside those that are measured, where `BENCH_CROWD` is set.
 const CROWD: usize = 200;
 
 fn main() -> Result<()> {
-    let rounds = match std::env::var("BENCH_ROUNDS") {
-        Ok(text) => text.parse().context("BENCH_ROUNDS is a number of rounds")?,
-        Err(_) => ROUNDS,
+    let rounds = match std::env::var("BENCH_ROUNDS").ok().filter(|text| !text.is_empty()) {
+        Some(text) => text.parse().context("BENCH_ROUNDS is a number of rounds")?,
+        None => ROUNDS,
     };
     let crowd = if std::env::var_os("BENCH_CROWD").is_some() { CROWD } else { 0 };
     let _image = make_image()?;
     let crowd: Vec<Container> = (0..crowd).map(run_checked).collect::<Result<_>>()?;
     let etcd = etcd_fixture::Cluster::single();
     let state = tempfile::tempdir()?;
-    let own = Agent::start("bench-own", 5391, &etcd.endpoints(), None, state.path())?;
-    let other =
-        Agent::start("bench-other", 5392, &etcd.endpoints(), Some("unix:///nonexistent/docker.sock"), state.path())?;
-    let responder = Responder::start()?;
-    let addresses = [own.address, responder.address, other.address];
-    let askers = addresses.iter().map(|address| Asker::of(&[*address])).collect::<Result<Vec<Asker>>>()?;
-    let events = Events::follow()?;
-    let bare = Bare::start(&etcd.endpoints())?;
+    let agents = Agents::start(Path::new(PORTOLAN), "bench", &etcd.endpoints(), state.path())?;
+    let mut stage = Stage::new(&etcd.endpoints())?;
+    stage.ask(&agents)?;
 
-    // Of each asker, and behind them of the bare put at that moment.
-    let mut start: [Vec<f64>; TURNS] = Default::default();
-    let mut stop: [Vec<f64>; TURNS] = Default::default();
+    // By turn.
+    let mut start: [Vec<f64>; Turn::ALL.len()] = Default::default();
+    let mut stop: [Vec<f64>; Turn::ALL.len()] = Default::default();
     let mut quiet = vec![];
-    for round in 0..rounds * TURNS {
-        let turn = round % TURNS;
-        let name = format!("portolan-bench-{round}");
-        let question = format!("{name}.global.svc.internal");
-        let port = 20_000 + u16::try_from(round % 10_000)?;
-        let measure =
-            |about: About, cue: Option<&'static str>, actions: &'static [&'static str], want, change: Change| {
-                let (tell, told) = mpsc::channel();
-                let measured = askers.get(turn).map(|asker| {
-                    let (events, about) = (events.clone(), about.clone());
-                    // The end may be told before the signal.
-                    let cues: Vec<&'static str> = cue.into_iter().chain(actions.iter().copied()).collect();
-                    let cue = move || drop(tell.send(events.await_event(&about, &cues)));
-                    asker.await_change_after(Box::new(cue), &question, want)
-                });
-                let changing = thread::spawn(change);
-                let took = match measured {
-                    Some(answered) => {
-                        let answered = answered.recv_timeout(DEADLINE).context("the event was never answered")?[0];
-                        let (action, mut came) = told.recv()??;
-                        if !actions.contains(&action) {
-                            (_, came) = events.await_event(&about, actions)?;
-                        }
-                        since(came, answered)
-                    }
-                    None => {
-                        events.await_event(&about, actions)?;
-                        bare.sample()?
-                    }
-                };
-                let knows = |(index, _): &(usize, &Asker)| *index != RESPONDER || turn == RESPONDER;
-                for (_, asker) in askers.iter().enumerate().filter(knows) {
-                    let answered = asker.await_change(&question, want);
-                    answered.recv_timeout(DEADLINE).context("somebody has never answered the event")?;
-                }
-                let changed = changing.join().map_err(|_| anyhow::anyhow!("docker panicked"))??;
-                anyhow::Ok((took, changed))
-            };
-        let _following = (turn == RESPONDER).then(|| responder.follow(&name)).transpose()?;
-        quiet.push(bare.sample()?);
-        let about = About::Name(name.clone());
-        let run = move || run(&name, port).map(Some);
-        let (took, container) = measure(about, None, &["start"], Want::Present, Box::new(run))?;
-        start[turn].push(took);
-        let container = container.context("no container was started")?;
-
-        quiet.push(bare.sample()?);
-        // The network may go before the process is reported dead; either is the end.
-        let (about, killed) = (About::Id(container.id.clone()), container.id.clone());
-        let kill = move || docker(&["kill", &killed]).map(|_| None);
-        let (took, _) = measure(about, Some("kill"), &["disconnect", "die"], Want::Absent, Box::new(kill))?;
-        stop[turn].push(took);
-        drop(container);
-        if (round + 1) % 40 == 0 {
-            eprintln!("{} of {} rounds", round + 1, rounds * TURNS);
+    let all = rounds * Turn::ALL.len();
+    for number in 0..all {
+        let turn = Turn::ALL[number % Turn::ALL.len()];
+        let round = stage.round(turn, number)?;
+        start[turn as usize].push(round.start);
+        stop[turn as usize].push(round.stop);
+        quiet.extend(round.rest);
+        if (number + 1) % 40 == 0 {
+            eprintln!("{} of {all} rounds", number + 1);
         }
     }
 
@@ -134,7 +77,7 @@ fn main() -> Result<()> {
         .say(&format!("{rounds} starts and {rounds} stops each; milliseconds after the Docker event's own timestamp"));
     if !crowd.is_empty() {
         // Their addresses are given to their own host alone.
-        let host = Asker::of(&[own.address])?;
+        let host = Asker::of(&[agents.own.address])?;
         let answers = host.await_change("portolan-crowd.global.svc.internal", Want::Present);
         answers.recv_timeout(DEADLINE).context("no check has passed")?;
         figures.say(&format!("beside {} containers with a check each, which the agent runs every 10 s", crowd.len()));
@@ -156,19 +99,6 @@ fn main() -> Result<()> {
         figures.row(name, &[("p50", p50, "ms"), ("p90", p90, "ms"), ("p99", p99, "ms")]);
     }
     figures.write()
-}
-
-/// Milliseconds from an event until it was answered; can be a little below 0 when the answer overtook the event's
-/// own delivery to us, never by design.
-fn since(event: Duration, answered: Duration) -> f64 {
-    answered.as_secs_f64() * 1e3 - event.as_secs_f64() * 1e3
-}
-
-/// One that is started and ended again.
-fn run(name: &str, port: u16) -> Result<Container> {
-    let label = format!("portolan.service={name}");
-    let publish = format!("{port}:80");
-    Container::run(&["--name", name, "--label", &label, "-p", &publish, IMAGE, "/bin/busybox", "sleep", "600"])
 }
 
 /// One of a crowd: serves, and is asked by the agent whether it does.

@@ -14,6 +14,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+/// The binary of this build.
+pub const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 /// Pause between two rounds of questions.
 pub const PAUSE: Duration = Duration::from_micros(100);
 /// Longest wait for one change before a benchmark gives up.
@@ -38,11 +40,23 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent that answers on loopback at `port` and serves HTTP at `port + 2000`.
     pub fn start(host: &str, port: u16, endpoints: &[String], docker: Option<&str>, state: &Path) -> Result<Self> {
+        Self::start_binary(Path::new(PORTOLAN), host, port, endpoints, docker, state)
+    }
+
+    /// As [`Self::start`], from another binary.
+    pub fn start_binary(
+        binary: &Path,
+        host: &str,
+        port: u16,
+        endpoints: &[String],
+        docker: Option<&str>,
+        state: &Path,
+    ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let directory = state.join(host);
         // As the systemd unit runs it; without the right to, as an ordinary process.
         let mut command = Command::new("nice");
-        command.args(["-n", "-10", env!("CARGO_BIN_EXE_portolan")]);
+        command.args(["-n", "-10"]).arg(binary);
         command.args(["agent", "--log", "warn", "--host-id", host, "--advertise", "192.0.2.1"]);
         command.args(["--etcd-endpoints", &endpoints.join(","), "--upstream", "none"]);
         command.args(["--dns", &address.to_string(), "--http", &format!("127.0.0.1:{}", port + 2000)]);
