@@ -16,6 +16,9 @@
 //! Two limits have their turns, too: a responder that does nothing but read the same events and answer from one flag, asked
 //! in the same way; and etcd's put→watch time at the moment of the event, when the engine keeps processors and disk busy,
 //! beside the same while nothing else happens.
+//!
+//! `BENCH_BEFORE=PATH`, an older binary of the agent, measures its agents and the present ones in turns instead
+//! (`blocks.rs`).
 
 use std::path::Path;
 
@@ -23,6 +26,7 @@ use anyhow::{Context, Result};
 
 #[path = "../../tests/support/agent.rs"]
 mod agent;
+mod blocks;
 #[path = "../../tests/support/etcd.rs"]
 mod etcd_fixture;
 #[path = "../../tests/support/figures.rs"]
@@ -31,6 +35,8 @@ mod limits;
 #[path = "../../tests/support/sample.rs"]
 mod sample;
 mod stage;
+#[path = "../../tests/support/versions.rs"]
+mod versions;
 
 use agent::{Asker, DEADLINE, PORTOLAN, Want};
 use figures::{Figures, percentile};
@@ -48,10 +54,14 @@ fn main() -> Result<()> {
         None => ROUNDS,
     };
     let crowd = if std::env::var_os("BENCH_CROWD").is_some() { CROWD } else { 0 };
+    let older = versions::older()?;
     let _image = make_image()?;
     let crowd: Vec<Container> = (0..crowd).map(run_checked).collect::<Result<_>>()?;
     let etcd = etcd_fixture::Cluster::single();
     let state = tempfile::tempdir()?;
+    if let Some(older) = older {
+        return blocks::compare(&older, rounds, &etcd.endpoints(), state.path());
+    }
     let agents = Agents::start(Path::new(PORTOLAN), "bench", &etcd.endpoints(), state.path())?;
     let mut stage = Stage::new(&etcd.endpoints())?;
     stage.ask(&agents)?;

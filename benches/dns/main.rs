@@ -16,6 +16,9 @@
 //! | x | dnsperf's opinion of (a): it costs more per question than the servers do, so only a cross-check |
 //!
 //! `BENCH_ROUNDS`, `BENCH_ONLY=a,b`, `BENCH_PEERS=nsd,echo` and `BENCH_SMOKE=1` (seconds, to see that it works) choose.
+//!
+//! `BENCH_BEFORE=PATH`, an older binary of this benchmark, sets its server beside the present one in parts a, b and e.
+//! Then a and b are measured, without peers, unless others are chosen. `versions.rs` says how a difference is judged.
 
 use std::{
     fs,
@@ -35,12 +38,15 @@ mod rounds;
 mod serve;
 #[path = "../../tests/support/serving.rs"]
 mod serving;
+#[path = "../../tests/support/versions.rs"]
+mod versions;
 mod world;
 
 use figures::Figures;
 use load::{Expect, Questions};
 use peers::{Kind, Server};
 use rounds::{Contender, Load, Plan};
+use versions::Version;
 
 /// As the binary has it.
 #[global_allocator]
@@ -100,6 +106,9 @@ fn go_alone(arguments: &[&str]) -> Result<bool> {
     Err(error).context("unshare (util-linux)")
 }
 
+/// What is measured where an older binary is set beside the present one, and nothing is chosen.
+const PARTS_OF_VERSIONS: [&str; 2] = ["a", "b"];
+
 /// Measures one part.
 type Part = fn(&mut Bench) -> Result<()>;
 
@@ -108,6 +117,8 @@ struct Bench {
     names: usize,
     only: Option<Vec<String>>,
     peers: Option<Vec<String>>,
+    /// Our own servers.
+    ours: Vec<Kind>,
     folder: tempfile::TempDir,
     figures: Figures,
     bad: u64,
@@ -125,7 +136,15 @@ impl Bench {
         };
         let (each, warm_up, names) = if is_smoke { (300, 50, 1_000) } else { (1_000, 100, NAMES) };
         let plan = Plan { rounds, each: Duration::from_millis(each), warm_up: Duration::from_millis(warm_up) };
-        let mut figures = Figures::new("dns");
+        let (mut only, mut peers) = (list("BENCH_ONLY"), list("BENCH_PEERS"));
+        let (mut figures, mut ours) = (Figures::new("dns"), vec![Kind::Ours]);
+        if let Some(older) = versions::older()? {
+            only = only.or_else(|| Some(PARTS_OF_VERSIONS.map(str::to_owned).to_vec()));
+            peers = peers.or_else(|| Some(vec![]));
+            ours = Version::ALL.map(Kind::Version).to_vec();
+            figures = Figures::new("dns-before");
+            figures.say(&format!("before: {}", older.display()));
+        }
         figures.say(&format!(
             "{names} names x {} addresses, server on core {}, client on core {}; medians of {rounds} rounds of {each} ms",
             world::REPLICAS,
@@ -137,7 +156,7 @@ impl Bench {
             false => "on the host's loopback with whatever packet filter it has: no namespace may be made here",
         });
         let folder = tempfile::tempdir()?;
-        Ok(Self { plan, names, only: list("BENCH_ONLY"), peers: list("BENCH_PEERS"), folder, figures, bad: 0 })
+        Ok(Self { plan, names, only, peers, ours, folder, figures, bad: 0 })
     }
 
     fn run(mut self) -> Result<()> {
@@ -219,15 +238,8 @@ impl Bench {
 
     /// All who can be asked for addresses, after a check that they say the same.
     fn all_for_addresses(&self, load: Load) -> Result<rounds::Results> {
-        let kinds = [
-            Kind::Ours,
-            Kind::Nsd { srv: false },
-            Kind::Knot { srv: false },
-            Kind::Dnsmasq,
-            Kind::Echo,
-            Kind::EchoBatches,
-        ];
-        let mut servers = self.start(&kinds)?;
+        let peers = [Kind::Nsd { srv: false }, Kind::Knot { srv: false }, Kind::Dnsmasq, Kind::Echo, Kind::EchoBatches];
+        let mut servers = self.start(&[&self.ours, &peers[..]].concat())?;
         for server in servers.iter().filter(|server| !server.kind.is_echo()) {
             server.check(self.names)?;
         }
@@ -237,7 +249,8 @@ impl Bench {
     }
 
     fn services(&mut self) -> Result<()> {
-        let mut servers = self.start(&[Kind::Ours, Kind::Nsd { srv: true }, Kind::Knot { srv: true }])?;
+        let peers = [Kind::Nsd { srv: true }, Kind::Knot { srv: true }];
+        let mut servers = self.start(&[&self.ours, &peers[..]].concat())?;
         let questions = self.questions(SRV, u16::try_from(world::REPLICAS)?);
         let contenders = Self::contenders(&servers, &questions, &questions);
         let results = rounds::run(self.plan, Load::Closed, &mut servers, &contenders)?;

@@ -13,7 +13,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use hickory_proto::op::Message;
 
-use crate::{load, world};
+use crate::{
+    load,
+    versions::{self, Version},
+    world,
+};
 
 /// The core of the server that is measured.
 pub(crate) const SERVER_CORE: &str = "0";
@@ -29,6 +33,8 @@ const SAMPLED: usize = 50;
 pub(crate) enum Kind {
     /// The server of this repository.
     Ours,
+    /// The same, where an older one is measured beside it.
+    Version(Version),
     /// Forwards what is not ours, too.
     OursForwarding(SocketAddr),
     /// A bare UDP echo of our own: what the kernel alone costs.
@@ -60,6 +66,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours | Self::OursForwarding(_) => "portolan",
+            Self::Version(version) => version.name(),
             Self::Echo => "echo",
             Self::EchoBatches => "batches",
             Self::Nsd { .. } | Self::NsdForeign => "nsd",
@@ -82,12 +89,13 @@ impl Kind {
             Self::DnsmasqForwarding(_) => 5389,
             Self::Unbound(_) => 5390,
             Self::EchoBatches => 5391,
+            Self::Version(version) => 5392 + version as u16,
         }
     }
 
     /// Is what this is about.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursForwarding(_))
+        matches!(self, Self::Ours | Self::Version(_) | Self::OursForwarding(_))
     }
 
     /// Sends back what comes.
@@ -263,8 +271,11 @@ pub(crate) fn fill(server: SocketAddr, names: usize) -> Result<()> {
 /// The command line of a server, after its configuration was written.
 fn invocation(kind: Kind, address: SocketAddr, folder: &Path, names: usize) -> Result<Vec<String>> {
     let own = |mode: &str, more: &[String]| -> Result<Vec<String>> {
-        let program = std::env::current_exe()?.display().to_string();
-        Ok([&[program, mode.to_owned(), address.to_string()][..], more].concat())
+        let program = match kind {
+            Kind::Version(Version::Before) => versions::older()?.context(versions::BEFORE)?,
+            _ => std::env::current_exe()?,
+        };
+        Ok([&[program.display().to_string(), mode.to_owned(), address.to_string()][..], more].concat())
     };
     let place = folder.display();
     let port = address.port();
@@ -275,7 +286,7 @@ fn invocation(kind: Kind, address: SocketAddr, folder: &Path, names: usize) -> R
     };
     let words = |text: String| text.split(' ').map(str::to_owned).collect();
     match kind {
-        Kind::Ours => own("--server", &[names.to_string()]),
+        Kind::Ours | Kind::Version(_) => own("--server", &[names.to_string()]),
         Kind::OursForwarding(upstream) => own("--server", &[names.to_string(), upstream.to_string()]),
         Kind::Echo => own("--echo", &[]),
         Kind::EchoBatches => own("--echo-batches", &[]),

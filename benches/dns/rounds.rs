@@ -17,6 +17,7 @@ use crate::{
     load::{Questions, Stream, Tally, closed_loop, open_loop},
     peers::Server,
     serve,
+    versions::{self, Version},
 };
 
 /// Who is measured, and how it is asked.
@@ -52,6 +53,19 @@ pub(crate) enum Load {
     Closed,
     /// So many per second.
     Open(u32),
+}
+
+/// A figure that servers are compared by, and how it is read from a sample.
+type Measure = (&'static str, fn(&Sample) -> f64);
+
+impl Load {
+    fn measures(self) -> Vec<Measure> {
+        let cpu: Measure = ("cpu", Sample::cpu_per_million);
+        match self {
+            Self::Closed => vec![("rate", |sample| sample.tally.rate()), cpu],
+            Self::Open(_) => vec![("p50", |sample| sample.p50), ("p99", |sample| sample.p99), cpu],
+        }
+    }
 }
 
 /// How long and how often.
@@ -201,28 +215,34 @@ impl Results {
         bad
     }
 
-    /// One contender divided by another: the medians of the ratios within rounds.
-    pub(crate) fn compare(&self, figures: &mut Figures, left: &str, right: &str) {
+    /// One contender divided by another: the ratio of each round, where both were measured.
+    fn ratios(&self, left: &str, right: &str, value: fn(&Sample) -> f64) -> Option<Vec<f64>> {
         let of = |name: &str| self.names.iter().position(|known| known == name).map(|place| &self.samples[place]);
-        let (Some(left_samples), Some(right_samples)) = (of(left), of(right)) else { return };
-        let ratio = |value: &dyn Fn(&Sample) -> f64| {
-            let pairs = left_samples.iter().zip(right_samples);
-            median(pairs.map(|(left, right)| value(left) / value(right)).collect())
-        };
-        let cpu = ("cpu", ratio(&Sample::cpu_per_million), "");
-        let row = match self.load {
-            Load::Closed => vec![("rate", ratio(&|sample| sample.tally.rate()), ""), cpu],
-            Load::Open(_) => {
-                vec![("p50", ratio(&|sample| sample.p50), ""), ("p99", ratio(&|sample| sample.p99), ""), cpu]
-            }
-        };
-        figures.row(&format!("{left} / {right}"), &row);
+        let rounds = of(left)?.iter().zip(of(right)?);
+        Some(rounds.map(|(left, right)| value(left) / value(right)).collect())
     }
 
-    /// The first contender divided by each of the others.
+    /// One contender divided by another: the medians of the ratios within rounds.
+    pub(crate) fn compare(&self, figures: &mut Figures, left: &str, right: &str) {
+        let median_of = |(figure, value): Measure| Some((figure, median(self.ratios(left, right, value)?), ""));
+        let row: Option<Vec<_>> = self.load.measures().into_iter().map(median_of).collect();
+        if let Some(row) = row {
+            figures.row(&format!("{left} / {right}"), &row);
+        }
+    }
+
+    /// The first contender divided by each of the others; versions of ours are judged instead.
     pub(crate) fn compare_first(&self, figures: &mut Figures) {
-        for other in &self.names[1..] {
+        let is_version = |name: &&String| Version::ALL.iter().any(|version| version.name() == name.as_str());
+        for other in self.names[1..].iter().filter(|name| !is_version(name)) {
             self.compare(figures, &self.names[0], other);
+        }
+        let [now, before, again] = Version::ALL.map(Version::name);
+        for (figure, value) in self.load.measures() {
+            let ratios = self.ratios(now, before, value).zip(self.ratios(now, again, value));
+            if let Some((to_before, to_itself)) = ratios {
+                versions::judge(figures, figure, to_before, to_itself);
+            }
         }
     }
 }
