@@ -37,14 +37,18 @@ image: setup ## The agent's image, portolan:dev
 
 bench: bench-converge bench-crowd bench-dns bench-restart bench-rolling bench-scale bench-zone ## All benchmarks; figures go to target/bench/
 
-bench-converge: setup ## Event to answer on the own and on other hosts, beside etcd's own put to watch
-	cargo bench --bench converge
+# The older binary that BEFORE stands for, a commit or a path: the present one is compared with it, and with itself.
+before = $(if $(BEFORE),$$(scripts/before.sh $(1) "$(BEFORE)"))
+
+bench-converge: setup ## Event to answer on the own and on other hosts, beside etcd's own put to watch; BEFORE=COMMIT ROUNDS=60
+	before=$(call before,portolan); BENCH_BEFORE=$$before BENCH_ROUNDS=$(ROUNDS) cargo bench --bench converge
 
 bench-crowd: setup ## The same beside 200 containers with health checks that the agent runs
 	BENCH_CROWD=1 cargo bench --bench converge
 
-bench-dns: ## Our DNS server beside NSD, Knot, dnsmasq, unbound and a bare echo; ROUNDS=7 ONLY=a,b PEERS=nsd,echo SMOKE=1
+bench-dns: ## Our DNS server beside NSD, Knot, dnsmasq, unbound and a bare echo; ROUNDS=7 ONLY=a,b PEERS=nsd,echo SMOKE=1 BEFORE=COMMIT
 	@scripts/setup.sh knotd:knot dnsmasq:dnsmasq-base unbound:unbound
+	before=$(call before,dns); BENCH_BEFORE=$$before \
 	BENCH_ROUNDS=$(ROUNDS) BENCH_ONLY=$(ONLY) BENCH_PEERS=$(PEERS) BENCH_SMOKE=$(SMOKE) cargo bench --bench dns
 
 bench-restart: setup ## Restarts, takeovers and reloads at 5,000 q/s: queries lost, and the longest wait
