@@ -2,7 +2,9 @@
 //! minute, then every ten minutes, and when it is over. The loop that retries every second calls this on each failure and
 //! logs only when it is due.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
+use super::Problem;
 
 /// The second warning follows the first by this: most restarts are over by then, and the operator who caused the outage
 /// still looks at the log.
@@ -47,9 +49,15 @@ impl Outage {
         self.0.as_ref().map(|current| current.reason.as_str())
     }
 
-    /// When the outage began, while it lasts.
-    pub fn since(&self) -> Option<Duration> {
-        self.0.as_ref().map(|current| current.since)
+    /// What is wrong, for `/v1/problems`, while the outage lasts: `wanted` would end it, and until then `meanwhile` holds.
+    pub fn problem(
+        &self,
+        place: impl FnOnce() -> String,
+        wanted: &str,
+        meanwhile: impl fmt::Display,
+    ) -> Option<Problem> {
+        let expected = || format!("{wanted}; until then {meanwhile}");
+        self.reason().map(|reason| Problem::of_error(place(), reason, expected()))
     }
 }
 
@@ -83,7 +91,6 @@ mod tests {
             .collect();
         assert_eq!(warned, [0, 60, 660, 1260, 1860, 2460, 3060]);
         assert_eq!(outage.reason(), Some("refused"));
-        assert_eq!(outage.since(), Some(seconds(98)));
         assert_eq!(outage.end(seconds(4000)), Some(seconds(3902)));
         assert_eq!(outage, Outage::default());
         assert_eq!(outage.end(seconds(4001)), None, "it is told once");
@@ -94,9 +101,21 @@ mod tests {
         let mut outage = Outage::default();
         assert_eq!(outage.fail(seconds(5), seconds(5), "refused"), Some(seconds(0)));
         assert_eq!(outage.fail(seconds(6), seconds(6), "no reply"), None);
-        assert_eq!((outage.reason(), outage.since()), (Some("no reply"), Some(seconds(5))));
+        assert_eq!(outage.reason(), Some("no reply"));
         assert_eq!(outage.end(seconds(7)), Some(seconds(2)));
         assert_eq!(outage.fail(seconds(8), seconds(8), "refused"), Some(seconds(0)));
+    }
+
+    #[test]
+    fn a_problem_stands_while_the_outage_lasts_and_says_what_ends_it_and_what_holds_until_then() {
+        let mut outage = Outage::default();
+        let problem = |outage: &Outage| outage.problem(|| "a place".into(), "a fix", "names stay");
+        assert_eq!(problem(&outage), None);
+        outage.fail(seconds(1), seconds(1), "refused");
+        let expected = "a fix; until then names stay".into();
+        assert_eq!(problem(&outage), Some(Problem { place: "a place".into(), found: "refused".into(), expected }));
+        outage.end(seconds(2));
+        assert_eq!(problem(&outage), None);
     }
 
     #[test]

@@ -161,24 +161,16 @@ impl Journal {
     }
 
     /// What is wrong now, for `/v1/problems`: with which endpoints, as the operator gave them.
-    pub fn problem(&self, endpoints: impl FnOnce() -> String) -> Option<Problem> {
-        let (reason, fix) = match (self.reading.reason(), self.writing.reason()) {
-            (Some(reason), _) if self.reached => {
-                (reason, format!("etcd that answers; until then {}", Meaning::AsLastSeen))
-            }
-            (Some(reason), _) => (
-                reason,
-                format!("etcd that answers there, to this user or certificate; until then {}", Meaning::OthersUnknown),
-            ),
-            (None, Some(reason)) => (
-                reason,
-                "etcd that lets this host write below its own id (its role, its space); until then other hosts do not \
-                 see what changes here"
-                    .to_owned(),
-            ),
-            (None, None) => return None,
+    pub fn problem(&self, endpoints: impl Fn() -> String) -> Option<Problem> {
+        let place = || format!("--etcd-endpoints {}", endpoints());
+        let (reader, meaning) = if self.reached {
+            ("etcd that answers", Meaning::AsLastSeen)
+        } else {
+            ("etcd that answers there, to this user or certificate", Meaning::OthersUnknown)
         };
-        Some(Problem::of_error(format!("--etcd-endpoints {}", endpoints()), reason, fix))
+        let writer = "etcd that lets this host write below its own id (its role, its space)";
+        let unread = self.reading.problem(place, reader, meaning);
+        unread.or_else(|| self.writing.problem(place, writer, "other hosts do not see what changes here"))
     }
 }
 
