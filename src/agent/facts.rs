@@ -131,7 +131,7 @@ impl Sources {
         let mut problems: Vec<Problem> = failed.collect();
         problems.extend_from_slice(&self.desired.borrow().problems);
         problems.extend_from_slice(&self.externals.borrow().problems);
-        problems.extend(self.docker.borrow().outage.clone());
+        problems.extend_from_slice(&self.docker.borrow().problems);
         problems.extend(self.registry.borrow().problems());
         problems.extend_from_slice(&self.forwarder.problems());
         problems.extend_from_slice(&self.advertised.borrow().problems);

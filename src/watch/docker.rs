@@ -5,37 +5,39 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fmt,
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
-use bollard::{
-    API_DEFAULT_VERSION, Docker,
-    errors::Error as DockerError,
-    models,
-    query_parameters::{EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions},
-};
 use rand::RngExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking, yield_now},
-    time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, error::Elapsed, interval, interval_at, sleep, sleep_until, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     asker::{self, HostFacts},
-    container::{self, Cause, Changes, Containers, Depth, Drains, Event, NotDone, Outcome, Wish},
+    container::{
+        self, Cause, Changes, ContainerId, Containers, Depth, Drains, Event, Inspected, NotDone, Outcome, Ticket, Wish,
+    },
     desired, host, labels,
     replay::Replay,
     resident,
 };
-use crate::model::{Desired, Local, Outage, Problem, Proto, Residents, in_words};
+use crate::model::{Desired, Local, Problem, Proto, Residents};
 
 mod decode;
+mod endpoint;
+mod http;
+mod journal;
 mod request;
+mod wire;
+
+pub use endpoint::{Endpoint, EndpointError};
+use http::Failure;
+use journal::Journal;
 
 /// Events between the reader and us. Docker buffers 1,024 itself; four times that is 10 s of the busiest engine measured.
 const QUEUE: usize = 4096;
@@ -56,44 +58,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const WHILE_BUSY: Duration = Duration::from_millis(20);
 /// A connection that lived as long as this was a good one: the next wait is the first again.
 const GOOD: Duration = Duration::from_secs(5);
-
-/// Where the engine listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `unix:///var/run/docker.sock`
-    Unix(String),
-    /// `tcp://127.0.0.1:2375`
-    Tcp(String),
-}
-
-/// A text that is no [`Endpoint`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a Docker endpoint is unix:///PATH or tcp://HOST:PORT (ssh and TLS need a local proxy), not {0:?}")]
-pub struct EndpointError(String);
-
-impl FromStr for Endpoint {
-    type Err = EndpointError;
-
-    fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let error = || EndpointError(text.chars().take(200).collect());
-        if let Some(path) = text.strip_prefix("unix://") {
-            return path.starts_with('/').then(|| Self::Unix(path.into())).ok_or_else(error);
-        }
-        let address = text.strip_prefix("tcp://").ok_or_else(error)?.trim_end_matches('/');
-        let (name, port) = address.rsplit_once(':').ok_or_else(error)?;
-        let fits = !name.is_empty() && !name.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0);
-        fits.then(|| Self::Tcp(address.into())).ok_or_else(error)
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{path}"),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
-        }
-    }
-}
 
 /// How to follow.
 #[derive(Clone, Debug)]
@@ -134,7 +98,7 @@ pub struct Outputs {
     pub local: watch::Sender<Arc<Local>>,
     /// All containers, with why they are not published. Wakes nobody: it is read when somebody asks.
     pub residents: watch::Sender<Arc<Residents>>,
-    /// How it goes. Only a change of `connected` or `last_error` wakes receivers; counters are read when needed.
+    /// How it goes. Only a change of `connected`, `last_error` or `problems` wakes receivers; counters are read when needed.
     pub status: watch::Sender<Status>,
 }
 
@@ -155,7 +119,7 @@ pub struct Status {
     /// Why the last connection ended, while there is none.
     pub last_error: Option<String>,
     /// That the engine cannot be reached, while it lasts.
-    pub outage: Option<Problem>,
+    pub problems: Vec<Problem>,
     /// Events taken.
     pub events: u64,
     /// Lists taken.
@@ -174,6 +138,7 @@ pub struct Status {
 pub async fn follow(options: Options, outputs: Outputs, commands: mpsc::Receiver<Asked>) {
     let mut containers = Containers::new(options.labels.clone());
     containers.restore_drains(options.drains.clone());
+    let journal = Journal::new(options.endpoint.clone());
     let mut follower = Follower {
         options,
         outputs,
@@ -187,8 +152,7 @@ pub async fn follow(options: Options, outputs: Outputs, commands: mpsc::Receiver
         local: Arc::default(),
         residents: Residents::default(),
         start: Instant::now(),
-        heard_at: None,
-        outage: Outage::default(),
+        journal,
     };
     let mut wait = BACKOFF.0;
     loop {
@@ -218,7 +182,10 @@ struct Lost(String);
 
 /// What the tasks of one connection bring back.
 enum Answer {
-    Inspect(Cause, Event),
+    Inspect {
+        cause: Cause,
+        event: Event,
+    },
     Network(Event),
     List(Event),
     Host(HostFacts),
@@ -245,14 +212,12 @@ struct Follower {
     residents: Residents,
     /// The moment that times are counted from.
     start: Instant,
-    /// When the engine was last connected; `None`: it has not been reached yet.
-    heard_at: Option<Duration>,
-    outage: Outage,
+    journal: Journal,
 }
 
 /// Everything that ends with a connection.
 struct Connection {
-    docker: Docker,
+    engine: Endpoint,
     tasks: JoinSet<Answer>,
     urgent: Lane,
     sweep: Lane,
@@ -276,16 +241,10 @@ struct Lane {
 
 impl Follower {
     async fn connection(&mut self) -> Lost {
-        let docker = match request::connect(&self.options.endpoint) {
-            Ok(docker) => docker,
-            Err(error) => return Lost(request::describe("", &error)),
-        };
-        if let Some(reason) = request::unsupported(&docker, self.options.inspect_deadline).await {
-            return Lost(reason);
-        }
+        let engine = self.options.endpoint.clone();
         let lane = |limit| Lane { running: 0, limit, waiting: VecDeque::new() };
         let mut connection = Connection {
-            docker: docker.clone(),
+            engine: engine.clone(),
             tasks: JoinSet::new(),
             urgent: lane(MAX_URGENT),
             sweep: lane(MAX_SWEEP),
@@ -296,8 +255,12 @@ impl Follower {
             reading_host: None,
         };
         let (sender, mut events) = mpsc::channel(QUEUE);
-        connection.tasks.spawn(request::read(docker, sender));
+        connection.tasks.spawn(request::read(engine.clone(), sender));
         self.list(&mut connection, Depth::Every);
+        // Both are under way meanwhile; nothing of them is taken before it is known whose they are.
+        if let Some(reason) = request::unsupported(&engine, self.options.inspect_deadline).await {
+            return Lost(reason);
+        }
         let mut lists = interval_at(Instant::now() + self.options.list_every, self.options.list_every);
         let mut retries = interval(RETRY_EVERY);
         for timer in [&mut lists, &mut retries] {
@@ -345,47 +308,17 @@ impl Follower {
         }
     }
 
-    /// A connection has ended, or could not be had. One that ends is no outage yet: the engine is usually there at the next
-    /// try.
+    /// A connection has ended, or could not be had.
     fn take_loss(&mut self, error: String) {
-        let now = self.start.elapsed();
-        let endpoint = &self.options.endpoint;
-        let meaning = match self.heard_at {
-            None => "containers of this host are not known yet; names of other hosts are answered",
-            Some(_) => "names of this host stay as last seen",
-        };
-        if self.outputs.status.borrow().connected {
-            self.heard_at = Some(now);
-            info!(%endpoint, reason = error, "docker's connection has ended: connecting again");
-        } else if let Some(lasted) = self.outage.fail(now, self.heard_at.unwrap_or_default(), &error) {
-            let (lasted, yet) = (in_words(lasted), if self.heard_at.is_none() { " yet" } else { "" });
-            warn!(%endpoint, error, lasted, "docker cannot be reached{yet}: {meaning}");
-        } else {
-            debug!(%endpoint, error, "docker is still away");
-        }
-        let outage = self.outage.reason().map(|reason| {
-            let fix =
-                format!("a Docker engine that answers there: start it, or correct --docker-host; until then {meaning}");
-            Problem::of_error(format!("--docker-host {endpoint}"), reason, fix)
-        });
+        let was_connected = self.outputs.status.borrow().connected;
+        self.journal.take_loss(self.start.elapsed(), was_connected, &error);
+        let problems = self.journal.problems();
         self.report(|status| {
             status.resyncs += 1;
             status.connected = false;
             status.last_error = Some(error);
-            status.outage = outage;
+            status.problems = problems;
         });
-    }
-
-    /// The engine is connected and listed.
-    fn take_return(&mut self) {
-        let now = self.start.elapsed();
-        let endpoint = &self.options.endpoint;
-        let away = self.outage.end(now).map(in_words);
-        match (self.heard_at.replace(now), away) {
-            (Some(_), Some(away)) => info!(%endpoint, away, "docker is back"),
-            (Some(_), None) => debug!(%endpoint, "docker is connected again"),
-            (None, away) => info!(%endpoint, after = away.as_deref(), "docker connected and listed"),
-        }
     }
 
     /// Lets the time pass between two connections.
@@ -407,10 +340,10 @@ impl Follower {
         let _ = reply.send(outcome);
     }
 
-    fn event(&mut self, message: &models::EventMessage, newest: bool) -> Vec<Wish> {
+    fn event(&mut self, message: &wire::Message, newest: bool) -> Vec<Wish> {
         let actor = message.actor.as_ref().and_then(|actor| actor.id.as_deref()).unwrap_or_default();
         let action = message.action.as_deref().unwrap_or_default();
-        if !self.replay.is_new(message.time_nano.unwrap_or_default(), actor, action) {
+        if !self.replay.is_new(message.nanoseconds.unwrap_or_default(), actor, action) {
             return Vec::new();
         }
         self.count(|status| status.events += 1);
@@ -421,7 +354,7 @@ impl Follower {
 
     fn answer(&mut self, connection: &mut Connection, answer: Answer) -> Result<Vec<Wish>, Lost> {
         match answer {
-            Answer::Inspect(cause, event) => {
+            Answer::Inspect { cause, event } => {
                 connection.lane(cause).running -= 1;
                 let failed = matches!(event, Event::Failed { .. });
                 self.count(|status| {
@@ -436,13 +369,14 @@ impl Follower {
                 let wishes = self.containers.apply(event);
                 self.count(|status| status.lists += 1);
                 if !self.outputs.status.borrow().connected {
-                    self.take_return();
+                    self.journal.take_return(self.start.elapsed());
                     connection.list_again = Some(Instant::now() + LIST_AGAIN);
                     self.read_host(connection);
+                    let problems = self.journal.problems();
                     self.report(|status| {
                         status.connected = true;
                         status.last_error = None;
-                        status.outage = None;
+                        status.problems = problems;
                     });
                 }
                 Ok(wishes)
@@ -467,14 +401,14 @@ impl Follower {
 
     fn list(&self, connection: &mut Connection, depth: Depth) {
         if !std::mem::replace(&mut connection.listing, true) {
-            let (docker, deadline, began) =
-                (connection.docker.clone(), self.options.list_deadline, self.containers.now());
+            let (engine, deadline, began) =
+                (connection.engine.clone(), self.options.list_deadline, self.containers.now());
             connection.tasks.spawn(async move {
-                match timeout(deadline, request::list(&docker)).await {
+                match timeout(deadline, request::list(&engine)).await {
                     Ok(Ok((containers, networks))) => {
                         Answer::List(Event::Listed { began, depth, containers, networks })
                     }
-                    Ok(Err(error)) => Answer::Lost(Lost(error)),
+                    Ok(Err(failure)) => Answer::Lost(Lost(failure.to_string())),
                     Err(_) => Answer::Lost(Lost(format!("no answer to a list within {deadline:?}"))),
                 }
             });
@@ -508,14 +442,14 @@ impl Follower {
                     });
                 }
                 Wish::InspectNetwork { id, began } => {
-                    let docker = connection.docker.clone();
+                    let engine = connection.engine.clone();
                     connection.tasks.spawn(async move {
-                        Answer::Network(request::inspect_network(&docker, id, began, deadline).await)
+                        Answer::Network(request::inspect_network(&engine, id, began, deadline).await)
                     });
                 }
             }
         }
-        let Connection { docker, tasks, urgent, sweep, prepare, .. } = connection;
+        let Connection { engine, tasks, urgent, sweep, prepare, .. } = connection;
         let wanted = self.options.labels.gather();
         for lane in [urgent, sweep, prepare] {
             while lane.running < lane.limit
@@ -524,20 +458,13 @@ impl Follower {
                 let Wish::Inspect { id, ticket, cause } = wish else { continue };
                 if self.containers.is_wanted(&id, ticket) {
                     lane.running += 1;
-                    let docker = docker.clone();
+                    let engine = engine.clone();
                     tasks.spawn(async move {
                         if cause == Cause::Confirm {
                             sleep(WHILE_BUSY).await;
                         }
-                        let event = match timeout(deadline, request::inspect(&docker, wanted, &id)).await {
-                            Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
-                            Ok(Ok(None)) => Event::Absent { ticket, id },
-                            Ok(Err(error)) => Event::Failed { ticket, id, error: error.into() },
-                            Err(_) => {
-                                Event::Failed { ticket, id, error: format!("no answer within {deadline:?}").into() }
-                            }
-                        };
-                        Answer::Inspect(cause, event)
+                        let asked = timeout(deadline, request::inspect(&engine, wanted, &id)).await;
+                        answered(cause, id, ticket, asked, deadline)
                     });
                 }
             }
@@ -623,6 +550,24 @@ impl Connection {
             Cause::Prepare => &mut self.prepare,
         }
     }
+}
+
+/// What an inspect, or its deadline, brings back.
+fn answered(
+    cause: Cause,
+    id: ContainerId,
+    ticket: Ticket,
+    asked: Result<Result<Option<Box<Inspected>>, Failure>, Elapsed>,
+    deadline: Duration,
+) -> Answer {
+    let failed = |id, error: &str| Event::Failed { ticket, id, error: error.into() };
+    let event = match asked {
+        Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
+        Ok(Ok(None)) => Event::Absent { ticket, id },
+        Ok(Err(failure)) => failed(id, &failure.to_string()),
+        Err(_) => failed(id, &format!("no answer within {deadline:?}")),
+    };
+    Answer::Inspect { cause, event }
 }
 
 /// The host's own facts; what cannot be read stays as it was held.

@@ -1,6 +1,6 @@
 //! `watch/` against a real Docker engine, which other tests use at the same time: each looks at its own containers only.
 
-mod bed;
+pub(crate) mod bed;
 
 use std::time::Duration;
 

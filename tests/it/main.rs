@@ -6,6 +6,7 @@ mod dns_server;
 mod docker;
 #[path = "../support/docker.rs"]
 mod engine;
+mod engines;
 #[path = "../support/etcd.rs"]
 mod etcd;
 mod forward;

@@ -16,20 +16,17 @@ use super::{
         },
         metadata::{Gather, Metadata},
     },
-    models::{
-        ContainerInspectResponse, ContainerState, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
-        EventMessage, EventMessageTypeEnum, HealthStatusEnum, Ipam, Network, NetworkInspect, PortMap,
-    },
+    wire,
 };
 use crate::model::{Driver, Health, NetworkId, Proto, Published, Scope};
 
 /// An event that concerns us; `newest` unless others wait behind it.
-pub(super) fn event(message: &EventMessage, newest: bool) -> Option<Event> {
+pub(super) fn event(message: &wire::Message, newest: bool) -> Option<Event> {
     let actor = message.actor.as_ref()?;
     let attribute = |name: &str| actor.attributes.as_ref()?.get(name).map(String::as_str);
     let action = message.action.as_deref()?;
-    match message.typ? {
-        EventMessageTypeEnum::CONTAINER => {
+    match message.kind.as_deref()? {
+        "container" => {
             let id = ContainerId::parse(actor.id.as_deref()?)?;
             // `health_status: healthy`
             match action.split(':').next()? {
@@ -46,7 +43,7 @@ pub(super) fn event(message: &EventMessage, newest: bool) -> Option<Event> {
                 _ => None,
             }
         }
-        EventMessageTypeEnum::NETWORK => {
+        "network" => {
             let network = NetworkId(actor.id.as_deref()?.into());
             let container = || ContainerId::parse(attribute("container")?);
             match action {
@@ -62,7 +59,7 @@ pub(super) fn event(message: &EventMessage, newest: bool) -> Option<Event> {
 }
 
 /// One container of a list.
-pub(super) fn summary(listed: ContainerSummary) -> Option<Summary> {
+pub(super) fn summary(listed: wire::Listed) -> Option<Summary> {
     let names = listed.names.unwrap_or_default();
     // Links add names such as `/web/db`; the own one has a single slash.
     let own = names.iter().map(|name| name.trim_start_matches('/')).find(|name| !name.contains('/'));
@@ -70,18 +67,20 @@ pub(super) fn summary(listed: ContainerSummary) -> Option<Summary> {
         id: ContainerId::parse(&listed.id?)?,
         name: own.unwrap_or_default().into(),
         labels: labels(listed.labels.as_ref()),
-        state: match listed.state {
-            Some(ContainerSummaryStateEnum::RUNNING) => State::Running,
-            Some(ContainerSummaryStateEnum::PAUSED) => State::Paused,
-            Some(ContainerSummaryStateEnum::RESTARTING) => State::Restarting,
-            _ => State::Stopped,
+        state: match listed.state.as_deref() {
+            Some("created" | "exited" | "removing" | "dead") => State::Stopped,
+            Some("paused") => State::Paused,
+            Some("restarting") => State::Restarting,
+            // Of a word that is not known only an inspect can tell whether the container is alive, and it is asked of those
+            // that are.
+            _ => State::Running,
         },
         endpoints: endpoints(listed.network_settings.and_then(|settings| settings.networks)),
     })
 }
 
 /// The answer to an inspect, with what is wanted of its labels and its environment.
-pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: ContainerInspectResponse) -> Inspected {
+pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) -> Inspected {
     let config = answer.config.unwrap_or_default();
     let host = answer.host_config.unwrap_or_default();
     let network = answer.network_settings.unwrap_or_default();
@@ -92,7 +91,7 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: ContainerInspectR
     let unchecked = test.first().is_some_and(|kind| kind == "NONE");
     let configured = host.port_bindings.unwrap_or_default();
     let exposed: BTreeSet<_> =
-        config.exposed_ports.unwrap_or_default().iter().filter_map(|port| container_port(port)).collect();
+        config.exposed_ports.unwrap_or_default().keys().filter_map(|port| container_port(port)).collect();
     let every = host.publish_all_ports.unwrap_or_default().then(|| exposed.clone());
     Inspected {
         id,
@@ -119,43 +118,34 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: ContainerInspectR
 }
 
 /// A network of a list.
-pub(super) fn network(listed: Network) -> Option<NetworkFacts> {
-    let Network { name, id, scope, driver, internal, options, ipam, .. } = listed;
-    facts(name, id, scope.as_deref(), driver.as_deref(), internal, options.as_ref(), ipam)
+pub(super) fn network(listed: wire::Network) -> Option<NetworkFacts> {
+    facts(listed)
 }
 
 /// The addresses of containers on one network.
 pub(super) type Endpoints = Vec<(ContainerId, Box<[IpAddr]>)>;
 
 /// The answer to an inspect of a network.
-pub(super) fn network_inspect(answer: NetworkInspect) -> Option<(NetworkFacts, Endpoints)> {
-    let NetworkInspect { name, id, scope, driver, internal, options, ipam, containers, .. } = answer;
-    let facts = facts(name, id, scope.as_deref(), driver.as_deref(), internal, options.as_ref(), ipam)?;
+pub(super) fn network_inspect(mut answer: wire::Network) -> Option<(NetworkFacts, Endpoints)> {
+    let containers = answer.containers.take().unwrap_or_default();
+    let facts = facts(answer)?;
     // Keys such as `ep-…` and `lb-…` are endpoints without a container.
-    let endpoint = |(id, endpoint): (String, super::models::EndpointResource)| {
-        let ips =
-            [endpoint.ipv4_address, endpoint.ipv6_address].into_iter().flatten().filter_map(|text| address(&text));
+    let endpoint = |(id, member): (String, wire::Member)| {
+        let ips = [member.ipv4, member.ipv6].into_iter().flatten().filter_map(|text| address(&text));
         Some((ContainerId::parse(&id)?, ips.collect()))
     };
-    Some((facts, containers.unwrap_or_default().into_iter().filter_map(endpoint).collect()))
+    Some((facts, containers.into_iter().filter_map(endpoint).collect()))
 }
 
-fn facts(
-    name: Option<String>,
-    id: Option<String>,
-    scope: Option<&str>,
-    driver: Option<&str>,
-    internal: Option<bool>,
-    options: Option<&HashMap<String, String>>,
-    ipam: Option<Ipam>,
-) -> Option<NetworkFacts> {
+fn facts(network: wire::Network) -> Option<NetworkFacts> {
+    let wire::Network { name, id, scope, driver, internal, options, ipam, .. } = network;
     let pools = ipam.and_then(|ipam| ipam.config).unwrap_or_default();
-    let icc = options.and_then(|options| options.get("com.docker.network.bridge.enable_icc"));
+    let icc = options.and_then(|mut options| options.remove("com.docker.network.bridge.enable_icc"));
     Some(NetworkFacts {
         id: NetworkId(id.filter(|id| !id.is_empty())?.into()),
         name: name?.into(),
-        driver: Driver::parse(driver?),
-        scope: match scope {
+        driver: Driver::parse(&driver?),
+        scope: match scope.as_deref() {
             Some("swarm") => Scope::Swarm,
             Some("global") => Scope::Global,
             _ => Scope::Local,
@@ -172,7 +162,7 @@ fn labels(labels: Option<&HashMap<String, String>>) -> Metadata {
     Metadata::gather(pairs, [])
 }
 
-fn doing(state: &ContainerState) -> State {
+fn doing(state: &wire::State) -> State {
     let is = |flag: Option<bool>| flag.unwrap_or_default();
     // While a restart policy waits, Docker says `Running: true, Restarting: true, Pid: 0`.
     match () {
@@ -183,18 +173,19 @@ fn doing(state: &ContainerState) -> State {
     }
 }
 
-fn health(state: &ContainerState) -> Health {
-    match state.health.as_ref().and_then(|health| health.status) {
-        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
-        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
-        Some(HealthStatusEnum::STARTING) => Health::Starting,
-        Some(HealthStatusEnum::NONE | HealthStatusEnum::EMPTY) | None => Health::None,
+/// A word that is not known is no verdict: it takes nobody out of answers.
+fn health(state: &wire::State) -> Health {
+    match state.health.as_ref().and_then(|health| health.status.as_deref()) {
+        Some("healthy") => Health::Healthy,
+        Some("unhealthy") => Health::Unhealthy,
+        Some("starting") => Health::Starting,
+        _ => Health::None,
     }
 }
 
-fn endpoints(networks: Option<HashMap<String, EndpointSettings>>) -> Vec<Endpoint> {
-    let endpoint = |(name, settings): (String, EndpointSettings)| {
-        let ips = [settings.ip_address, settings.global_ipv6_address];
+fn endpoints(networks: wire::Map<wire::Endpoint>) -> Vec<Endpoint> {
+    let endpoint = |(name, settings): (String, wire::Endpoint)| {
+        let ips = [settings.ipv4, settings.ipv6];
         let ips: BTreeSet<IpAddr> = ips.into_iter().flatten().filter_map(|text| address(&text)).collect();
         let network = NetworkId(settings.network_id.filter(|id| !id.is_empty())?.into());
         Some(Endpoint { network, name: name.into(), ips: ips.into_iter().collect() })
@@ -222,7 +213,7 @@ fn container_port(text: &str) -> Option<(u16, Proto)> {
 }
 
 /// The ports that the operator asked for, in order: those written, and with `-P` every exposed one.
-fn requested(configured: &PortMap, every: Option<&BTreeSet<(u16, Proto)>>) -> Vec<Requested> {
+fn requested(configured: &wire::PortMap, every: Option<&BTreeSet<(u16, Proto)>>) -> Vec<Requested> {
     let chosen = |(port, proto): &(u16, Proto)| Requested { port: *port, proto: *proto, ip: None, number: None };
     let mut all: BTreeSet<Requested> = every.into_iter().flatten().map(chosen).collect();
     for (key, wanted) in configured {
@@ -236,7 +227,7 @@ fn requested(configured: &PortMap, every: Option<&BTreeSet<(u16, Proto)>>) -> Ve
 }
 
 /// Where ports are published now. Chosen is a number that the operator wrote, not one Docker took, also not from a range.
-fn bindings(ports: Option<PortMap>, configured: &PortMap) -> Vec<Binding> {
+fn bindings(ports: Option<wire::PortMap>, configured: &wire::PortMap) -> Vec<Binding> {
     let mut all = BTreeMap::new();
     for (key, bound) in ports.unwrap_or_default() {
         let Some((port, proto)) = container_port(&key) else { continue };

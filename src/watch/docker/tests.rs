@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{decode, request::describe, *};
+use super::{
+    decode,
+    http::{of_status, undecodable},
+    *,
+};
 use crate::{
     model::{Health, Proto},
     watch::{
@@ -179,14 +183,10 @@ fn a_listed_container_is_called_by_its_own_name_and_not_by_a_link() {
 
 #[test]
 fn an_error_does_not_quote_what_it_could_not_read() {
-    let error = serde_json::from_str::<models::ContainerConfig>(r#"{"Env": "SECRET=zqxj"}"#).unwrap_err();
+    let error = serde_json::from_str::<wire::Config>(r#"{"Env": "SECRET=zqxj"}"#).unwrap_err();
     assert!(error.to_string().contains("zqxj"), "or this test is void: {error}");
-    let column = error.column();
-    for error in
-        [DockerError::JsonDataError { message: error.to_string(), column }, DockerError::JsonSerdeError { err: error }]
-    {
-        assert!(!describe("GET /events", &error).contains("zqxj"), "{}", describe("GET /events", &error));
-    }
+    let told = undecodable(&error).to_string();
+    assert!(!told.contains("zqxj") && told.contains("column 21"), "{told}");
 }
 
 #[test]
@@ -204,12 +204,11 @@ fn endpoints_are_unix_paths_and_tcp_addresses() {
 
 #[test]
 fn a_proxys_refusal_names_the_request_that_was_refused() {
-    let refused = |status_code| DockerError::DockerResponseServerError { status_code, message: "Forbidden\n".into() };
     for status in [401, 403] {
-        let said = describe("GET /networks", &refused(status));
+        let Failure::Refused(said) = of_status("GET /networks", status, "Forbidden\n") else { panic!("{status}") };
         assert!(said.starts_with("GET /networks was refused") && said.contains(&status.to_string()), "{said}");
         assert!(said.contains("Forbidden)"), "{said}");
     }
-    let broken = describe("GET /networks", &refused(500));
-    assert!(!broken.contains("refused"), "{broken}");
+    assert_eq!(of_status("GET /networks", 500, "broken"), Failure::Other("status 500: broken".into()));
+    assert_eq!(of_status("GET /networks/<id>", 404, "no such"), Failure::Absent("status 404: no such".into()));
 }

@@ -14,22 +14,22 @@ use tokio::{
 use crate::engine::{DEADLINE, SOCKET};
 
 /// A follower of the engine, with the ends of its channels.
-pub(super) struct Follower {
-    pub(super) desired: watch::Receiver<Arc<Desired>>,
-    pub(super) local: watch::Receiver<Arc<Local>>,
-    pub(super) status: watch::Receiver<Status>,
+pub(crate) struct Follower {
+    pub(crate) desired: watch::Receiver<Arc<Desired>>,
+    pub(crate) local: watch::Receiver<Arc<Local>>,
+    pub(crate) status: watch::Receiver<Status>,
     _task: JoinSet<()>,
 }
 
 impl Follower {
     /// Follows the engine itself, and waits for its first list.
-    pub(super) async fn listed() -> Self {
+    pub(crate) async fn listed() -> Self {
         let mut follower = Self::start(SOCKET, Options::default());
         follower.desired("the first list", |desired| desired.listed).await;
         follower
     }
 
-    pub(super) fn start(socket: impl AsRef<Path>, mut options: Options) -> Self {
+    pub(crate) fn start(socket: impl AsRef<Path>, mut options: Options) -> Self {
         let (desired, desired_end) = watch::channel(Arc::default());
         let (local, local_end) = watch::channel(Arc::default());
         let (status, status_end) = watch::channel(Status::default());
@@ -43,12 +43,12 @@ impl Follower {
     }
 
     /// Waits until what is published meets a condition.
-    pub(super) async fn desired(&mut self, what: &str, mut condition: impl FnMut(&Desired) -> bool) {
+    pub(crate) async fn desired(&mut self, what: &str, mut condition: impl FnMut(&Desired) -> bool) {
         wait(&mut self.desired, what, |desired| condition(desired)).await;
     }
 
     /// Waits until the publication of a container meets a condition.
-    pub(super) async fn publishes(&mut self, name: &str, mut condition: impl FnMut(&Publication) -> bool) {
+    pub(crate) async fn publishes(&mut self, name: &str, mut condition: impl FnMut(&Publication) -> bool) {
         self.desired(&format!("{name} is published as expected"), |desired| {
             find(desired, name).is_some_and(|publication| condition(publication))
         })
@@ -56,19 +56,19 @@ impl Follower {
     }
 
     /// Waits until a container is not published.
-    pub(super) async fn withdraws(&mut self, name: &str) {
+    pub(crate) async fn withdraws(&mut self, name: &str) {
         self.desired(&format!("{name} is withdrawn"), |desired| find(desired, name).is_none()).await;
     }
 
-    pub(super) fn publication(&self, name: &str) -> Option<Arc<Publication>> {
+    pub(crate) fn publication(&self, name: &str) -> Option<Arc<Publication>> {
         find(&self.desired.borrow(), name).cloned()
     }
 
-    pub(super) async fn local(&mut self, what: &str, mut condition: impl FnMut(&Local) -> bool) {
+    pub(crate) async fn local(&mut self, what: &str, mut condition: impl FnMut(&Local) -> bool) {
         wait(&mut self.local, what, |local| condition(local)).await;
     }
 
-    pub(super) async fn status(&mut self, what: &str, condition: impl FnMut(&Status) -> bool) {
+    pub(crate) async fn status(&mut self, what: &str, condition: impl FnMut(&Status) -> bool) {
         wait(&mut self.status, what, condition).await;
     }
 }
@@ -78,11 +78,11 @@ fn find<'a>(desired: &'a Desired, name: &str) -> Option<&'a Arc<Publication>> {
 }
 
 /// All entries of the asker table for a container.
-pub(super) fn askers<'a>(local: &'a Local, name: &str) -> Vec<&'a Asker> {
+pub(crate) fn askers<'a>(local: &'a Local, name: &str) -> Vec<&'a Asker> {
     local.askers.values().map(|asker| &**asker).filter(|asker| &*asker.name == name).collect()
 }
 
-pub(super) fn label(text: &str) -> Label {
+pub(crate) fn label(text: &str) -> Label {
     Label::parse(text).expect("a label")
 }
 
