@@ -225,6 +225,11 @@ impl Containers {
         self.entries.values().filter_map(|entry| entry.inspected.as_ref()).flat_map(|inspected| &inspected.bindings)
     }
 
+    /// Whether the last answer to an inspect of this container was none, and what is held of it may be old.
+    pub fn is_failing(&self, id: ShortId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.failure.is_some())
+    }
+
     /// Whether an answer to this question would still be taken.
     pub fn is_wanted(&self, id: &ContainerId, ticket: Ticket) -> bool {
         let prepares = self.entries.get(&id.short()).is_some_and(|entry| entry.preparing == Some(ticket));

@@ -26,7 +26,7 @@ use super::{
     replay::Replay,
     resident,
 };
-use crate::model::{Desired, Local, Problem, Proto, Residents};
+use crate::model::{Desired, Local, Problem, Proto, Residents, ShortId};
 
 mod decode;
 mod endpoint;
@@ -118,7 +118,7 @@ pub struct Status {
     pub connected: bool,
     /// Why the last connection ended, while there is none.
     pub last_error: Option<String>,
-    /// That the engine cannot be reached, while it lasts.
+    /// That the engine cannot be reached, or refuses inspects, while it lasts.
     pub problems: Vec<Problem>,
     /// Events taken.
     pub events: u64,
@@ -185,6 +185,8 @@ enum Answer {
     Inspect {
         cause: Cause,
         event: Event,
+        /// Of whom a proxy before the engine would not let us ask, and its words.
+        refused: Option<(ShortId, String)>,
     },
     Network(Event),
     List(Event),
@@ -354,14 +356,21 @@ impl Follower {
 
     fn answer(&mut self, connection: &mut Connection, answer: Answer) -> Result<Vec<Wish>, Lost> {
         match answer {
-            Answer::Inspect { cause, event } => {
+            Answer::Inspect { cause, event, refused } => {
                 connection.lane(cause).running -= 1;
                 let failed = matches!(event, Event::Failed { .. });
                 self.count(|status| {
                     status.inspects += 1;
                     status.failed_inspects += u64::from(failed);
                 });
-                Ok(self.containers.apply(event))
+                let wishes = self.containers.apply(event);
+                // An answer that came too late says nothing.
+                if let Some((id, error)) = refused
+                    && self.containers.is_failing(id)
+                {
+                    self.take_refusal(id, &error);
+                }
+                Ok(wishes)
             }
             Answer::Network(event) => Ok(self.containers.apply(event)),
             Answer::List(event) => {
@@ -474,6 +483,9 @@ impl Follower {
     /// `more`: events wait that somebody waits for, too.
     async fn publish(&mut self, connection: &mut Connection, more: bool) -> Option<Lost> {
         let changes = self.containers.take_changes();
+        if self.journal.settle(self.start.elapsed(), |id| self.containers.is_failing(id)) {
+            self.report_problems();
+        }
         // Who asks is known before the names that it may ask for; and an address that is free is nobody's before all else.
         // A start that was presumed changes nothing there.
         let names_first = changes.presumed && self.local.listed;
@@ -530,6 +542,20 @@ impl Follower {
         }
     }
 
+    fn take_refusal(&mut self, id: ShortId, error: &str) {
+        self.journal.take_refusal(self.start.elapsed(), id, error);
+        self.report_problems();
+    }
+
+    fn report_problems(&self) {
+        let problems = self.journal.problems();
+        self.outputs.status.send_if_modified(|status| {
+            let differ = status.problems != problems;
+            status.problems = problems;
+            differ
+        });
+    }
+
     fn report(&self, change: impl FnOnce(&mut Status)) {
         self.outputs.status.send_modify(change);
     }
@@ -561,13 +587,17 @@ fn answered(
     deadline: Duration,
 ) -> Answer {
     let failed = |id, error: &str| Event::Failed { ticket, id, error: error.into() };
-    let event = match asked {
-        Ok(Ok(Some(inspected))) => Event::Present { ticket, inspected },
-        Ok(Ok(None)) => Event::Absent { ticket, id },
-        Ok(Err(failure)) => failed(id, &failure.to_string()),
-        Err(_) => failed(id, &format!("no answer within {deadline:?}")),
+    let (event, refused) = match asked {
+        Ok(Ok(Some(inspected))) => (Event::Present { ticket, inspected }, None),
+        Ok(Ok(None)) => (Event::Absent { ticket, id }, None),
+        Ok(Err(Failure::Refused(error))) => {
+            let refused = Some((id.short(), error.clone()));
+            (failed(id, &error), refused)
+        }
+        Ok(Err(failure)) => (failed(id, &failure.to_string()), None),
+        Err(_) => (failed(id, &format!("no answer within {deadline:?}")), None),
     };
-    Answer::Inspect { cause, event }
+    Answer::Inspect { cause, event, refused }
 }
 
 /// The host's own facts; what cannot be read stays as it was held.

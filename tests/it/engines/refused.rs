@@ -12,6 +12,8 @@ use super::{
     id_of,
 };
 
+const INSPECT: &str = "GET /containers/<id>/json";
+
 fn problems(follower: &Follower) -> Vec<Problem> {
     follower.status.borrow().problems.clone()
 }
@@ -70,4 +72,32 @@ async fn an_engine_that_never_says_what_it_is_costs_the_deadline_of_an_inspect_a
     follower.publishes("web", |_| true).await;
     assert!(began.elapsed() >= deadline, "nothing is published while it may be another engine");
     assert_eq!((follower.status.borrow().resyncs, fake.asked("/version")), (0, 1));
+}
+
+#[tokio::test]
+async fn inspects_that_a_proxy_refuses_are_one_problem_while_it_lasts() {
+    let fake = Fake::start("26.1");
+    let (web, db) = (fake.seen("web"), fake.seen("db"));
+    fake.add(web.clone());
+    fake.add(db.clone());
+    fake.set_faults(&[Refuse(id_of(&web).to_owned()), Refuse(id_of(&db).to_owned())]);
+    let mut follower = Follower::start(&fake.path, Options::default());
+    for container in [&web, &db] {
+        fake.until_asked(id_of(container), 2).await;
+    }
+    follower.status("a problem", |status| !status.problems.is_empty()).await;
+    assert!(follower.status.borrow().connected, "lists and events pass");
+    let [problem] = &problems(&follower)[..] else { panic!("one problem: {:?}", problems(&follower)) };
+    assert_eq!(problem.place, format!("--docker-host unix://{}, {INSPECT}", fake.path.display()));
+    assert!(problem.found.contains("status 403: not allowed here"), "{}", problem.found);
+    assert!(problem.expected.starts_with(&format!("a proxy before the engine that allows {INSPECT}")), "{problem:?}");
+
+    // One that is let pass, or gone, is no sign that the other is.
+    fake.set_faults(&[Refuse(id_of(&db).to_owned())]);
+    follower.publishes("web", |_| true).await;
+    assert_eq!(problems(&follower).len(), 1);
+    fake.remove("db");
+    fake.tell(id_of(&db), &["die", "destroy"]);
+    follower.status("the problem ends with its container", |status| status.problems.is_empty()).await;
+    assert_eq!(follower.status.borrow().resyncs, 0);
 }
