@@ -7,7 +7,7 @@
 //! | `26.1` | 1.45 | seen on engine 26.1.5: the same |
 //! | `29.0` | 1.52 | not seen on a real engine: that of 26.1, changed as moby's API history says of 1.46 to 1.52 |
 
-mod fake;
+pub(crate) mod fake;
 mod odd;
 mod refused;
 

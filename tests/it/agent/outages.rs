@@ -1,5 +1,5 @@
-//! What a person reads of a registry that cannot be reached: one line when it begins, a problem while it lasts, one line
-//! when it is over.
+//! What a person reads of a registry that cannot be reached, and of an engine that lets nothing be inspected: one line when it
+//! begins, a problem while it lasts, one line when it is over.
 
 use std::{
     path::Path,
@@ -12,7 +12,10 @@ use super::{
     bed::{Agent, Home, eventually, free_port},
     registry::Registry,
 };
-use crate::etcd::{Cluster, Options, Security};
+use crate::{
+    engines::fake::{Fake, Fault},
+    etcd::{Cluster, Options, Security},
+};
 
 /// How long an end waits for a registry that answers no more; one that was never reached is not waited for.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
@@ -128,4 +131,37 @@ fn an_end_does_not_wait_for_a_registry_that_was_never_reached() {
     cluster.freeze(0);
     let silent = Home::new(&["--etcd-endpoints", &cluster.endpoint(0)]);
     ends(&silent, silent.start());
+}
+
+#[test]
+fn refused_inspects_are_one_warning_and_one_problem_and_their_end_is_told() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let fake = Fake::start("26.1");
+    let inspects: Vec<String> = ["web", "db"]
+        .map(|name| {
+            let container = fake.seen(name);
+            let inspect = format!("/containers/{}/json", container.1["Id"].as_str().expect("an id"));
+            fake.add(container);
+            inspect
+        })
+        .into();
+    fake.set_faults(&inspects.iter().cloned().map(Fault::Refuse).collect::<Vec<_>>());
+    let home = Home::new(&["--docker-host", &format!("unix://{}", fake.path.display())]);
+    let _agent = home.start();
+    let refused = "docker lets no container be inspected";
+    let line = eventually("a warning", || home.log_line(refused));
+    assert!(line.contains("WARN") && line.contains("not allowed here"), "{line}");
+    for inspect in &inspects {
+        runtime.block_on(fake.until_asked(inspect, 2));
+    }
+    let problems = || -> Vec<String> {
+        home.problems().into_iter().filter(|problem| problem.starts_with("--docker-host ")).collect()
+    };
+    assert_eq!(problems().len(), 1, "{:?}", problems());
+    assert!(problems()[0].contains(", GET /containers/<id>/json: "), "{:?}", problems());
+    fake.set_faults(&[]);
+    eventually("its end", || home.log_line("docker refuses no inspect any more").filter(|line| line.contains("INFO")));
+    eventually("the problem ends, too", || problems().is_empty().then_some(()));
+    assert_eq!(home.logged(refused), 1, "one warning of two containers and several tries");
 }

@@ -18,7 +18,7 @@ use crate::engine::DEADLINE;
 
 /// What comes instead of the engine's own answer to a request whose target contains a text.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The request is refused, as by a socket proxy.
     Refuse(String),
     /// It is taken and never answered.
@@ -36,8 +36,8 @@ struct State {
 }
 
 /// The engine. Gone with its socket.
-pub(super) struct Fake {
-    pub(super) path: PathBuf,
+pub(crate) struct Fake {
+    pub(crate) path: PathBuf,
     folder: PathBuf,
     state: Arc<Mutex<State>>,
     /// All events so far, which each new stream begins with: a test takes less than the two seconds that are asked for again.
@@ -50,7 +50,7 @@ pub(super) struct Fake {
 
 impl Fake {
     /// An engine of this version, with its networks and no containers.
-    pub(super) fn start(version: &str) -> Self {
+    pub(crate) fn start(version: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/engines").join(version);
         let Value::Array(networks) = json_of(&folder, "networks") else { panic!("networks.json holds a list") };
         let state = State { version: json_of(&folder, "version"), networks, ..State::default() };
@@ -72,16 +72,16 @@ impl Fake {
     }
 
     /// As `version` says what the engine is.
-    pub(super) fn set_version(&self, version: Value) {
+    pub(crate) fn set_version(&self, version: Value) {
         self.with(|state| state.version = version);
     }
 
-    pub(super) fn set_faults(&self, faults: &[Fault]) {
+    pub(crate) fn set_faults(&self, faults: &[Fault]) {
         self.with(|state| state.faults = faults.to_vec());
     }
 
     /// A container that was seen on this version: as a list has it, and as an inspect does.
-    pub(super) fn seen(&self, name: &str) -> (Value, Value) {
+    pub(crate) fn seen(&self, name: &str) -> (Value, Value) {
         let listed = json_of(&self.folder, "containers");
         let is_named = |listed: &&Value| listed["Names"][0] == json!(format!("/{name}"));
         let listed = listed.as_array().and_then(|all| all.iter().find(is_named)).expect("a container of this name");
@@ -89,18 +89,18 @@ impl Fake {
     }
 
     /// The engine has one more container, and says nothing.
-    pub(super) fn add(&self, container: (Value, Value)) {
+    pub(crate) fn add(&self, container: (Value, Value)) {
         self.with(|state| state.containers.push(container));
     }
 
     /// The engine has a container of this name no more, and says nothing.
-    pub(super) fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         let name = json!(format!("/{name}"));
         self.with(|state| state.containers.retain(|(_, inspect)| inspect["Name"] != name));
     }
 
     /// Tells what this version said of a container, in its words and order: the events with these actions.
-    pub(super) fn tell(&self, id: &str, actions: &[&str]) {
+    pub(crate) fn tell(&self, id: &str, actions: &[&str]) {
         let all = std::fs::read_to_string(self.folder.join("events.jsonl")).expect("events.jsonl");
         let is_meant = |line: &&str| {
             let event: Value = serde_json::from_str(line).expect("an event");
@@ -114,12 +114,12 @@ impl Fake {
     }
 
     /// Tells this line.
-    pub(super) fn tell_line(&self, line: &Value) {
+    pub(crate) fn tell_line(&self, line: &Value) {
         self.events.send_modify(|events| events.push(line.to_string()));
     }
 
     /// Changes a network of this name.
-    pub(super) fn change_network(&self, name: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn change_network(&self, name: &str, change: impl FnOnce(&mut Value)) {
         self.with(|state| {
             let network = state.networks.iter_mut().find(|network| network["Name"] == name);
             change(network.expect("a network of this name"));
@@ -127,12 +127,12 @@ impl Fake {
     }
 
     /// How many requests had this in their target.
-    pub(super) fn asked(&self, text: &str) -> usize {
+    pub(crate) fn asked(&self, text: &str) -> usize {
         count(&self.asked.borrow(), text)
     }
 
     /// Waits until so many requests had this in their target.
-    pub(super) async fn until_asked(&self, text: &str, times: usize) {
+    pub(crate) async fn until_asked(&self, text: &str, times: usize) {
         let mut asked = self.asked.subscribe();
         let met = timeout(DEADLINE, asked.wait_for(|asked| count(asked, text) >= times)).await;
         drop(
