@@ -71,7 +71,12 @@ impl Host {
 
     /// Runs a script in the host itself, beside its engine.
     pub(crate) fn shell(&self, script: &str) -> String {
-        outer(&["exec", self.container, "bash", "-euo", "pipefail", "-c", script])
+        self.try_shell(script).unwrap_or_else(|error| panic!("{}: {script}: {error}", self.container))
+    }
+
+    /// As `shell`, where failure is an answer.
+    pub(crate) fn try_shell(&self, script: &str) -> Result<String, String> {
+        run(Command::new("docker").args(["exec", self.container, "bash", "-euo", "pipefail", "-c", script]))
     }
 
     /// Starts a container of the sample image; it serves TCP on port 80 for as long as it runs.
@@ -128,13 +133,16 @@ impl Host {
 
     /// As `http`, of whoever listens on this port of loopback.
     pub(crate) fn http_at(&self, port: u16, path: &str) -> String {
-        let reply = self.shell(&format!(
+        self.try_http_at(port, path).unwrap_or_else(|error| panic!("{}: {error}", self.container))
+    }
+
+    /// As `http_at`, of one that may not listen yet.
+    pub(crate) fn try_http_at(&self, port: u16, path: &str) -> Result<String, String> {
+        let reply = self.try_shell(&format!(
             "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3; cat <&3"
-        ));
-        match reply.split_once("\r\n\r\n") {
-            Some((_, body)) => body.to_owned(),
-            None => panic!("{}: no HTTP reply to {path}: {reply}", self.container),
-        }
+        ))?;
+        let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        body.ok_or_else(|| format!("no HTTP reply to {path}: {reply}"))
     }
 
     /// One number of the agent's metrics.
