@@ -5,7 +5,7 @@
 #   agents  builds the agent again and replaces it on every host
 #   status  what runs, and who answers
 #   shell   a shell on host-a, host-b, host-c or host-d
-#   within  a command in one more host with engine 26.1, without a bed: with this folder, and what can be run here besides
+#   within  takes the bed down and runs a command in a single host with engine 26.1, which sees this folder and its build
 #   down    takes all of it away: containers, networks, volumes; with --images also the images it built. The base
 #           images portolan-base:bookworm and :trixie are kept: they are the slow part.
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # setup.sh: installs from Debian's packages what building and testing need and this machine lacks. Safe to run again:
 # with nothing missing it looks, and ends at once. More may be asked for as `COMMAND:PACKAGE` arguments, as the benchmarks do.
-# `setup.sh demo` asks for what building the agent needs, and no more. It installs that as root only: a look at the
-# demonstration should change no machine by a right that sudo happens to give. Others are given the one line to run.
+# `setup.sh demo` asks for what building the agent needs, and no more. Only root has it installed: a look at the
+# demonstration must not change a machine because sudo happens to allow it. Other users get the one line to run.
 set -euo pipefail
 scope=all
 if [ "${1:-}" = demo ]; then

@@ -10,7 +10,7 @@ budget=$((35 * 60))
 report=$target/nextest/full/junit.xml
 times=$target/nextest/times
 
-# Puts the report of a run aside, before the next one writes its own.
+# Sets the report of a run aside: the next run writes its own in the same place.
 keep() { # NAME
     if [ -e "$report" ]; then mv "$report" "$times/$1.xml"; fi
 }
@@ -24,7 +24,7 @@ finish() {
     scripts/bed.sh down
     echo "test: how long each part took"
     tell "the bed comes up" "$up"
-    # A part that takes no second is not where the time goes.
+    # Parts below a second are not where the time goes.
     if ls "$times"/*.xml >/dev/null 2>&1; then scripts/times.sh "$times"/*.xml | awk '$1 >= 1'; fi
     tell "the bed goes down" $((SECONDS - tested))
     tell "all of it, of $budget" "$SECONDS"
@@ -34,7 +34,7 @@ finish() {
     exit "$status"
 }
 
-# The tests of what follows one engine on its own machine: they run on a host with that engine.
+# The tests of a single agent follow the engine of the machine that they run on: run them on a host with that engine.
 within_26() {
     local build=$target/nextest/within
     mkdir -p "$build"

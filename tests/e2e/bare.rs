@@ -1,7 +1,8 @@
-//! The README's first commands on a machine that has Docker, Rust, git, make and a C compiler, and nothing that
-//! `make setup` would have brought: a container with the root file system of such a machine, and the engine's socket.
+//! The README's first commands on a machine that has Docker, Rust, git, make and a C compiler, and where `make setup` never
+//! ran: a container with the root file system of such a machine and the engine's socket.
 //!
-//! What is mounted besides is there to save time alone: Cargo's registry and the dependencies as they were compiled here.
+//! Cargo's registry and the compiled dependencies of this build are mounted to save time: the test compiles our own crate
+//! only.
 
 use std::{env, path::Path, process::Command};
 
@@ -28,7 +29,7 @@ fn readme(headline: &str) -> String {
     script.unwrap_or_else(|| panic!("no script below {headline}")).to_owned()
 }
 
-/// A machine of that kind.
+/// Such a machine.
 struct Machine {
     directory: tempfile::TempDir,
     sysroot: String,
@@ -60,7 +61,7 @@ impl Machine {
         Self { directory, sysroot: said_by(Command::new("rustc").args(["--print", "sysroot"])) }
     }
 
-    /// `docker run` for a script there, with these options besides.
+    /// `docker run` for a script there, with further options.
     fn run(&self, options: &[&str], script: &str) -> Command {
         let origin = format!("{}/portolan.git:{ORIGIN}:ro", self.directory.path().display());
         let mut command = Command::new("docker");
@@ -68,7 +69,7 @@ impl Machine {
         command.args(["-v", &format!("{0}:{0}:ro", self.sysroot)]);
         command.args(["-v", "/var/run/docker.sock:/var/run/docker.sock", "--workdir", "/root"]);
         command.args(["-e", &format!("PATH={}/bin:/usr/local/bin:/usr/bin:/bin", self.sysroot)]);
-        // The clone belongs to another user than the one who is root there.
+        // The repository belongs to the user who runs the test, and git asks for consent to read another user's.
         let script = format!("git config --global --add safe.directory '*'\n{script}");
         command.args(options).args([IMAGE, "bash", "-euc", &script]);
         command
@@ -86,7 +87,7 @@ fn the_first_commands_of_the_readme_work_where_nothing_was_set_up() {
     let home = format!("CARGO_HOME={cargo_home}");
     let options =
         ["-v", &registry, "-v", &seed, "-e", &home, "-v", "/srv/target", "-e", "CARGO_TARGET_DIR=/srv/target"];
-    // What was compiled of the repository itself stays behind.
+    // Without what was compiled of the repository itself.
     let seed = "mkdir -p /srv/target/debug\ncd /srv/compiled\n\
                 tar -c --exclude='portolan-*' --exclude='libportolan-*' --exclude='e2e-*' --exclude='it-*' --exclude='sim-*' \
                 --exclude='contract-*' --exclude='*.d' deps build .fingerprint | tar -x -C /srv/target/debug\ncd /root\n";
@@ -101,11 +102,11 @@ fn what_is_missing_for_the_demonstration_is_named_with_the_line_that_brings_it()
     let machine = Machine::new();
     let clone = format!("git clone -q {ORIGIN} /tmp/portolan\ncd /tmp/portolan\nmake demo");
     let without_rust = format!("export PATH=/usr/local/bin:/usr/bin:/bin\n{clone}");
-    let as_somebody: &[&str] = &["--user", "65534:65534", "-e", "HOME=/tmp"];
+    let as_user: &[&str] = &["--user", "65534:65534", "-e", "HOME=/tmp"];
     let install = "sudo apt-get update && sudo apt-get install --no-install-recommends";
     for (options, script, expected) in [
-        (as_somebody, &clone, &*format!("{install} protobuf-compiler libprotobuf-dev")),
-        (as_somebody, &without_rust, install),
+        (as_user, &clone, &*format!("{install} protobuf-compiler libprotobuf-dev")),
+        (as_user, &without_rust, install),
         (&["-e", "DOCKER_HOST=unix:///nonexistent.sock"], &clone, "the Docker engine does not answer"),
         (&[], &without_rust, "https://rustup.rs"),
     ] {

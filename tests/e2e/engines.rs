@@ -1,5 +1,5 @@
-//! What an engine of today does otherwise, on host D, whose engine is 26.1; and Podman, which answers Docker's API and is
-//! refused. Most of what is tried here is tried on engine 20.10 by the tests that these scenarios come from.
+//! Host D, whose engine is 26.1: the scenarios that other modules run on engine 20.10, what this engine does differently,
+//! and Podman, which serves Docker's API and is refused.
 
 use std::time::{Duration, Instant};
 
@@ -94,8 +94,8 @@ fn on_26_a_check_that_is_made_more_often_while_a_container_starts_is_heard_at_on
     service.is_told(&[C, D]);
 }
 
-/// An engine that is restarted keeps its containers alive; since version 25 it takes the health of each for unknown
-/// (`starting`) until the next check, though nothing was restarted.
+/// A restarted engine keeps its containers alive (live-restore). Since version 25 it reports each as `starting` until the
+/// next check. Gives what the engine says right after its restart.
 fn restarts_and_nothing_is_lost(host: Host) -> [String; 2] {
     let options = ["--health-interval", &format!("{}s", INTERVAL.as_secs()), "--health-retries", "1"];
     let well = Checked::start(host, &options);
@@ -112,7 +112,7 @@ fn restarts_and_nothing_is_lost(host: Host) -> [String; 2] {
     let (probing_well, probing_ill) = (Prober::start(&well.name), Prober::start(&ill.name));
     networks::restart_engine(host);
     let said = [well.health(), ill.health()];
-    // The whole time until the engine has looked again, and what it found has come to all hosts.
+    // Probe until the engine has checked again and every host knows what it found.
     for (service, verdict) in [(&well, "healthy"), (&ill, "unhealthy")] {
         eventually("the engine has looked again", SOON + INTERVAL, || match service.health() {
             health if health == verdict => Ok(()),
@@ -143,7 +143,7 @@ impl Podman {
     const SOCKET: &str = "/run/podman.sock";
 
     fn start() -> Self {
-        // Its ordinary storage wants a kernel that makes whiteouts, and no container is run here.
+        // Its default storage needs whiteouts, which this kernel lacks; no container runs here.
         let storage = "--root /tmp/podman/root --runroot /tmp/podman/run --storage-driver vfs";
         let serve = format!("podman {storage} system service --time 0 unix://{}", Self::SOCKET);
         D.shell(&format!("nohup {serve} >/tmp/podman.log 2>&1 &"));
@@ -157,7 +157,7 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        // Not `shell`: a test that has failed already must not end the process.
+        // Not `shell`: a second panic would end the process before it says why the test failed.
         let end = format!("pkill -x podman; umount -R /tmp/podman/root/vfs; rm -rf {} /tmp/podman", Self::SOCKET);
         drop(D.try_shell(&format!("({end}) || true")));
     }

@@ -36,7 +36,7 @@ fn the_demonstration_asks_for_docker_rust_a_compiler_and_protoc_only() {
     let output = setup(&["docker", "cargo", "cc", "protoc"], &["demo"]);
     assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
 
-    // With sudo, too: it is for the one who sits there to say that a machine is changed.
+    // Also where sudo is there: the operator decides whether a machine is changed.
     for programs in [&["docker", "cargo", "cc"][..], &["docker", "cargo", "cc", "sudo"], &["docker", "cargo", "sudo"]] {
         let output = setup(programs, &["demo"]);
         let said = String::from_utf8_lossy(&output.stderr);
