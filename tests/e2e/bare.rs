@@ -1,8 +1,8 @@
-//! The README's first commands on a machine that has Docker, Rust, git, make and a C compiler, and where `make setup` never
-//! ran: a container with the root file system of such a machine and the engine's socket.
+//! The README's first commands on a machine that has Docker, Rust, git, make and a C compiler, and where `make setup`
+//! never ran: a container with the root file system of such a machine and the engine's socket.
 //!
-//! Cargo's registry and the compiled dependencies of this build are mounted to save time: the test compiles our own crate
-//! only.
+//! Cargo's registry and the compiled dependencies of this build are mounted to save time: the test compiles our own
+//! crate only.
 
 use std::{env, path::Path, process::Command};
 

@@ -1,5 +1,5 @@
-//! Host D, whose engine is 26.1: the scenarios that other modules run on engine 20.10, what this engine does differently,
-//! and Podman, which serves Docker's API and is refused.
+//! Host D, whose engine is 26.1: the scenarios that other modules run on engine 20.10, what this engine does
+//! differently, and Podman, which serves Docker's API and is refused.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,8 @@ fn on_26_a_network_of_both_families_is_answered_and_opened_in_both() {
     networks::answers_in_both_families(D);
 }
 
-/// A service with a replica on host C, which has no check, and one on `host` that is well while it has the file `/tmp/well`.
+/// A service with a replica on host C, which has no check, and one on `host`, whose check passes while it has the file
+/// `/tmp/well`.
 struct Checked {
     name: String,
     on_host: Container,
@@ -94,8 +95,8 @@ fn on_26_a_check_that_is_made_more_often_while_a_container_starts_is_heard_at_on
     service.is_told(&[C, D]);
 }
 
-/// A restarted engine keeps its containers alive (live-restore). Since version 25 it reports each as `starting` until the
-/// next check. Gives what the engine says right after its restart.
+/// A restarted engine keeps its containers alive (live-restore). Since version 25 it reports each as `starting` until
+/// the next check. Gives what the engine says right after its restart.
 fn restarts_and_nothing_is_lost(host: Host) -> [String; 2] {
     let options = ["--health-interval", &format!("{}s", INTERVAL.as_secs()), "--health-retries", "1"];
     let well = Checked::start(host, &options);
