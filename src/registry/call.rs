@@ -326,3 +326,30 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 pub fn next_page(kvs: &[KeyValue], more: bool) -> Option<Vec<u8>> {
     kvs.last().filter(|_| more).map(|last| [last.key.as_slice(), b"\0"].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_is_silence_a_refusal_or_was_overtaken() {
+        let text = || "text".to_owned();
+        let kind = |error: CallError| match Why::from(&error) {
+            Why::Silent(_) => "silent",
+            Why::Refused(_) => "refused",
+            Why::Overtaken(_) => "overtaken",
+        };
+        let kinds = [
+            CallError::Unreachable(text()),
+            CallError::Unknown(text()),
+            CallError::LeaseNotFound,
+            CallError::Compacted,
+            CallError::Denied(text()),
+            CallError::NoSpace,
+            CallError::Invalid(text()),
+        ]
+        .map(kind);
+        assert_eq!(kinds, ["silent", "silent", "overtaken", "overtaken", "refused", "refused", "refused"]);
+        assert!(Why::from(&CallError::Denied(text())).text().contains("text"));
+    }
+}

@@ -52,15 +52,18 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// A failure there in words. Where the server seems to speak TLS and the URL does not say so, or the reverse, the libraries'
-    /// own words do not help.
+    /// A failure there in words. Where the server seems to speak TLS and the URL does not say so, or the reverse, the
+    /// libraries' own words do not help.
     pub(super) fn failure(&self, reason: &str) -> String {
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
         let hint = match self.tls {
             Some(_) if says(&["handshake eof", "InvalidContentType", "corrupt message"]) => {
                 " (does the server speak TLS? If not, the URL begins with http://)"
             }
-            None if says(&["h2 protocol error", "http2 error"]) || reason == "transport error" => {
+            // Which of these it is depends on how far the request had got when the server hung up.
+            None if says(&["h2 protocol error", "http2 error", "operation was canceled"])
+                || reason == "transport error" =>
+            {
                 " (is this etcd's client port? If it speaks TLS, the URL begins with https://)"
             }
             _ => "",
@@ -209,5 +212,28 @@ impl Connection {
                 Err(failure) => return Err(failure),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_seems_to_speak_tls_or_not_to_is_asked_about() {
+        let failure = |url: &str, reason: &str| {
+            let endpoint = Endpoint::new(url, &Options::default()).unwrap_or_else(|error| panic!("{url}: {error}"));
+            endpoint.failure(reason)
+        };
+        for reason in ["h2 protocol error: http2 error", "operation was canceled", "transport error"] {
+            let said = failure("http://etcd:2379", reason);
+            assert!(
+                said.starts_with(&format!("http://etcd:2379: {reason} (")) && said.contains("begins with https://")
+            );
+            assert_eq!(failure("https://etcd:2379", reason), format!("https://etcd:2379: {reason}"));
+        }
+        let said = failure("https://etcd:2379", "tls handshake eof");
+        assert!(said.contains("If not, the URL begins with http://"), "{said}");
+        assert_eq!(failure("http://etcd:2379", "Connection refused"), "http://etcd:2379: Connection refused");
     }
 }
