@@ -49,7 +49,8 @@ impl Outage {
         self.0.as_ref().map(|current| current.reason.as_str())
     }
 
-    /// What is wrong, for `/v1/problems`, while the outage lasts: `wanted` would end it, and until then `meanwhile` holds.
+    /// What is wrong, for `/v1/problems`, while the outage lasts: `wanted` would end it, and until then `meanwhile`
+    /// holds.
     pub fn problem(
         &self,
         place: impl FnOnce() -> String,

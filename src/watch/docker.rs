@@ -98,7 +98,8 @@ pub struct Outputs {
     pub local: watch::Sender<Arc<Local>>,
     /// All containers, with why they are not published. Wakes nobody: it is read when somebody asks.
     pub residents: watch::Sender<Arc<Residents>>,
-    /// How it goes. Only a change of `connected`, `last_error` or `problems` wakes receivers; counters are read when needed.
+    /// How it goes. Only a change of `connected`, `last_error` or `problems` wakes receivers; counters are read when
+    /// needed.
     pub status: watch::Sender<Status>,
 }
 

@@ -1,5 +1,5 @@
-//! Engines of several versions as the follower meets them: what each has sent, replayed over HTTP on a socket. No engine
-//! is needed.
+//! Engines of several versions as the follower meets them: what each has sent, replayed over HTTP on a socket. No
+//! engine is needed.
 //!
 //! | folder | API | where it is from |
 //! |---|---|---|

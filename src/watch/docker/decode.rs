@@ -71,8 +71,8 @@ pub(super) fn summary(listed: wire::Listed) -> Option<Summary> {
             Some("created" | "exited" | "removing" | "dead") => State::Stopped,
             Some("paused") => State::Paused,
             Some("restarting") => State::Restarting,
-            // Of a word that is not known only an inspect can tell whether the container is alive, and it is asked of those
-            // that are.
+            // Of a word that is not known only an inspect can tell whether the container is alive, and it is asked of
+            // those that are.
             _ => State::Running,
         },
         endpoints: endpoints(listed.network_settings.and_then(|settings| settings.networks)),

@@ -1,8 +1,9 @@
-//! \[IO\] One GET for each question to the engine, each on a connection of its own: an inspect that blocks holds no other up,
-//! and an answer that is given up ends with its connection. No version in the paths, which every engine accepts.
+//! \[IO\] One GET for each question to the engine, each on a connection of its own: an inspect that blocks holds no
+//! other up, and an answer that is given up ends with its connection. No version in the paths, which every engine
+//! accepts.
 //!
-//! Only what is read of an answer is decoded (`wire.rs`): a client library that knows all of Docker's API turns one word it
-//! has not heard of, in a field that is not even read here, into a list of no containers.
+//! Only what is read of an answer is decoded (`wire.rs`): a client library that knows all of Docker's API turns one
+//! word it has not heard of, in a field that is not even read here, into a list of no containers.
 
 use std::{error::Error, io, path::Path, time::Duration};
 
@@ -24,8 +25,8 @@ use tokio::{
 
 use super::Endpoint;
 
-/// From the request to the head of its answer: a backstop behind the deadlines of those who ask. The event stream's head
-/// comes at once.
+/// From the request to the head of its answer: a backstop behind the deadlines of those who ask. The event stream's
+/// head comes at once.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest answer that is held in memory: 10,000 containers of a list with 25 KB each, of which labels are most.
 const MAX_ANSWER: usize = 256 << 20;

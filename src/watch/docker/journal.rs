@@ -1,8 +1,8 @@
-//! What the log and the problems say of the engine: that it cannot be reached, or lets no container be inspected, what this
-//! means, and that it is over.
+//! What the log and the problems say of the engine: that it cannot be reached, or lets no container be inspected, what
+//! this means, and that it is over.
 //!
-//! The loop that follows the engine retries every few seconds; a person reads of an outage at its first failure, after a
-//! minute and every ten minutes ([`Outage`]).
+//! The loop that follows the engine retries every few seconds; a person reads of an outage at its first failure, after
+//! a minute and every ten minutes ([`Outage`]).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -40,8 +40,8 @@ impl Journal {
         }
     }
 
-    /// A connection has ended, or could not be had. One that ends is no outage yet: the engine is usually there at the next
-    /// try.
+    /// A connection has ended, or could not be had. One that ends is no outage yet: the engine is usually there at the
+    /// next try.
     pub(super) fn take_loss(&mut self, now: Duration, was_connected: bool, error: &str) {
         let (endpoint, meaning) = (&self.endpoint, self.meaning());
         if was_connected {

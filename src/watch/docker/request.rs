@@ -24,13 +24,27 @@ use crate::{
 /// How far back events are asked for when we connect. It narrows the race with the list; the list closes it.
 const REPLAY: Duration = Duration::from_secs(2);
 /// All events that concern us. Naming them leaves out `exec_*`, three for each health probe.
-const FILTERS: &str = r#"{"type":["container","network"],"event":["create","start","kill","die","destroy","pause","unpause","rename","update","health_status","connect","disconnect"]}"#;
+const ACTIONS: [&str; 12] = [
+    "create",
+    "start",
+    "kill",
+    "die",
+    "destroy",
+    "pause",
+    "unpause",
+    "rename",
+    "update",
+    "health_status",
+    "connect",
+    "disconnect",
+];
 
 /// Decodes and enqueues, nothing else; ends with the stream, or when the queue is full.
 pub(super) async fn read(engine: Endpoint, queue: mpsc::Sender<wire::Message>) -> Answer {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(REPLAY);
     let (seconds, nanoseconds) = (since.as_secs(), since.subsec_nanos());
-    let target = format!("/events?since={seconds}.{nanoseconds:09}&filters={}", escape(FILTERS));
+    let filters = serde_json::json!({"type": ["container", "network"], "event": ACTIONS}).to_string();
+    let target = format!("/events?since={seconds}.{nanoseconds:09}&filters={}", escape(&filters));
     Answer::StreamEnded(Lost(enqueue(&engine, &target, queue).await))
 }
 
@@ -75,8 +89,8 @@ pub(super) async fn inspect(
     }
 }
 
-/// Why this engine is not followed, if it is one that we know not to work. An engine that does not say what it is, as behind
-/// a socket proxy that refuses the question, is taken for Docker.
+/// Why this engine is not followed, if it is one that we know not to work. An engine that does not say what it is, as
+/// behind a socket proxy that refuses the question, is taken for Docker.
 pub(super) async fn unsupported(engine: &Endpoint, deadline: Duration) -> Option<String> {
     let asked = http::get(engine, "GET /version", "/version");
     let version: wire::Version = timeout(deadline, asked).await.ok()?.ok()?;

@@ -1,7 +1,8 @@
 //! What is read of Docker's answers, and nothing else: a field that is not here may hold anything.
 //!
-//! Docker's enumerations are texts here. A newer engine has words that are not known yet, and what each means is decided
-//! in `decode.rs`, for its container alone. Go writes `null` for a list or a map that is empty, so everything may be absent.
+//! Docker's enumerations are texts here. A newer engine has words that are not known yet, and what each means is
+//! decided in `decode.rs`, for its container alone. Go writes `null` for a list or a map that is empty, so everything
+//! may be absent.
 
 use std::collections::HashMap;
 

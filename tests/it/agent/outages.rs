@@ -1,5 +1,5 @@
-//! What a person reads of a registry that cannot be reached, and of an engine that lets nothing be inspected: one line when it
-//! begins, a problem while it lasts, one line when it is over.
+//! What a person reads of a registry that cannot be reached, and of an engine that lets nothing be inspected: one line
+//! when it begins, a problem while it lasts, one line when it is over.
 
 use std::{
     path::Path,

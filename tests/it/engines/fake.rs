@@ -1,4 +1,5 @@
-//! An engine of one test: what a real one answered, over HTTP on a Unix socket, and what a proxy before it makes of that.
+//! An engine of one test: what a real one answered, over HTTP on a Unix socket, and what a proxy before it makes of
+//! that.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,7 +41,8 @@ pub(crate) struct Fake {
     pub(crate) path: PathBuf,
     folder: PathBuf,
     state: Arc<Mutex<State>>,
-    /// All events so far, which each new stream begins with: a test takes less than the two seconds that are asked for again.
+    /// All events so far, which each new stream begins with: a test takes less than the two seconds that are asked for
+    /// again.
     events: watch::Sender<Vec<String>>,
     /// The targets of all requests.
     asked: watch::Sender<Vec<String>>,
