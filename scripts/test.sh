@@ -35,14 +35,16 @@ finish() {
 }
 
 # The tests of a single agent follow the engine of the machine that they run on: run them on a host with that engine.
+# Without those of etcd's users: they read etcd's log, and that host's etcd 3.5 writes another one than Debian 12's 3.4.
 within_26() {
     local build=$target/nextest/within
     mkdir -p "$build"
     cargo nextest list --profile full --list-type binaries-only --message-format json >"$build/binaries.json"
-    cargo metadata --locked --format-version 1 >"$build/metadata.json"
+    cargo metadata --locked --format-version 1 \
+        --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" >"$build/metadata.json"
     scripts/bed.sh within /opt/cargo/cargo-nextest nextest run --profile full \
         --binaries-metadata "$build/binaries.json" --cargo-metadata "$build/metadata.json" \
-        -E 'binary(it) & test(/^(docker|agent)::/)'
+        -E 'binary(it) & test(/^(docker|agent)::/) - test(/^agent::secured::/)'
 }
 
 cargo nextest run --profile full --no-run --cargo-quiet

@@ -46,7 +46,9 @@ fn who_fails_leaves_the_answers_and_comes_back_when_nobody_is_better() {
         let own = list.iter().find(|found| found["service"] == *service).expect("it is listed").clone();
         (own["ready"].as_u64(), own["answers"].as_str().map(str::to_owned))
     };
-    assert_eq!(state(), (Some(2), Some("ready".to_owned())));
+    // Both are given from the start, and are ready once their servers listen.
+    let ready = (Some(2), Some("ready".to_owned()));
+    eventually("both are ready", || (state() == ready).then_some(()));
 
     fail("one");
     let took = until_addresses(&home, &name, &[&two]);
