@@ -105,9 +105,7 @@ make_bed() {
     for image in host etcd sample bare; do
         build --build-arg BASE=portolan-base:bookworm --target $image -t portolan-test-$image "$bed"
     done
-    # Podman is refused there; the others are for the tests that `bed.sh within` runs.
-    build --build-arg BASE=portolan-base:trixie --build-arg ALSO="podman musl-tools gcc libc6-dev" \
-        --target host -t portolan-test-host26 "$bed"
+    build --build-arg BASE=portolan-base:trixie --build-arg ALSO=podman --target host -t portolan-test-host26 "$bed"
     # The example's stand-ins, as its README says.
     local example=deploy/examples/dockercoins context="$target/dockercoins"
     mkdir -p "$context"

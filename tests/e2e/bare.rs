@@ -87,9 +87,8 @@ fn the_first_commands_of_the_readme_work_where_nothing_was_set_up() {
     let home = format!("CARGO_HOME={cargo_home}");
     let options =
         ["-v", &registry, "-v", &seed, "-e", &home, "-v", "/srv/target", "-e", "CARGO_TARGET_DIR=/srv/target"];
-    // Without what was compiled of the repository itself. Unoptimised, that is compiled in half the time.
-    let seed = "printf '[profile.dev.package.portolan]\nopt-level = 0\ndebug = false\n' >$CARGO_HOME/config.toml\n\
-                mkdir -p /srv/target/debug\ncd /srv/compiled\n\
+    // Without what was compiled of the repository itself.
+    let seed = "mkdir -p /srv/target/debug\ncd /srv/compiled\n\
                 tar -c --exclude='portolan-*' --exclude='libportolan-*' --exclude='e2e-*' --exclude='it-*' --exclude='sim-*' \
                 --exclude='contract-*' --exclude='*.d' deps build .fingerprint | tar -x -C /srv/target/debug\ncd /root\n";
     let commands = readme("## Quick start").replace("URL", ORIGIN);
