@@ -66,7 +66,17 @@ impl Host {
 
     /// As `docker`, where failure is an answer.
     pub(crate) fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
-        run(Command::new("docker").args(["exec", self.container, "docker"]).args(arguments))
+        let told = run(Command::new("docker").args(["exec", self.container, "docker"]).args(arguments));
+        told.map_err(|error| match error.contains("Cannot connect to the Docker daemon") {
+            true => format!("{error}; the engine last said: {}", self.engine_s_last_words()),
+            false => error,
+        })
+    }
+
+    /// The end of the engine's log: of an engine that does not start, the only one who knows why.
+    fn engine_s_last_words(&self) -> String {
+        let tail = "grep -E 'level=(error|fatal)' /var/log/dockerd.log | tail -n 3";
+        run(Command::new("docker").args(["exec", self.container, "sh", "-c", tail])).unwrap_or_else(|error| error)
     }
 
     /// Runs a script in the host itself, beside its engine.

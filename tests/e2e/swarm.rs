@@ -61,14 +61,35 @@ impl Swarm {
     }
 }
 
+/// Leaves the swarm, if the host is in one. A busy engine gives up on leaving ("context deadline exceeded") and stays in it:
+/// it takes live-restore all the same, and then does not start a second time.
+fn leave(host: Host) -> Result<(), String> {
+    let until = Instant::now() + SWARM_SOON;
+    loop {
+        let left = host.try_docker(&["swarm", "leave", "--force"]);
+        let state = host.try_docker(&["info", "-f", "{{.Swarm.LocalNodeState}}"])?;
+        if state.trim() == "inactive" {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(format!("{} is still {} in its swarm: {left:?}", host.container, state.trim()));
+        }
+        thread::park_timeout(Duration::from_millis(200));
+    }
+}
+
 impl Drop for Swarm {
     fn drop(&mut self) {
-        for host in self.0.iter().rev() {
-            // A host that never joined has nothing to leave.
-            drop(host.try_docker(&["swarm", "leave", "--force"]));
+        let left: Vec<Result<(), String>> = self.0.iter().rev().map(|host| leave(*host)).collect();
+        let failed: Vec<String> = left.into_iter().filter_map(Result::err).collect();
+        for host in &self.0 {
             drop(host.try_docker(&["network", "rm", "docker_gwbridge"]));
         }
-        self.live_restore(true);
+        match (failed.is_empty(), thread::panicking()) {
+            (true, _) => self.live_restore(true),
+            (false, true) => eprintln!("{failed:?}"),
+            (false, false) => panic!("{failed:?}"),
+        }
     }
 }
 
