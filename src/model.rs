@@ -28,7 +28,7 @@ pub use external::{Elsewhere, External, ExternalName, ExternalTarget, Externals}
 pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a};
 pub use outage::{Outage, in_words};
 pub use publication::{Attachment, Common, Ips, Publication, Segment};
-pub use resident::{Resident, Residents, Silence};
+pub use resident::{Detached, Lost, Resident, Residents, Silence};
 pub use standing::{Standing, WhenNoneReady, WhenNoneReadyError};
 
 /// Longest DNS label in octets (RFC 1035 section 2.3.4).
@@ -151,7 +151,7 @@ pub struct Offer {
     pub tags: Box<[Arc<str>]>,
     /// Relative share among the instances, 1 by default.
     pub weight: u16,
-    /// The port that A answers stand for, where a label chose one; else the lowest container port.
+    /// The container port whose numbers A answers may stand for, where `portolan.port` names one; else all do.
     pub port: Option<u16>,
     /// All ports, ordered by number and transport; empty for a portless service.
     pub ports: Box<[Port]>,
@@ -160,9 +160,9 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// The port an A answer stands for: `portolan.port`, else the lowest container port.
-    pub fn main_port(&self) -> Option<u16> {
-        self.port.or_else(|| self.ports.iter().map(|port| port.port).min())
+    /// Whether it has no port at all.
+    pub fn is_portless(&self) -> bool {
+        self.port.is_none() && self.ports.is_empty()
     }
 }
 
@@ -273,6 +273,8 @@ pub struct Desired {
     pub round: u64,
     /// Something is drained by command, so that somebody may wait for all hosts to know.
     pub drained: bool,
+    /// As [`Local::apart`]: checks are not asked there.
+    pub apart: Arc<BTreeSet<NetworkId>>,
 }
 
 /// A network of this host, as the asker rules need it.
@@ -327,6 +329,8 @@ pub struct Local {
     pub proxied: Arc<BTreeSet<(Proto, u16)>>,
     /// Published ports of which it cannot be seen who holds them: other bridges may reach them, or may not.
     pub unproven: Arc<BTreeSet<(Proto, u16)>>,
+    /// Bridges of the engine that are not in our network namespace: processes of this host do not reach their containers.
+    pub apart: Arc<BTreeSet<NetworkId>>,
 }
 
 /// What a host says of itself in its session key.

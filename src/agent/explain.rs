@@ -118,7 +118,7 @@ impl Explainer<'_> {
         let searched =
             |(namespace, found): &(Label, bool)| Searched { namespace: namespace.to_string(), found: *found };
         let service = explanation.service.as_ref();
-        let number = service.and_then(|service| service.number);
+        let choice = service.and_then(|service| service.number);
         let judged = explanation.candidates.iter();
         ExplainedView {
             asker,
@@ -126,10 +126,10 @@ impl Explainer<'_> {
             searched: explanation.searched.iter().map(searched).collect(),
             standing: service.and_then(|service| service.standing).map(|standing| standing.as_str().to_owned()),
             when_none_ready: service.map(|service| service.policy.to_string()),
-            number: number.map(|(number, basis)| words::number(number, basis)),
+            number: choice.as_ref().map(words::number),
             sampled: service.is_some_and(crate::dns::explain::Service::is_sampled),
             answers: kinds.iter().map(|kind| answer(kind, rng)).collect(),
-            candidates: judged.map(|judged| self.candidate(judged, number.and_then(|(number, _)| number))).collect(),
+            candidates: judged.map(|judged| self.candidate(judged, choice.and_then(|choice| choice.number))).collect(),
             reading: explanation.reading,
         }
     }

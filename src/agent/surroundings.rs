@@ -44,7 +44,10 @@ impl Surroundings {
                 changed = self.local.changed() => changed?,
                 changed = self.bound.changed() => changed?,
             }
-            let mut found: Vec<Problem> = unproven(&self.local.borrow_and_update()).into_iter().collect();
+            let mut found: Vec<Problem> = {
+                let local = self.local.borrow_and_update();
+                unproven(&local).into_iter().chain(apart(&local)).collect()
+            };
             // A file that cannot be read is a problem of the forwarder, if it is one at all.
             if let Ok((path, servers)) = forward::name_servers(&self.resolv_conf, &resolved) {
                 let bound = self.bound.borrow_and_update();
@@ -71,6 +74,16 @@ fn unproven(local: &Local) -> Option<Problem> {
                     these ports are not offered to containers on other bridges of this host, for without docker-proxy \
                     they would be dropped";
     (!ports.is_empty()).then(|| Problem::new("published ports", &ports.join(" "), expected))
+}
+
+/// Bridges of the engine that are not in the agent's network namespace.
+fn apart(local: &Local) -> Option<Problem> {
+    let names = local.networks.iter().filter(|(id, _)| local.apart.contains(*id)).map(|(_, network)| &*network.name);
+    let names: Vec<&str> = names.collect();
+    let expected = "the agent in the network namespace of its engine (not with rootless Docker): until then processes \
+                    of this host are given published ports in the place of containers' own addresses";
+    (!names.is_empty())
+        .then(|| Problem::new("bridge networks in another network namespace", &names.join(" "), expected))
 }
 
 /// Name servers by which dockerd would pass containers' questions on to us. It asks those on loopback from the host's

@@ -46,7 +46,7 @@ use super::{
     ApiState, AskAs, DumpError, DumpRequest, ExplainRequest, ResolveError, ResolveRequest,
     changes::{Change, changes},
     json::{self},
-    metrics, projects,
+    main_ports, metrics, projects,
 };
 use crate::model::{Catalog, Problem};
 
@@ -94,7 +94,7 @@ struct Public {
     bound: SocketAddr,
     was_ready: AtomicBool,
     /// What was found in the last catalog that was looked through.
-    projects: Mutex<(Weak<Catalog>, Arc<[Problem]>)>,
+    whole: Mutex<(Weak<Catalog>, Arc<[Problem]>)>,
     watchers: Arc<Semaphore>,
     dumps: Arc<Semaphore>,
 }
@@ -108,7 +108,7 @@ impl Public {
     fn problems(&self, catalog: &Arc<Catalog>) -> Vec<Problem> {
         let mut problems = (self.state.facts)().problems;
         problems.extend_from_slice(&catalog.problems);
-        problems.extend_from_slice(&self.projects(catalog));
+        problems.extend_from_slice(&self.of_the_whole(catalog));
         problems.sort();
         problems.dedup();
         problems
@@ -116,11 +116,13 @@ impl Public {
 }
 
 impl Public {
-    /// Takes the time of the catalog once for each: 100,000 instances take some 10 ms.
-    fn projects(&self, catalog: &Arc<Catalog>) -> Arc<[Problem]> {
-        let mut held = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What is only seen in all hosts' records together. Takes the time of the catalog once for each: 100,000 instances take
+    /// some 10 ms.
+    fn of_the_whole(&self, catalog: &Arc<Catalog>) -> Arc<[Problem]> {
+        let mut held = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(held.0.as_ptr(), Arc::as_ptr(catalog)) {
-            *held = (Arc::downgrade(catalog), projects::problems(catalog, &self.state.host).into());
+            let found = [projects::problems(catalog, &self.state.host), main_ports::problems(catalog)].concat();
+            *held = (Arc::downgrade(catalog), found.into());
         }
         Arc::clone(&held.1)
     }
@@ -130,14 +132,8 @@ impl Public {
 pub fn public(state: ApiState, bound: SocketAddr) -> Router {
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     let dumps = Arc::new(Semaphore::new(MAX_DUMPS));
-    let public = Arc::new(Public {
-        state,
-        bound,
-        was_ready: AtomicBool::new(false),
-        projects: Mutex::default(),
-        watchers,
-        dumps,
-    });
+    let public =
+        Arc::new(Public { state, bound, was_ready: AtomicBool::new(false), whole: Mutex::default(), watchers, dumps });
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))

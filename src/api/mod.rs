@@ -9,6 +9,7 @@
 //! - `drain.rs`: the shapes of `drain` and `undrain`;
 //! - `explain.rs`: the shapes of explanations;
 //! - `projects.rs`: one Compose project in several directories, as a problem;
+//! - `main_ports.rs`: instances of one service that disagree on `portolan.port`, as a problem;
 //! - `changes.rs`: two catalogs → what happened between them;
 //! - `metrics.rs`: snapshots → OpenMetrics text;
 //! - `http.rs` \[IO\]: routes, the Host check, the bounded accept loop, the control socket;
@@ -33,6 +34,7 @@ pub mod external;
 pub mod facts;
 pub mod http;
 pub mod json;
+mod main_ports;
 pub mod metrics;
 mod projects;
 pub mod takeover;

@@ -228,7 +228,7 @@ impl<'a> Question<'a> {
         }
         match self.kind {
             RecordType::A | RecordType::AAAA => {
-                let one = one_port(&self.view, &chosen.members);
+                let one = one_port(&self.view, candidates, &chosen.members);
                 let wanted = near(&self.view, self.snapshot.settings, &chosen, &one.given, self.family());
                 let weighted = wanted.map(|given| weighted(chosen.members[given.member], given.way.address));
                 self.addresses(weighted.collect(), !one.given.is_empty(), soa, rng)

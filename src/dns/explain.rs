@@ -4,14 +4,14 @@
 //! `ready::choose`, `reach::one_port`, `answer::near`, …); this file only notes, for every instance of the service, at
 //! which stage it was left out. A property test holds explanations against answers. `words.rs` says it to people.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use hickory_proto::rr::Name;
 
 use super::{
     answer::{MAX_ADDRESSES, Members, Settings, Snapshot, find, instances, near, numbers, priorities},
     name::{self, Named, Subject},
-    reach::{Basis, Family, Obstacle, OnePort, Viewpoint, Way, one_port},
+    reach::{Choice, Family, Obstacle, Viewpoint, Way, one_port},
     ready::{self, Chosen},
     source::Source,
     zone::Candidate,
@@ -40,8 +40,8 @@ pub struct Service {
     pub standing: Option<Standing>,
     /// Who is given while nobody is ready.
     pub policy: WhenNoneReady,
-    /// The one number that addresses stand for, and whose it is; `None` for a name that needs none.
-    pub number: Option<(Option<u16>, Basis)>,
+    /// The one number that addresses stand for, and why; `None` for a name that needs none.
+    pub number: Option<Choice>,
     /// Different addresses that might be given, per family; beyond [`MAX_ADDRESSES`] each answer is a sample.
     pub addresses: [usize; 2],
 }
@@ -93,8 +93,13 @@ pub enum Out {
     Unready(Standing),
     /// The asker does not reach it.
     Unreached(Obstacle),
-    /// The one number does not work there; these do.
-    Number(Vec<u16>),
+    /// The one number does not work there; of the container port that counts (`None`: of all of them) these do.
+    Number {
+        /// `portolan.port`
+        port: Option<u16>,
+        /// In order.
+        here: BTreeSet<u16>,
+    },
     /// Docker published it under other numbers in this family than in IPv4.
     Differs,
     /// Enough others are nearer.
@@ -167,28 +172,32 @@ struct Stages<'a, 'z> {
 impl<'z> Stages<'_, 'z> {
     fn service(&self, members: Members) -> (Service, Vec<Judged<'z>>) {
         let chosen = members.choose(self.all, self.settings);
-        let one = one_port(self.view, &chosen.members);
+        let one = one_port(self.view, self.all, &chosen.members);
         let near: [Vec<usize>; 2] = Family::BOTH.map(|family| {
             near(self.view, self.settings, &chosen, &one.given, family).map(|given| given.member).collect()
         });
         let targets = priorities(self.view, self.settings, &chosen, &|_| true);
         let seen = |candidate: &Candidate, place: Option<usize>, family: Family| {
             let reached = self.view.way(candidate, family);
+            let is_it = |place| one.given.iter().find(|given| given.member == place && family.holds(given.way.address));
+            // The way of the one number may be another than that to the instance alone.
+            let given = place.and_then(is_it).map(|given| given.way);
             let out = match (reached, place) {
                 (_, None) => Some(Out::Unready(candidate.publication.standing())),
                 // The other name is given in place of an address.
                 (Err(Obstacle::Named), _) => None,
                 (Err(obstacle), _) => Some(Out::Unreached(obstacle)),
-                (Ok(way), Some(place)) if !holds(&one, place, family) => {
-                    Some(Out::Number(self.view.main_numbers(candidate, way)))
+                (Ok(_), Some(_)) if given.is_none() => {
+                    let all = self.view.lasting(candidate, family).into_iter();
+                    let counting = all.filter(|held| one.choice.port.is_none_or(|port| port == held.port));
+                    Some(Out::Number { port: one.choice.port, here: counting.map(|held| held.number).collect() })
                 }
                 (Ok(_), Some(place)) => (!near[family as usize].contains(&place)).then_some(Out::Far),
             };
-            Seen { way: reached.ok(), out }
+            Seen { way: given.or(reached.ok()), out }
         };
         let candidates = self.judge(&chosen, &targets, &|_| true, &seen);
-        let number = Some((one.number, one.basis));
-        (self.about(&chosen, number, &candidates), candidates)
+        (self.about(&chosen, Some(one.choice), &candidates), candidates)
     }
 
     fn instance(&self, label: &str) -> (Service, Vec<Judged<'z>>) {
@@ -255,11 +264,11 @@ impl<'z> Stages<'_, 'z> {
         self.all.iter().map(judge).collect()
     }
 
-    fn about(&self, chosen: &Chosen<'_>, number: Option<(Option<u16>, Basis)>, candidates: &[Judged<'_>]) -> Service {
+    fn about(&self, chosen: &Chosen<'_>, number: Option<Choice>, candidates: &[Judged<'_>]) -> Service {
         let given = |family: Family| {
             let seen = candidates.iter().map(|judged| &judged.families[family as usize]);
             let given = seen.filter(|seen| seen.out.is_none()).filter_map(|seen| seen.way);
-            given.map(|way| way.address).collect::<std::collections::BTreeSet<IpAddr>>().len()
+            given.map(|way| way.address).collect::<BTreeSet<IpAddr>>().len()
         };
         Service {
             standing: chosen.standing,
@@ -268,10 +277,6 @@ impl<'z> Stages<'_, 'z> {
             addresses: Family::BOTH.map(given),
         }
     }
-}
-
-fn holds(one: &OnePort, place: usize, family: Family) -> bool {
-    one.given.iter().any(|given| given.member == place && family.holds(given.way.address))
 }
 
 fn place_of(candidate: &Candidate, port: &Port) -> Option<usize> {

@@ -19,6 +19,7 @@ use super::{
     reach::{Family, Viewpoint, one_port},
     ready::Chosen,
     source::{Source, is_ours},
+    zone::Candidate,
     zone::Service,
 };
 use crate::model::{Elsewhere, Port};
@@ -145,14 +146,8 @@ impl File<'_> {
         let (zone, source) = (self.snapshot.zone, self.source);
         let found = |named| find(zone, source, named).map(|(_, candidates)| candidates).unwrap_or_default();
         match name::classify(&folded, apex) {
-            Subject::Service(named) => {
-                let chosen = Members::Ready.choose(found(named), self.snapshot.settings);
-                self.members(name, &chosen, rng);
-            }
-            Subject::All(named) => {
-                let chosen = Members::All.choose(found(named), self.snapshot.settings);
-                self.members(name, &chosen, rng);
-            }
+            Subject::Service(named) => self.members(name, found(named), Members::Ready, rng),
+            Subject::All(named) => self.members(name, found(named), Members::All, rng),
             Subject::Instance(label, named) => {
                 let members = instances(found(named), label);
                 if members.is_empty() || self.alias(name, &Chosen { members: members.clone(), standing: None }, rng) {
@@ -173,17 +168,18 @@ impl File<'_> {
     }
 
     /// The records of a service, or of all its instances.
-    fn members(&mut self, name: &Name, chosen: &Chosen<'_>, rng: &mut impl Rng) {
-        if self.alias(name, chosen, rng) {
+    fn members(&mut self, name: &Name, all: &[Candidate], members: Members, rng: &mut impl Rng) {
+        let chosen = members.choose(all, self.snapshot.settings);
+        if self.alias(name, &chosen, rng) {
             return;
         }
-        let one = one_port(&self.view, &chosen.members);
+        let one = one_port(&self.view, all, &chosen.members);
         let given = Family::BOTH.into_iter().flat_map(|family| {
-            near(&self.view, self.snapshot.settings, chosen, &one.given, family).map(|given| given.way.address)
+            near(&self.view, self.snapshot.settings, &chosen, &one.given, family).map(|given| given.way.address)
         });
         let given = given.collect();
         self.addresses(name, given);
-        self.targets(name, chosen, &|_| true, "");
+        self.targets(name, &chosen, &|_| true, "");
         self.answered(name, RecordType::TXT, rng);
     }
 

@@ -1,7 +1,8 @@
 //! A small world written as text, and questions asked in it: what the tables of this folder's tests are made of.
 //!
 //! ```text
-//! network n1 bridge 172.18.0.0/16 internal no-icc      a network of this host, its gateway the first address
+//! network n1 bridge 172.18.0.0/16 internal no-icc      a network of this host, its gateway the first address; `apart` is
+//!                                                      a bridge in another network namespace
 //! foreign n9 bridge                                    a network of another host
 //! asker f1 shop n1=172.18.0.9                          a container of this host: name (or id), namespace, addresses
 //! address 192.0.2.1                                    an address of this host's interfaces
@@ -79,6 +80,9 @@ impl World {
                             gateways,
                         };
                         local.networks.insert(id.clone(), Arc::new(network));
+                        if has("apart") {
+                            Arc::make_mut(&mut local.apart).insert(id.clone());
+                        }
                     }
                     let place = Attachment {
                         segment: Arc::new(Segment { id, name, driver, scope, internal }),

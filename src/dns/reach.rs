@@ -5,7 +5,7 @@
 //!
 //! 1. asker and instance share a network on which containers may talk: the instance's address there. An asker that
 //!    has only internal networks stops here;
-//! 2. the asker is the instance's own host: its address on a bridge. The instance is on its host's network: that
+//! 2. the asker is the instance's own host: its address on a bridge, if the bridge is in the same network namespace. The instance is on its host's network: that
 //!    host's address, for any asker;
 //! 3. its address is routed, by the operator's word, and the asker is not on another bridge of the same host; or has a
 //!    link-layer life of its own (macvlan, ipvlan) and the asker is on another host. Neither where a Docker network of
@@ -15,15 +15,12 @@
 //!
 //! By rules 1 to 3 a port has its own number, by rule 4 the published one. SRV records carry the number with the
 //! address. Addresses alone cannot, so those of a service are only given where *one and the same* number works
-//! ([`one_port()`]).
+//! ([`one_port()`]), each at the binding that has the number.
 //!
 //! The asker of another host is never told apart from a stranger: both see published ports, routed addresses and
 //! hosts. Whatever is not known to be reachable is left out (P6): better one replica fewer than one that refuses.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -35,7 +32,7 @@ use crate::model::{
     Attachment, Driver, Elsewhere, GWBRIDGE, Local, Network, Origin, Port, Proto, Publication, Published, Scope,
 };
 
-pub use one_port::{Basis, Given, OnePort, one_port};
+pub use one_port::{Basis, Choice, Given, OnePort, one_port};
 
 mod one_port;
 
@@ -112,6 +109,8 @@ pub enum Obstacle {
     OtherHostsOnly,
     /// A rule holds, but no network over which the asker leaves has this family.
     AskerLacksFamily,
+    /// Its engine's bridges are in another network namespace than this host's processes, and no port is published.
+    BridgeApart,
     /// Its address is routed, but a Docker network of this host has it in its subnet, too, and takes what is sent there.
     Shadowed,
     /// An external service without an address of this family.
@@ -238,7 +237,8 @@ impl<'a> Viewpoint<'a> {
         }
         if own
             && *self.source == Source::Host
-            && let Some(address) = address_on(&|network, _| network.driver == Driver::Bridge)
+            && let Some(address) =
+                address_on(&|network, _| network.driver == Driver::Bridge && !self.local.apart.contains(&network.id))
         {
             return Ok(Way { address, rule: Rule::HostsBridge });
         }
@@ -272,7 +272,11 @@ impl<'a> Viewpoint<'a> {
             return Ok(Way { address, rule: Rule::LinkLayer });
         }
         let is_shadowed = address_on(&|network, ip| routed(network, ip) || on_link(network)).is_some();
+        let is_bridge_apart = own
+            && *self.source == Source::Host
+            && address_on(&|network, _| self.local.apart.contains(&network.id)).is_some();
         self.published(candidate, family).map_err(|obstacle| match obstacle {
+            Obstacle::NotPublished if is_bridge_apart => Obstacle::BridgeApart,
             Obstacle::NotPublished if is_shadowed => Obstacle::Shadowed,
             other => other,
         })
@@ -288,17 +292,19 @@ impl<'a> Viewpoint<'a> {
             && self.networks.iter().any(|network| network.id == attachment.id && (network.icc || itself))
     }
 
-    /// Rule 4: one address per family, that of the service's main port where it is published, else of another port.
+    /// Rule 4: one address per family, that of the binding which the one-port rule would choose if there were no other
+    /// instance: of the port that `portolan.port` names, lasting, under its own number, the lowest.
     fn published(&self, candidate: &Candidate, family: Family) -> Result<Way, Obstacle> {
         let offer = candidate.offer();
-        let main = offer.main_port();
         let mut best = None;
         let mut obstacle = Obstacle::NotPublished;
         for port in &offer.ports {
             for published in &port.published {
                 match self.published_address(&candidate.home, port.proto, published, family) {
                     Ok(address) => {
-                        let rank = (main != Some(port.port), !published.chosen);
+                        let is_meant = offer.port.is_none_or(|meant| meant == port.port);
+                        let is_itself = published.port == port.port;
+                        let rank = (!is_meant, !published.chosen, !is_itself, published.port);
                         if best.is_none_or(|(held, _)| rank < held) {
                             best = Some((rank, address));
                         }
@@ -413,11 +419,6 @@ impl<'a> Viewpoint<'a> {
         numbers.min_by_key(|held| (!held.lasting, held.number)).map(|held| held.number)
     }
 
-    /// The lasting numbers under which a candidate's main port answers on that way, in order.
-    pub fn main_numbers(&self, candidate: &Candidate, way: Way) -> Vec<u16> {
-        one_port::main_numbers(self, candidate, way).collect::<BTreeSet<u16>>().into_iter().collect()
-    }
-
     /// The addresses of the one instance, for its own name and for the SRV records that point to it.
     ///
     /// One number must hold for both families, because an SRV record has one number and its target has addresses of
@@ -475,6 +476,8 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+#[cfg(test)]
+mod numbers;
 #[cfg(test)]
 pub(super) mod oracle;
 #[cfg(test)]

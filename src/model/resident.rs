@@ -1,6 +1,6 @@
 //! Containers of this host, published or not, and why not.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use imbl::OrdMap;
 
@@ -41,10 +41,65 @@ pub enum Silence {
     OneOff,
     /// A hook of Compose.
     Hook,
+    /// It lives in the network of another container, and that one's present run has another.
+    Detached(Detached),
     /// It has no name that could be given: its problems say why.
     Nameless,
     /// It was given no name, and this host publishes only what was (`--explicit on`).
     Unnamed,
     /// It has no port that Registrator would have registered (`--compat registrator`).
     Unpublished,
+}
+
+/// A container that joined the network of another one, and is in it no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detached {
+    /// What became of the owner.
+    pub lost: Lost,
+    /// The owner's name; its id where nothing else is known.
+    pub owner: Arc<str>,
+    /// Names of the containers to start again, in this order; the last is the container itself.
+    pub restart: Vec<Arc<str>>,
+}
+
+/// What became of the container whose network was joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Docker has not told of it yet.
+    Unseen,
+    /// There is none of that id or name: it was removed, or created again.
+    Gone,
+    /// It does not run.
+    Stopped,
+    /// It was started again after the joiner was, so that its network is another one now.
+    Restarted,
+    /// It joined another's in turn, and so on without an end.
+    Endless,
+}
+
+impl fmt::Display for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = &self.owner;
+        match self.lost {
+            Lost::Unseen => write!(f, "Docker has not told yet of {owner}, whose network it joined"),
+            Lost::Gone => write!(f, "{owner}, whose network it joined, is gone"),
+            Lost::Stopped => write!(f, "{owner}, whose network it joined, does not run"),
+            Lost::Restarted => write!(f, "it is in the network of an earlier run of {owner}, where nobody reaches it"),
+            Lost::Endless => write!(f, "it joined the network of {owner}, which joined another's, and so on"),
+        }
+    }
+}
+
+impl Detached {
+    /// What would give it a network again.
+    pub fn fix(&self) -> String {
+        let (them, owner) = (self.restart.join(", then "), &self.owner);
+        match self.lost {
+            Lost::Unseen => "ask again in a moment".to_owned(),
+            Lost::Gone => format!("create {them} again: its network is that of a container by its id"),
+            Lost::Stopped => format!("start {owner}, then restart {them}"),
+            Lost::Restarted => format!("restart {them} (docker restart {})", self.restart.join(" ")),
+            Lost::Endless => format!("create {them} with another network_mode"),
+        }
+    }
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::container::{Containers, Moment, NetworkFacts};
-use crate::model::{Asker, Driver, Local, Network, Proto};
+use crate::model::{Asker, Driver, Local, Network, NetworkId, Proto};
 
 /// What the host knows of itself, read by `host.rs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct HostFacts {
     pub addresses: Arc<BTreeSet<IpAddr>>,
     /// The published ports that docker-proxy holds.
     pub proxies: Proxies,
+    /// Bridges with containers that run, and whose gateways are no addresses of ours.
+    pub apart: Arc<BTreeSet<NetworkId>>,
 }
 
 /// What is known of docker-proxy, which lets containers of other bridges reach a published port of their own host.
@@ -95,6 +97,11 @@ pub fn local(previous: &Local, containers: &Containers, host: &HostFacts) -> Opt
     if *previous.addresses != *host.addresses {
         changed = true;
         next.addresses = host.addresses.clone();
+    }
+    let apart = containers.apart();
+    if *previous.apart != apart {
+        changed = true;
+        next.apart = Arc::new(apart);
     }
     let published = containers.bindings().filter(|binding| !binding.at.ip.is_loopback());
     let published = published.map(|binding| (binding.proto, binding.at.port));

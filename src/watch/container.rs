@@ -28,9 +28,11 @@ pub use super::{
 };
 use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId, Silence};
 
+mod bridges;
 mod drain;
 mod presume;
 
+pub use bridges::Bridge;
 use drain::Stopping;
 pub use drain::{Command, Drains, NotDone, Outcome, Target};
 
@@ -178,6 +180,10 @@ pub struct Containers {
     following: bool,
     /// What a list showed though no event had told it. Its event may only be slower; `true`: it has had its time.
     suspects: BTreeMap<ShortId, bool>,
+    /// The engine runs without a root's rights.
+    rootless: bool,
+    /// Bridges that were found not to be in our network namespace.
+    apart: Arc<BTreeSet<NetworkId>>,
     /// Networks whose containers were seen to publish ports, each with where those appear that name no address.
     publishing: BTreeMap<NetworkId, Box<[IpAddr]>>,
     pub(super) drains: Drains,

@@ -4,19 +4,20 @@
 //! definition; [`update`] gives the same from the last result in the time of what changed, and keeps the `Arc`s of all
 //! publications that stay as they are. A property test compares the two.
 //!
+//! Whose network a container has, where it is not its own, is in `joined.rs`.
+//!
 //! An attachment to a network that is not known yet is left out until it is known (its inspect is under way): its driver
 //! decides who may be given the address.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::container::{Binding, Changes, Containers, Entry, Inspected, NetworkMode, State};
+use super::container::{Binding, Changes, Containers, Entry, Inspected, State};
 use crate::model::{
-    Attachment, Checks, Common, Desired, Driver, Offer, Phase, Port, Problem, Publication, Segment, ShortId, Silence,
+    Attachment, Checks, Common, Desired, Detached, Driver, Offer, Phase, Port, Problem, Publication, Segment, ShortId,
+    Silence,
 };
 
-/// How many times a container may join the network of one that has itself joined another's. Docker sets no limit; a pod
-/// needs one, and two containers restored from a backup may name each other.
-const MAX_JOINS: usize = 8;
+mod joined;
 
 /// Everything this host should publish.
 pub fn desired(containers: &Containers) -> Desired {
@@ -29,6 +30,7 @@ pub fn desired(containers: &Containers) -> Desired {
         problems: problems(containers),
         round: containers.drains().round,
         drained: containers.drains().are_any(),
+        apart: Arc::new(containers.apart()),
     }
 }
 
@@ -41,6 +43,13 @@ pub fn update(previous: &Desired, containers: &Containers, changes: &Changes) ->
         let drains = containers.drains();
         changed |= (previous.round, previous.drained) != (drains.round, drains.are_any());
         (next.round, next.drained) = (drains.round, drains.are_any());
+    }
+    if changes.askers {
+        let apart = containers.apart();
+        if apart != *next.apart {
+            changed = true;
+            next.apart = Arc::new(apart);
+        }
     }
     for id in with_dependents(containers, &changes.containers) {
         let entry = containers.entries.get(&id);
@@ -73,77 +82,55 @@ pub fn update(previous: &Desired, containers: &Containers, changes: &Changes) ->
 }
 
 /// These containers and those that live in the network of one of them.
-fn with_dependents(containers: &Containers, changed: &BTreeSet<ShortId>) -> BTreeSet<ShortId> {
+pub(super) fn with_dependents(containers: &Containers, changed: &BTreeSet<ShortId>) -> BTreeSet<ShortId> {
     let mut all = changed.clone();
     if changed.is_empty() {
         return all;
     }
     // A name may have moved to or from another container, so everything that follows a name is looked at.
-    all.extend(containers.entries.iter().filter(|(_, entry)| host_of(entry).is_some()).map(|(id, _)| *id));
+    all.extend(containers.entries.iter().filter(|(_, entry)| joined::owner_of(entry).is_some()).map(|(id, _)| *id));
     all
 }
 
-/// Whose network the container lives in, if it is another container's.
-fn host_of(entry: &Entry) -> Option<&str> {
-    match &entry.inspected.as_ref()?.network_mode {
-        NetworkMode::Container(host) => Some(host),
-        _ => None,
-    }
-}
-
-/// The container whose addresses and published ports an entry has: itself, or the one whose network it joined.
-fn network_of<'a>(containers: &'a Containers, entry: &'a Entry) -> Option<&'a Inspected> {
-    let mut entry = entry;
-    for _ in 0..MAX_JOINS {
-        let Some(host) = host_of(entry) else { return entry.inspected.as_ref() };
-        entry = resolve(containers, host)?;
-    }
-    None
-}
-
-/// Docker resolves a name to the id when it creates the container; other engines leave the name.
-fn resolve<'a>(containers: &'a Containers, host: &str) -> Option<&'a Entry> {
-    let by_id = ShortId::parse(host).and_then(|id| containers.entries.get(&id));
-    by_id.filter(|entry| entry.id.as_str().starts_with(host)).or_else(|| {
-        let named = |entry: &&Entry| entry.identity.as_ref().is_some_and(|identity| &*identity.name == host);
-        containers.entries.values().find(named)
-    })
-}
-
 /// Why a container is not published; `None`: it is.
-pub(super) fn silence(entry: &Entry) -> Option<Silence> {
+pub(super) fn silence(containers: &Containers, entry: &Entry) -> Option<Silence> {
     match (entry.inspected.as_ref().map(|inspected| inspected.state), &entry.failure) {
         (None, None) => Some(Silence::Unseen),
         (None, Some(error)) => Some(Silence::Failed(Arc::clone(error))),
         (Some(State::Stopped), _) => Some(Silence::Stopped),
         (Some(State::Restarting), _) => Some(Silence::Restarting),
-        (Some(State::Running | State::Paused), _) => entry.claim.silence.clone(),
+        (Some(State::Running | State::Paused), _) => {
+            entry.claim.silence.clone().or_else(|| detached(containers, entry).map(Silence::Detached))
+        }
     }
 }
 
+fn detached(containers: &Containers, entry: &Entry) -> Option<Detached> {
+    joined::network_of(containers, entry)?.err()
+}
+
 fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
-    if silence(entry).is_some() {
+    if silence(containers, entry).is_some() {
         return None;
     }
     let own = entry.inspected.as_ref()?;
+    let network = joined::network_of(containers, entry)?.ok()?;
     let phase = match own.state {
         State::Paused => Phase::Paused,
         _ if entry.stopping.is_some() || entry.is_drained(&containers.drains) => Phase::Draining,
         _ => Phase::Serving,
     };
-    let network = network_of(containers, entry);
-    let bindings = network.map_or(&[][..], |network| &network.bindings);
     Some(Publication {
         container: entry.id.short(),
         name: own.name.clone(),
         common: Arc::new(Common {
             image: own.image.clone(),
-            services: entry.claim.offers.iter().map(|offer| publish(offer, bindings)).collect(),
+            services: entry.claim.offers.iter().map(|offer| publish(offer, &network.bindings)).collect(),
             directory: entry.claim.directory.clone(),
         }),
         phase,
         health: own.health,
-        networks: network.map_or_else(Box::default, |network| attachments(containers, network)),
+        networks: attachments(containers, network),
         elsewhere: None,
     })
 }
@@ -187,7 +174,11 @@ fn problems(containers: &Containers) -> Arc<[Problem]> {
             let place = format!("container {} ({name})", entry.id.short());
             Problem::new(place, error, "an answer to inspect; what was known of it stays until there is one")
         });
-        entry.problems.iter().cloned().chain(failure).collect::<Vec<_>>()
+        let detached = match silence(containers, entry) {
+            Some(Silence::Detached(detached)) => joined::problem(entry, &detached),
+            _ => None,
+        };
+        entry.problems.iter().cloned().chain(failure).chain(detached).collect::<Vec<_>>()
     };
     containers.entries.values().flat_map(of).collect()
 }

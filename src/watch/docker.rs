@@ -20,7 +20,8 @@ use tracing::{debug, warn};
 use super::{
     asker::{self, HostFacts},
     container::{
-        self, Cause, Changes, ContainerId, Containers, Depth, Drains, Event, Inspected, NotDone, Outcome, Ticket, Wish,
+        self, Bridge, Cause, Changes, ContainerId, Containers, Depth, Drains, Event, Inspected, NotDone, Outcome,
+        Ticket, Wish,
     },
     desired, host, labels,
     replay::Replay,
@@ -192,6 +193,8 @@ enum Answer {
     Network(Event),
     List(Event),
     Host(HostFacts),
+    /// Whether the engine runs without a root's rights.
+    Rootless(bool),
     /// The event stream has ended: what was asked may still be answered.
     StreamEnded(Lost),
     /// There is nothing more to be had from this connection.
@@ -259,8 +262,9 @@ impl Follower {
         };
         let (sender, mut events) = mpsc::channel(QUEUE);
         connection.tasks.spawn(request::read(engine.clone(), sender));
+        connection.tasks.spawn(request::is_rootless(engine.clone(), self.options.inspect_deadline));
         self.list(&mut connection, Depth::Every);
-        // Both are under way meanwhile; nothing of them is taken before it is known whose they are.
+        // All are under way meanwhile; nothing of them is taken before it is known whose they are.
         if let Some(reason) = request::unsupported(&engine, self.options.inspect_deadline).await {
             return Lost(reason);
         }
@@ -397,8 +401,13 @@ impl Follower {
                 }
                 if self.host != facts {
                     self.host = facts;
+                    self.containers.take_apart(&self.host.apart);
                     self.publish_local();
                 }
+                Ok(Vec::new())
+            }
+            Answer::Rootless(rootless) => {
+                self.containers.take_rootless(rootless);
                 Ok(Vec::new())
             }
             Answer::StreamEnded(lost) => {
@@ -432,9 +441,10 @@ impl Follower {
         }
         connection.reading_host = Some(false);
         let held = self.host.clone();
+        let bridges = self.containers.bridges();
         connection.tasks.spawn(async move {
             sleep(WHILE_BUSY).await;
-            let read = spawn_blocking(move || read_host(held)).await;
+            let read = spawn_blocking(move || read_host(held, &bridges)).await;
             read.map_or_else(|error| Answer::Lost(Lost(format!("a look at the host failed: {error}"))), Answer::Host)
         });
     }
@@ -509,13 +519,20 @@ impl Follower {
         }
         // Who holds a port is seen from outside; and a bridge that is new has an address of the host.
         let ports_changed = changes.bindings && self.take_ports();
-        if ports_changed || changes.networks {
+        if ports_changed || changes.networks || !changes.containers.is_empty() && self.sees_strange_bridge() {
             self.read_host(connection);
         }
         (changes.unheard > 0).then(|| {
             self.count(|status| status.unheard += u64::from(changes.unheard));
             Lost(format!("the event stream kept silent about {} changes that a list showed", changes.unheard))
         })
+    }
+
+    /// Whether a bridge with containers looks as if it were not in our network namespace, and was not found to be so yet.
+    fn sees_strange_bridge(&self) -> bool {
+        let is_strange =
+            |bridge: &Bridge| !bridge.is_here(&self.host.addresses) && !self.host.apart.contains(&bridge.id);
+        self.containers.bridges().iter().any(is_strange)
     }
 
     /// Whether there was anything new.
@@ -602,16 +619,24 @@ fn answered(
 }
 
 /// The host's own facts; what cannot be read stays as it was held.
-fn read_host(held: HostFacts) -> HostFacts {
+///
+/// `bridges` are as of before the look, so that none is judged by addresses of before it was up.
+fn read_host(held: HostFacts, bridges: &[Bridge]) -> HostFacts {
     let read = |what: &str, error: std::io::Error| warn!(%error, "cannot read the host's {what}");
+    let (addresses, apart) = match host::addresses() {
+        Ok(addresses) => {
+            let apart = bridges.iter().filter(|bridge| !bridge.is_here(&addresses));
+            let apart = Arc::new(apart.map(|bridge| bridge.id.clone()).collect());
+            (Arc::new(addresses), apart)
+        }
+        Err(error) => {
+            read("addresses", error);
+            (held.addresses, held.apart)
+        }
+    };
     HostFacts {
-        addresses: host::addresses().map_or_else(
-            |error| {
-                read("addresses", error);
-                held.addresses
-            },
-            Arc::new,
-        ),
+        addresses,
+        apart,
         proxies: host::proxies("/proc".as_ref()).unwrap_or_else(|error| {
             read("processes", error);
             held.proxies

@@ -140,6 +140,8 @@ pub struct Inspected {
     pub state: State,
     /// When its run began, in Docker's words: tells one run from the next. Only while it is alive.
     pub started: Option<Arc<str>>,
+    /// The inode of its network namespace, where its process is visible.
+    pub namespace: Option<u64>,
     /// What its own check says.
     pub health: Health,
     /// It has a check of its own, which says [`Health::Starting`] as it starts.
@@ -177,6 +179,7 @@ impl Inspected {
     pub(super) fn end(&mut self) {
         self.state = State::Stopped;
         self.started = None;
+        self.namespace = None;
         self.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
         self.bindings.clear();
     }

@@ -29,8 +29,8 @@ use imbl::ordmap::DiffItem;
 use rand::{Rng, RngExt};
 
 use crate::model::{
-    Ask, Check, Checks, Desired, Driver, Elsewhere, Health, Initial, Phase, Problem, Proto, Publication, Published,
-    ShortId,
+    Ask, Attachment, Check, Checks, Desired, Driver, Elsewhere, Health, Initial, NetworkId, Phase, Problem, Proto,
+    Publication, Published, ShortId,
 };
 
 /// Questions under way. Each is a socket or a process, and keeps its place for 30 s at the worst; healthy containers
@@ -220,6 +220,10 @@ impl Monitor {
             });
         }
         self.problems_changed |= before.problems != self.docker.problems;
+        if before.apart != self.docker.apart {
+            // Every check may have to be asked somewhere else.
+            changed.extend(self.docker.checks.keys());
+        }
         for id in &changed {
             self.look_at(now, *id, before.listed, rng);
         }
@@ -253,7 +257,7 @@ impl Monitor {
         ward.paused = publication.phase == Phase::Paused;
         let mut problems = Vec::new();
         for (check, state) in checks.all.iter().zip(&mut ward.states) {
-            let target = match place(publication, check, self.commands) {
+            let target = match place(publication, check, self.commands, &self.docker.apart) {
                 Ok(target) => Some(target),
                 Err(expected) => {
                     let place = format!("container {} ({}), check {}", id, publication.name, check.ask.kind());
@@ -448,8 +452,13 @@ impl State {
 }
 
 /// Where a check of a container is asked from its own host; else what would make it possible.
-fn place(publication: &Publication, check: &Check, commands: Commands) -> Result<Target, String> {
-    let address = check.port.and_then(|port| reach(publication, port));
+fn place(
+    publication: &Publication,
+    check: &Check,
+    commands: Commands,
+    apart: &BTreeSet<NetworkId>,
+) -> Result<Target, String> {
+    let address = check.port.and_then(|port| reach(publication, port, apart));
     match (&check.ask, commands) {
         (Ask::Command { .. }, Commands::Allowed) => Ok(address),
         (Ask::Command { .. }, Commands::Denied) => {
@@ -463,8 +472,9 @@ fn place(publication: &Publication, check: &Check, commands: Commands) -> Result
 }
 
 /// A port of a container as its own host reaches it: the container's address on a bridge, loopback on the host's own
-/// network, else where the port is published. Not macvlan, ipvlan and overlay: the host itself has no part in those.
-fn reach(publication: &Publication, port: u16) -> Option<SocketAddr> {
+/// network, else where the port is published. Not macvlan, ipvlan and overlay, nor bridges in another network namespace:
+/// the host itself has no part in those.
+fn reach(publication: &Publication, port: u16, apart: &BTreeSet<NetworkId>) -> Option<SocketAddr> {
     match publication.elsewhere.as_deref() {
         Some(Elsewhere::Address(address)) => return Some(SocketAddr::new(*address, port)),
         // Looked up whenever it is asked.
@@ -474,7 +484,8 @@ fn reach(publication: &Publication, port: u16) -> Option<SocketAddr> {
     if publication.is_on_host_network() {
         return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
-    let bridges = publication.networks.iter().filter(|network| network.driver == Driver::Bridge);
+    let here = |network: &&Attachment| network.driver == Driver::Bridge && !apart.contains(&network.id);
+    let bridges = publication.networks.iter().filter(here);
     let mut addresses: Vec<IpAddr> = bridges.flat_map(|network| network.ips.iter().copied()).collect();
     addresses.sort_by_key(IpAddr::is_ipv6);
     if let Some(address) = addresses.first() {

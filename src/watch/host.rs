@@ -1,11 +1,12 @@
-//! \[IO\] What the host knows of itself: addresses of its interfaces, the ports that docker-proxy holds, the source
-//! address towards a destination. Linux only, through the kernel's own tables; nothing is sent.
+//! \[IO\] What the host knows of itself: addresses of its interfaces, the ports that docker-proxy holds, the network
+//! namespaces of containers, the source address towards a destination. Linux only, through the kernel's own tables; nothing is sent.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -94,6 +95,18 @@ impl Role {
 fn is_of_this_namespace(status: &str) -> bool {
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     ids.is_none_or(|ids| ids.split_ascii_whitespace().count() == 1)
+}
+
+/// The inode of the network namespace that a container's process is in, by `proc` (`/proc`). `None` where the processes of
+/// the host are not visible, or not ours to look into (that takes root's rights, or `CAP_SYS_PTRACE`).
+///
+/// The number is Docker's. In a process namespace of our own it may be anybody's: the container's id in the path of its
+/// control group says that it is the one that is meant.
+pub fn network_namespace(proc: &Path, process: i64, container: &str) -> Option<u64> {
+    let path = proc.join(process.to_string());
+    let is_meant = fs::read_to_string(path.join("cgroup")).ok()?.contains(container);
+    let inode = || fs::metadata(path.join("ns/net")).ok().map(|namespace| namespace.ino());
+    if is_meant { inode() } else { None }
 }
 
 /// The address this host would send from to reach `destination`. Connecting a UDP socket asks the routing table only.
@@ -194,6 +207,24 @@ mod tests {
         fs::write(proc.path().join("8/status"), "Name:\tdocker-proxy\n").unwrap();
         assert_eq!(proxies(proc.path()).unwrap(), Proxies::Seen(Arc::new([(Proto::Tcp, 8080)].into())));
         assert!(proxies(&proc.path().join("nothing")).is_err());
+    }
+
+    #[test]
+    fn a_namespace_is_told_of_the_process_that_is_the_container_s_alone() {
+        let (meant, other) = ("0123456789abcdef", "fedcba9876543210");
+        let proc = proc(&[("7", "sleep ", "7"), ("8", "sleep ", "8"), ("9", "-", "9")]);
+        for (process, container) in [("7", meant), ("8", other)] {
+            let path = proc.path().join(process);
+            fs::create_dir(path.join("ns")).unwrap();
+            fs::write(path.join("ns/net"), "").unwrap();
+            fs::write(path.join("cgroup"), format!("12:pids:/docker/{container}\n0::/../docker-{container}.scope\n"))
+                .unwrap();
+        }
+        fs::write(proc.path().join("9/cgroup"), format!("0::/{meant}")).unwrap();
+        let inode = fs::metadata(proc.path().join("7/ns/net")).unwrap().ino();
+        for (process, expected) in [(7, Some(inode)), (8, None), (9, None), (10, None)] {
+            assert_eq!(network_namespace(proc.path(), process, meant), expected, "{process}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | `portolan.service` | the name of the container's service: one name, no list |
 //! | `portolan.port.<n>.service` | port `<n>` belongs to this service instead: several services in one container |
 //! | `portolan.namespace` | the namespace of all its services, and the one it asks from; `global` and `default` may be asked for |
-//! | `portolan.port` | the port that A answers stand for |
+//! | `portolan.port` | the container port whose numbers A answers stand for |
 //! | `portolan.port.<n>.name` | what `_name._tcp` questions call port `<n>` |
 //! | `portolan.tags`, `portolan.weight` | comma list with `\,` for a comma; 0 to 65535 |
 //! | `portolan.when-none-ready` | `draining`, `unhealthy`, both or `none`: whom to give while no instance is ready |
@@ -216,7 +216,7 @@ impl Reader<'_> {
         };
         let suffixed = self.is_suffixed(&candidates);
         let (candidates, ignored) = self.without_ignored(candidates);
-        let ports = self.ports(&candidates, main_port);
+        let ports = self.ports(&candidates, published, main_port);
         let checks = self.checks(&ports, main_port).into();
         let general = match self.label(&Key::Service) {
             Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),

@@ -13,8 +13,8 @@ use crate::model::{Resident, Residents};
 /// Brings the table up to date. Whether anything in it differs now.
 pub fn update(residents: &mut Residents, containers: &Containers, changes: &Changes) -> bool {
     let mut changed = false;
-    for id in &changes.containers {
-        let now = containers.entries.get(id).map(resident);
+    for id in &desired::with_dependents(containers, &changes.containers) {
+        let now = containers.entries.get(id).map(|entry| resident(containers, entry));
         if residents.get(id).map(|held| &**held) == now.as_ref() {
             continue;
         }
@@ -27,7 +27,7 @@ pub fn update(residents: &mut Residents, containers: &Containers, changes: &Chan
     changed
 }
 
-fn resident(entry: &Entry) -> Resident {
+fn resident(containers: &Containers, entry: &Entry) -> Resident {
     let (name, namespace) = match &entry.identity {
         Some(identity) => (identity.name.clone(), identity.namespace.clone()),
         None => (Arc::default(), entry.claim.namespace.clone()),
@@ -36,7 +36,7 @@ fn resident(entry: &Entry) -> Resident {
         container: entry.id.short(),
         name,
         namespace,
-        silence: desired::silence(entry),
+        silence: desired::silence(containers, entry),
         problems: entry.problems.as_slice().into(),
     }
 }

@@ -20,8 +20,10 @@ mod families;
 mod faults;
 #[path = "../support/hostile.rs"]
 mod hostile;
+mod joined;
 mod lifecycle;
 mod networks;
+mod ports;
 mod prober;
 mod projects;
 mod smoke;

@@ -215,6 +215,46 @@ fn an_agent_that_does_not_see_the_hosts_processes_gives_no_published_port_to_oth
     drop((blind.container, server, beside, within));
 }
 
+/// What an agent in a container of its own is to its engine, a rootless or nested engine is to an agent on the host.
+#[test]
+fn bridges_in_another_network_namespace_are_no_way_for_the_host_and_a_problem() {
+    let (open, closed, port) = (unique("open"), unique("closed"), unique_port());
+    let own = C.network(&unique("own"));
+    let labels = [&open, &closed].map(|service| format!("portolan.service={service}"));
+    let publish = format!("{port}:80");
+    let servers = [
+        C.run(&unique("r"), &["--network", &own.name, "--label", &labels[0], "-p", &publish]),
+        C.run(&unique("r"), &["--network", &own.name, "--label", &labels[1], "--expose", "80"]),
+    ];
+    let apart = Container { host: C, name: unique("apart") };
+    let run = "run -d --pid host --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /run \
+               -v /var/run:/host/run:ro --network";
+    let agent =
+        "portolan:dev agent --docker-host unix:///host/run/docker.sock --upstream none --dns 127.0.0.1:53 --advertise";
+    let address = C.address.to_string();
+    let words = run.split_whitespace().chain([own.name.as_str(), "--name", &apart.name]);
+    C.docker(&words.chain(agent.split_whitespace()).chain([address.as_str()]).collect::<Vec<_>>());
+    let explain = |service: &str| -> Result<serde_json::Value, String> {
+        // A name without an answer is an exit code of its own.
+        let asked = format!("docker exec {} portolan explain {service} -o json || [ $? = 3 ]", apart.name);
+        let told: serde_json::Value = serde_json::from_str(&C.try_shell(&asked)?).map_err(|error| error.to_string())?;
+        Ok(told["name"]["views"][0]["candidates"][0]["ipv4"].clone())
+    };
+    eventually("the published port is given in place of the bridge's address", SOON, || {
+        let seen = explain(&open)?;
+        let is_it = seen["address"] == address.as_str() && seen["reasons"][0]["code"] == "published";
+        if is_it { Ok(()) } else { Err(seen.to_string()) }
+    });
+    eventually("without one there is a reason", SOON, || {
+        let seen = explain(&closed)?;
+        if seen["reasons"][0]["code"] == "bridge-apart" { Ok(()) } else { Err(seen.to_string()) }
+    });
+    let said = C.shell(&format!("docker logs {} 2>&1", apart.name));
+    assert!(said.contains("in another network namespace") && said.contains(&own.name), "the problem is told: {said}");
+    assert!(!C.http("/v1/problems").contains("another network namespace"), "the bed's agent is where its engine is");
+    drop((apart, servers));
+}
+
 /// `dig` sends a cookie with every query, and says whether the answer's is in order (RFC 7873). Own containers and the host
 /// are given none.
 #[test]

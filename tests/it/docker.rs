@@ -204,7 +204,7 @@ async fn the_hosts_network_and_anothers_network() {
     let (bed, mut follower) = (Bed::new("watch", "modes"), Follower::listed().await);
     bed.sleeper("host", &["--network", "host", "--label", "portolan.port=8080"]);
     follower.publishes(&bed.name("host"), |host| host.is_on_host_network() && !has_address(host)).await;
-    assert_eq!(follower.publication(&bed.name("host")).unwrap().services[0].main_port(), Some(8080));
+    assert_eq!(follower.publication(&bed.name("host")).unwrap().services[0].port, Some(8080));
     bed.sleeper("owner", &["-p", "5000", "--label", "portolan.service=owner"]);
     bed.sleeper("guest", &["--network", &format!("container:{}", bed.name("owner")), "--label", "portolan.port=5000"]);
     bed.sleeper("alone", &["--network", "none"]);

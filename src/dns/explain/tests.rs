@@ -92,7 +92,7 @@ fn reasons(world: &World, who: &str, name: &str) -> String {
     let name = Name::from_ascii(format!("{name}.svc.internal.")).unwrap();
     let snapshot = world.snapshot();
     let explanation = explain(&snapshot, &source, &name);
-    let number = explanation.service.as_ref().and_then(|service| service.number).and_then(|(number, _)| number);
+    let number = explanation.service.as_ref().and_then(|service| service.number).and_then(|choice| choice.number);
     let shown = |judged: &Judged<'_>| {
         let id = judged.candidate.publication.container.as_str().trim_end_matches('0').to_owned();
         let word = |seen: &Seen| match (&seen.out, seen.way) {

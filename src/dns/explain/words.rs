@@ -4,7 +4,7 @@ use crate::{
     dns::{
         explain::Out,
         name::{Apex, Named, Subject},
-        reach::{Basis, Obstacle, Rule, Way},
+        reach::{Basis, Choice, Obstacle, Rule, Way},
         source::Source,
         zone::Candidate,
     },
@@ -122,6 +122,12 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
             "none of the networks over which the asker leaves has this family",
             "give one of its networks a subnet of this family (docker network create --ipv6 for IPv6)",
         ),
+        Obstacle::BridgeApart => reason(
+            "bridge-apart",
+            "its engine has a network namespace of its own (rootless, or nested), so that this host does not reach its \
+             bridges, and it publishes no port in this family off loopback",
+            "publish its port (-p 8080:80)",
+        ),
         Obstacle::Shadowed => reason(
             "shadowed",
             "rule 3: its address lies in a Docker network of this host, too, which takes what is sent there",
@@ -150,11 +156,14 @@ pub fn out(out: &Out, number: Option<u16>) -> Reason {
             reason("not-ready", why, "the names `all.SERVICE.NAMESPACE` hold it")
         }
         Out::Unreached(held) => obstacle(*held),
-        Out::Number(numbers) => {
-            let others: Vec<String> = numbers.iter().map(u16::to_string).collect();
-            let here = match others.as_slice() {
-                [] => "it has no lasting number here (Docker chose it, or there is no port)".to_owned(),
-                others => format!("it answers on {} here", others.join(", ")),
+        Out::Number { port, here } => {
+            let others: Vec<String> = here.iter().map(u16::to_string).collect();
+            let of = port.map(|port| format!("container port {port} (portolan.port)"));
+            let here = match (others.as_slice(), &of) {
+                ([], None) => "it has no lasting number here (Docker chose it, or there is no port)".to_owned(),
+                ([], Some(of)) => format!("its {of} has no lasting number here"),
+                (others, None) => format!("it answers on {} here", others.join(", ")),
+                (others, Some(of)) => format!("its {of} answers on {} here", others.join(", ")),
             };
             match number {
                 Some(number) => reason(
@@ -183,15 +192,31 @@ pub fn out(out: &Out, number: Option<u16>) -> Reason {
     }
 }
 
-/// Whose the one number is.
-pub fn number(number: Option<u16>, basis: Basis) -> String {
-    match (basis, number) {
-        (Basis::Service, Some(number)) => format!("{number}, the service's port"),
-        (Basis::Published, Some(number)) => {
-            format!("{number}, which most operators published it under: nobody offers its own number")
+/// Which number addresses stand for, and why it is that one.
+pub fn number(choice: &Choice) -> String {
+    let Choice { number, basis, port, disputed, offering, of } = choice;
+    let who = match (offering, of) {
+        (1, 1) => "its only instance".to_owned(),
+        (offering, of) => format!("{offering} of {of} instances"),
+    };
+    let told = match (basis, number) {
+        (Basis::Itself, Some(number)) => {
+            let offer = if *offering == 1 { "offers" } else { "offer" };
+            format!("{number}, a container port under its own number: {who} {offer} it")
         }
-        _ => "none: the service has no port, or none under a lasting number; SRV may have some".to_owned(),
-    }
+        (Basis::Published, Some(number)) => {
+            format!("{number}, a published number of {who}: no container port has its own number here")
+        }
+        _ => "none: no instance has a port, or none under a lasting number here; SRV may have some".to_owned(),
+    };
+    let named = match (port, disputed) {
+        (None, _) => String::new(),
+        (Some(port), false) => format!(" (only container port {port} counts: portolan.port)"),
+        (Some(port), true) => {
+            format!(" (only container port {port} counts: most instances name it as portolan.port, others another)")
+        }
+    };
+    told + &named
 }
 
 /// Why a container is not published.
@@ -213,6 +238,7 @@ pub fn silence(silence: &Silence) -> Reason {
             "`docker compose run` made it (com.docker.compose.oneoff): nobody is meant to find it",
             "docker compose up starts the service itself",
         ),
+        Silence::Detached(detached) => reason("detached", detached.to_string(), &detached.fix()),
         Silence::Hook => reason("hook", "it is a hook of Compose (com.docker.compose.hook)", ""),
         Silence::Nameless => reason(
             "no-name",

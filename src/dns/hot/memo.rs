@@ -224,7 +224,7 @@ impl Encoded {
             Kind::Aaaa => Family::V6,
             Kind::Srv => return Self::targets(&viewpoint, settings, &chosen),
         };
-        let one = one_port(&viewpoint, &chosen.members);
+        let one = one_port(&viewpoint, candidates, &chosen.members);
         let wanted = answer::near(&viewpoint, settings, &chosen, &one.given, family);
         let weighted = wanted.map(|given| answer::weighted(chosen.members[given.member], given.way.address));
         let addresses = answer::distinct(weighted.collect());

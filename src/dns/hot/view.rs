@@ -64,7 +64,8 @@ impl Ground {
             && (local.networks.ptr_eq(&before.networks) || local.networks == before.networks)
             && local.addresses == before.addresses
             && local.proxied == before.proxied
-            && local.unproven == before.unproven;
+            && local.unproven == before.unproven
+            && local.apart == before.apart;
         match same {
             true => Self { local, ..self.clone() },
             false => Self { local, terrain: Arc::default(), ..self.clone() },

@@ -1,6 +1,8 @@
 //! The rules once more, as a yes or no for one address and one number, and random instances on two hosts: every answer
 //! is held against them. It says nothing about which of several addresses is given; the tables do.
 
+use std::collections::BTreeSet;
+
 use hickory_proto::rr::{Name, RData, RecordType};
 use proptest::{prelude::*, sample::select};
 use rand::{SeedableRng, rngs::SmallRng};

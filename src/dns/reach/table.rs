@@ -14,6 +14,7 @@ const WORLD: &str = "
     network six bridge fd00:19::/64
     network cut bridge 172.20.0.0/16 internal
     network mute bridge 172.21.0.0/16 no-icc
+    network else bridge 172.23.0.0/16 apart
     network docker_gwbridge bridge 172.22.0.0/16
     network mesh overlay 10.1.0.0/24
     network vault overlay 10.2.0.0/24 internal
@@ -59,6 +60,8 @@ const WORLD: &str = "
       b7 @back=172.19.0.12 pub-gateway.shop 80/tcp>172.18.0.1:8080
       b8 @back=172.19.0.13 pub-docker-chose.shop 80/tcp~0.0.0.0:8080
       b9 @back=172.19.0.14 routed-here.shop 80/tcp
+      ba @else=172.23.0.2 on-apart.shop 80/tcp
+      bb @else=172.23.0.3 apart-any.shop 80/tcp>0.0.0.0:8080
     host b 192.0.2.2 2001:db8::2
       c1 @theirs=172.17.0.2 far-bridge.shop 80/tcp
       c2 @front=172.18.0.2 far-same-id.shop 80/tcp
@@ -88,7 +91,7 @@ const ASKERS: [&str; 14] = [
 ];
 
 /// Shapes in [`WORLD`] times [`ASKERS`].
-const ROWS: usize = 41 * 14;
+const ROWS: usize = 43 * 14;
 
 fn world() -> World {
     let mut world = World::parse(WORLD);
@@ -154,6 +157,7 @@ fn every_rule_and_every_reason_has_a_row() {
         "its-host-only",
         "asker-lacks-family",
         "shadowed",
+        "bridge-apart",
     ] {
         assert!(told.iter().any(|cell| cell.ends_with(&format!(" {code}"))), "{code}");
     }

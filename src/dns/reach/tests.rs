@@ -271,7 +271,7 @@ fn addresses_of_a_service_share_one_port_number() {
          f1 | SRV lucky.svc.internal | b5:32768=192.0.2.2
          f1 | A labelled.svc.internal | 192.0.2.2
          f1 | A unexposed.svc.internal | NODATA
-         f1 | A second.svc.internal | NODATA
+         f1 | A second.svc.internal | 192.0.2.2
          f1 | SRV second.svc.internal | b9:443=192.0.2.2
          f1 | A ports.svc.internal | 192.0.2.1 192.0.2.2
          f1 | A both.svc.internal | 192.0.2.5 192.0.2.6",

@@ -55,11 +55,10 @@ impl LeftOut {
     }
 
     fn offer(&mut self, offer: &Offer) -> Offer {
-        let main = offer.main_port();
         let service = &offer.service;
         let ports = self.first(&offer.ports, MAX_PORTS, &format!("ports of service {service}"), |port| {
-            // The port that A answers stand for; those that SRV questions name; those that others reach.
-            Reverse((Some(port.port) == main, port.name.is_some(), !port.published.is_empty()))
+            // The port that A answers stand for; those that others reach; those that SRV questions name.
+            Reverse((Some(port.port) == offer.port, !port.published.is_empty(), port.name.is_some()))
         });
         Offer {
             tags: self.first(&offer.tags, MAX_TAGS, &format!("tags of service {service}"), |_| 0),

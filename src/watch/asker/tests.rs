@@ -61,6 +61,43 @@ fn a_bridges_gateways_are_named_by_docker_or_found_on_the_host() {
 }
 
 #[test]
+fn bridges_whose_gateways_are_not_ours_are_apart_while_their_containers_run() {
+    let mut bed = Bed::new();
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+    let strange = |bed: &Bed, held: &[&str]| -> Vec<String> {
+        let found = bed.containers.bridges().into_iter().filter(|bridge| !bridge.is_here(&addresses(held)));
+        found.map(|bridge| bridge.id.0.to_string()).collect()
+    };
+    assert_eq!(strange(&bed, &[]), [""; 0], "no container runs");
+    bed.start(&running(WEB, "10.0.0.2"));
+    for (held, expected) in [
+        (&["10.0.0.1"][..], &[][..]),
+        (&["127.0.0.1", "192.0.2.1"], &["net1"]),
+        // An address in the subnet is not the gateway.
+        (&["10.0.0.7"], &["net1"]),
+    ] {
+        assert_eq!(strange(&bed, held), expected, "{held:?}");
+    }
+    let began = bed.containers.now();
+    let nameless = Box::new(NetworkFacts { gateways: Vec::new(), ..network("net1") });
+    bed.apply(Event::NetworkPresent { began, facts: nameless, endpoints: Vec::new() });
+    assert_eq!((strange(&bed, &["10.0.0.7"]).len(), strange(&bed, &["192.0.2.1"]).len()), (0, 1));
+    assert!(bed.local.apart.is_empty() && bed.desired.apart.is_empty());
+
+    let apart = Arc::new(BTreeSet::from([NetworkId("net1".into()), NetworkId("gone".into())]));
+    bed.containers.take_apart(&apart);
+    bed.apply(Event::Changed(id(WEB)));
+    assert_eq!((bed.local.apart.len(), bed.desired.apart.len()), (1, 1), "of those that there are");
+    bed.containers.take_apart(&Arc::default());
+    bed.containers.take_rootless(true);
+    bed.apply(Event::Changed(id(WEB)));
+    assert_eq!((bed.local.apart.len(), bed.desired.apart.len()), (2, 2), "all that there are");
+    bed.containers.take_rootless(false);
+    bed.apply(Event::Changed(id(WEB)));
+    assert!(bed.local.apart.is_empty() && bed.desired.apart.is_empty());
+}
+
+#[test]
 fn proxied_are_published_ports_that_docker_proxy_holds() {
     let mut bed = Bed::new();
     let mut web = running(WEB, "10.0.0.2");

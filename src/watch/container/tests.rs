@@ -43,6 +43,7 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         stop_signal: None,
         stop_timeout: None,
         started: Some("run-1".into()),
+        namespace: None,
         network_mode: NetworkMode::Own,
         endpoints: vec![endpoint(NET, &[ip])],
         exposed: [(80, Proto::Tcp)].into(),
@@ -66,6 +67,7 @@ pub(crate) fn endpoint(network: &str, ips: &[&str]) -> Endpoint {
 pub(crate) fn stopped(mut inspected: Inspected) -> Inspected {
     inspected.state = State::Stopped;
     inspected.started = None;
+    inspected.namespace = None;
     inspected.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
     inspected
 }

@@ -106,6 +106,7 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) 
         health: if unchecked { Health::None } else { health(&state) },
         checked: !unchecked && !test.is_empty(),
         started: doing(&state).is_alive().then(|| state.started_at.as_deref().map(Into::into)).flatten(),
+        namespace: None,
         state: doing(&state),
         stop_signal: config.stop_signal.map(Into::into),
         stop_timeout: config.stop_timeout,

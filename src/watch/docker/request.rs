@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -17,6 +18,7 @@ use crate::{
     model::NetworkId,
     watch::{
         container::{ContainerId, Event, Inspected, Moment, NetworkFacts, Summary},
+        host,
         metadata::Gather,
     },
 };
@@ -82,11 +84,29 @@ pub(super) async fn inspect(
     wanted: Gather,
     id: &ContainerId,
 ) -> Result<Option<Box<Inspected>>, Failure> {
-    match http::get(engine, INSPECT, &format!("/containers/{}/json", id.as_str())).await {
-        Ok(answer) => Ok(Some(Box::new(decode::inspect(wanted, id.clone(), answer)))),
+    let asked: Result<wire::Container, Failure> =
+        http::get(engine, INSPECT, &format!("/containers/{}/json", id.as_str())).await;
+    match asked {
+        Ok(answer) => {
+            let process = answer.state.as_ref().and_then(|state| state.pid).filter(|process| *process > 0);
+            let mut inspected = decode::inspect(wanted, id.clone(), answer);
+            let namespace = |process| host::network_namespace(Path::new("/proc"), process, id.as_str());
+            inspected.namespace = process.filter(|_| inspected.state.is_alive()).and_then(namespace);
+            Ok(Some(Box::new(inspected)))
+        }
         Err(Failure::Absent(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+/// Whether the engine runs without a root's rights. `None` where it does not say, as behind a socket proxy that refuses the
+/// question: then the addresses of its bridges tell.
+pub(super) async fn is_rootless(engine: Endpoint, deadline: Duration) -> Answer {
+    let asked = timeout(deadline, http::get::<wire::Info>(&engine, "GET /info", "/info")).await;
+    let options = asked.ok().and_then(Result::ok).and_then(|info| info.security_options);
+    // `name=rootless`, with further words behind a comma.
+    let is_it = |option: &String| option.split(',').any(|word| word == "name=rootless");
+    Answer::Rootless(options.is_some_and(|options| options.iter().any(is_it)))
 }
 
 /// Why this engine is not followed, if it is one that we know not to work. An engine that does not say what it is, as

@@ -186,6 +186,13 @@ pub(super) struct Version {
     pub(super) components: Option<Vec<Component>>,
 }
 
+/// `GET /info`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Info {
+    pub(super) security_options: Option<Vec<String>>,
+}
+
 /// What the engine is made of.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]

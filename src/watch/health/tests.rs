@@ -300,8 +300,31 @@ fn a_check_is_asked_where_the_host_reaches_the_port() {
         let mut held = publication(id('a'));
         held.networks = networks.into();
         Arc::make_mut(&mut held.common).services[0].ports[0].published = published.into();
-        assert_eq!(reach(&held, 80), expected.map(|target| target.parse().unwrap()), "{networks:?} {published:?}");
+        let reached = reach(&held, 80, &BTreeSet::new());
+        assert_eq!(reached, expected.map(|target| target.parse().unwrap()), "{networks:?} {published:?}");
     }
+}
+
+#[test]
+fn a_check_of_a_bridge_in_another_network_namespace_is_asked_at_the_published_port() {
+    let mut bench = Bench::new();
+    bench.start('a', 0, &[tcp()]).says('a', Health::Starting);
+    let bridge = network(Driver::Bridge, "172.18.0.2");
+    bench.docker.apart = Arc::new([bridge.id.clone()].into());
+    bench.change('a', |held| {
+        held.networks = [bridge].into();
+        Arc::make_mut(&mut held.common).services[0].ports[0].published =
+            [Published { ip: "0.0.0.0".parse().unwrap(), port: 8080, chosen: true }].into();
+    });
+    let target = |bench: &mut Bench| bench.monitor.wards[&id('a')].states[0].target;
+    assert_eq!(target(&mut bench), Some(Some("127.0.0.1:8080".parse().unwrap())));
+    bench.docker.apart = Arc::default();
+    bench.given();
+    assert_eq!(
+        target(&mut bench),
+        Some(Some("172.18.0.2:80".parse().unwrap())),
+        "though the container has not changed"
+    );
 }
 
 #[test]

@@ -276,6 +276,20 @@ fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
     let (claim, problems) = read_box(&Options::default(), &metadata, &ports);
     assert_eq!((claim.offers[0].ports.len(), problems.len()), (MAX_PORTS, 1));
     assert!(claim.offers[0].ports.iter().any(|port| port.port == 777), "a named port is kept before others");
+    let published = (901..=963).map(|port| (port, Proto::Udp)).collect();
+    for (words, kept) in [
+        (&[][..], (1, 901)),
+        (&[("portolan.port", "999")], (901, 999)),
+        (&[("portolan.port.999.name", "x")], (901, 999)),
+    ] {
+        let metadata = Metadata::gather(words.iter().copied(), []);
+        let subject =
+            Subject { name: "box", image: "image", ports: &ports, published: &published, metadata: &metadata };
+        let held = read(&Options::default(), "here", subject).0.offers[0].ports.clone();
+        assert_eq!((held.len(), held[0].port), (MAX_PORTS, kept.0), "published ones are kept before others: {words:?}");
+        assert!((901..=963).all(|port| held.iter().any(|held| held.port == port)), "{words:?}");
+        assert!(held.iter().any(|held| held.port == kept.1), "{words:?}");
+    }
 
     let tags = (0..100).map(|tag| tag.to_string()).collect::<Vec<_>>().join(",") + ",";
     let long = "t".repeat(256);

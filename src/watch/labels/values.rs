@@ -1,6 +1,6 @@
 //! The values of keys: found, checked, and broken ones noted.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use super::{
     super::{
@@ -128,25 +128,35 @@ impl Reader<'_> {
         }
     }
 
-    /// All ports of the container: those that labels name first, then by number, at most [`MAX_PORTS`].
-    pub(super) fn ports(&mut self, exposed: &BTreeSet<(u16, Proto)>, main: Option<u16>) -> BTreeSet<(u16, Proto)> {
+    /// All ports of the container, at most [`MAX_PORTS`]: `main` (what `portolan.port` names) before those that others
+    /// reach, these before those that other labels name, then by number.
+    pub(super) fn ports(
+        &mut self,
+        exposed: &BTreeSet<(u16, Proto)>,
+        published: &BTreeSet<(u16, Proto)>,
+        main: Option<u16>,
+    ) -> BTreeSet<(u16, Proto)> {
         let mut named: BTreeSet<u16> = main.into_iter().collect();
         named.extend(self.metadata.entries.keys().filter_map(|key| match key {
             Key::Of(ports, Word::Service | Word::Name) => ports.single(),
             _ => None,
         }));
-        let (labelled, others): (Vec<_>, Vec<_>) = exposed.iter().copied().partition(|(port, _)| named.contains(port));
+        let labelled = named.clone();
         // Registrator knows only what Docker says.
         named.retain(|port| {
             !self.options.compat.is_registrators()
                 && !exposed.iter().any(|(exposed, _)| exposed == port)
                 && self.ignores(*port, Proto::Tcp).is_none()
         });
-        let all: Vec<(u16, Proto)> =
-            named.iter().map(|port| (*port, Proto::Tcp)).chain(labelled).chain(others).collect();
+        let mut all: Vec<(u16, Proto)> =
+            named.iter().map(|port| (*port, Proto::Tcp)).chain(exposed.iter().copied()).collect();
+        all.sort_by_key(|port| {
+            let rank = (main == Some(port.0), published.contains(port), labelled.contains(&port.0));
+            (Reverse(rank), *port)
+        });
         if all.len() > MAX_PORTS {
             let found = format!("{} ports", all.len());
-            let fix = format!("at most {MAX_PORTS}; the rest is left out, those named by labels last");
+            let fix = format!("at most {MAX_PORTS}; the rest is left out, published ones and those of labels last");
             self.problems.push(Problem::new(self.place, &found, fix));
         }
         all.into_iter().take(MAX_PORTS).collect()
