@@ -58,6 +58,12 @@ pub(super) fn event(message: &wire::Message, newest: bool) -> Option<Event> {
     }
 }
 
+/// `name=rootless` among the security options, each of which may have further words behind a comma.
+pub(super) fn is_rootless(info: &wire::Info) -> bool {
+    let is_it = |option: &String| option.split(',').any(|word| word == "name=rootless");
+    info.security_options.as_deref().unwrap_or_default().iter().any(is_it)
+}
+
 /// One container of a list.
 pub(super) fn summary(listed: wire::Listed) -> Option<Summary> {
     let names = listed.names.unwrap_or_default();

@@ -99,14 +99,11 @@ pub(super) async fn inspect(
     }
 }
 
-/// Whether the engine runs without a root's rights. `None` where it does not say, as behind a socket proxy that refuses the
-/// question: then the addresses of its bridges tell.
+/// Whether the engine says that it runs without a root's rights. Where it does not say, as behind a socket proxy that
+/// refuses the question, the addresses of its bridges tell.
 pub(super) async fn is_rootless(engine: Endpoint, deadline: Duration) -> Answer {
     let asked = timeout(deadline, http::get::<wire::Info>(&engine, "GET /info", "/info")).await;
-    let options = asked.ok().and_then(Result::ok).and_then(|info| info.security_options);
-    // `name=rootless`, with further words behind a comma.
-    let is_it = |option: &String| option.split(',').any(|word| word == "name=rootless");
-    Answer::Rootless(options.is_some_and(|options| options.iter().any(is_it)))
+    Answer::Rootless(asked.ok().and_then(Result::ok).is_some_and(|info| decode::is_rootless(&info)))
 }
 
 /// Why this engine is not followed, if it is one that we know not to work. An engine that does not say what it is, as

@@ -212,3 +212,16 @@ fn a_proxys_refusal_names_the_request_that_was_refused() {
     assert_eq!(of_status("GET /networks", 500, "broken"), Failure::Other("status 500: broken".into()));
     assert_eq!(of_status("GET /networks/<id>", 404, "no such"), Failure::Absent("status 404: no such".into()));
 }
+
+#[test]
+fn an_engine_says_among_its_security_options_that_it_is_rootless() {
+    for (info, expected) in [
+        (json!({"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]}), true),
+        (json!({"SecurityOptions": ["name=rootless,x=y"]}), true),
+        (json!({"SecurityOptions": ["name=seccomp,profile=rootless", "name=userns"]}), false),
+        (json!({"SecurityOptions": null}), false),
+        (json!({}), false),
+    ] {
+        assert_eq!(decode::is_rootless(&serde_json::from_value(info.clone()).unwrap()), expected, "{info}");
+    }
+}

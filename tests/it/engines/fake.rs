@@ -30,6 +30,7 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 struct State {
     version: Value,
+    info: Value,
     networks: Vec<Value>,
     /// Each as a list has it, and as an inspect does.
     containers: Vec<(Value, Value)>,
@@ -80,6 +81,11 @@ impl Fake {
 
     pub(crate) fn set_faults(&self, faults: &[Fault]) {
         self.with(|state| state.faults = faults.to_vec());
+    }
+
+    /// As `info` says how the engine runs.
+    pub(crate) fn set_info(&self, info: Value) {
+        self.with(|state| state.info = info);
     }
 
     /// A container that was seen on this version: as a list has it, and as an inspect does.
@@ -222,6 +228,7 @@ impl State {
         let path = target.split('?').next().unwrap_or_default();
         let found = match path.split('/').skip(1).collect::<Vec<_>>()[..] {
             ["version"] => Some(self.version.clone()),
+            ["info"] => Some(self.info.clone()).filter(|info| !info.is_null()),
             ["events"] => return Answer::Events,
             ["networks"] => Some(self.networks.iter().cloned().collect()),
             ["networks", id] => self.networks.iter().find(|network| network["Id"] == *id).cloned(),

@@ -1,8 +1,11 @@
 //! Engines that are not followed, and proxies that do not let everything pass.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use portolan::{model::Problem, watch::docker::Options};
+use portolan::{
+    model::{Driver, Local, Network, NetworkId, Problem},
+    watch::docker::Options,
+};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -43,6 +46,20 @@ async fn podman_is_not_followed_and_a_problem_says_so() {
     let desired = follower.desired.borrow().clone();
     assert!(!desired.listed && desired.publications.is_empty() && !follower.local.borrow().listed);
     assert!(!follower.status.borrow().connected);
+}
+
+#[tokio::test]
+async fn all_bridges_of_an_engine_that_says_it_is_rootless_are_apart() {
+    let fake = Fake::start("26.1");
+    fake.set_info(json!({"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]}));
+    let mut follower = Follower::start(&fake.path, Options::default());
+    let is_bridge = |network: &Network| network.driver == Driver::Bridge;
+    let apart = |local: &Local| {
+        let bridges = local.networks.values().filter(|network| is_bridge(network)).map(|network| network.id.clone());
+        let bridges: BTreeSet<NetworkId> = bridges.collect();
+        !bridges.is_empty() && *local.apart == bridges
+    };
+    follower.local("without a container", apart).await;
 }
 
 #[tokio::test]
