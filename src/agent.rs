@@ -289,6 +289,7 @@ impl Agent {
                 explicit: self.config.explicit.value,
                 tags: self.config.tags.value.iter().map(|tag| Arc::from(tag.as_str())).collect(),
                 precedence: self.config.precedence.value,
+                without_environment: !self.config.service_env.value,
             },
             ..docker::Options::default()
         };

@@ -144,6 +144,14 @@ pub const KEYS: &[Key] = &[
         "label or environment: which of the two counts if both hold the same SERVICE_* key",
     ),
     row(
+        "service-env",
+        "ON|OFF",
+        Arity::One,
+        "on",
+        HOST,
+        "off: read no SERVICE_* key from containers' environments, only from labels",
+    ),
+    row(
         "external",
         "SERVICE",
         Arity::Many,

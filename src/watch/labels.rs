@@ -20,7 +20,10 @@
 //! Checks and their keys are in [`check`](super::check).
 //!
 //! A `portolan.*` label beats a `SERVICE_*` label, which beats a `SERVICE_*` variable (`--precedence` turns the last two
-//! round). After the exact prefix `SERVICE_` letter case does not matter. In place of `<n>` may stand `<n>_UDP` or a range
+//! round). A name from a variable comes beside the derived one and never in its place: applications have variables of that
+//! name for purposes of their own. Only a label replaces it; and a variable, too, with Registrator's rules and where
+//! variables beat labels. A variable that
+//! is no name, or empty, costs nothing. `--service-env off` reads none. After the exact prefix `SERVICE_` letter case does not matter. In place of `<n>` may stand `<n>_UDP` or a range
 //! such as `8000-8099`; the key about fewest ports counts.
 //!
 //! Ports without a service of their own belong to the container's service. That one is left out if ports have
@@ -29,7 +32,8 @@
 //! A name that was given lands in `global` unless `portolan.namespace` says otherwise; a derived one (Compose,
 //! Swarm, container name) in the project, the stack or `default`. No project or stack gets into a reserved
 //! namespace by being called so: such a container offers nothing until it is given a `portolan.namespace`.
-//! Compose's one-off and hook containers offer nothing.
+//! Compose's hook containers offer nothing, and its one-off containers only with a `portolan.service` or
+//! `portolan.ignore=false`.
 //!
 //! With `--namespaces off` all of them land in `global`, and all containers ask from there. What else is otherwise with
 //! `--compat registrator` is said in [`registrator`].
@@ -44,7 +48,7 @@ use super::{
     claim::{Claimant, Rule, refusal},
     metadata::{
         COMPOSE_DIRECTORY, COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Gather, Key, MAX_KEYS,
-        Metadata, Precedence, SWARM_SERVICE, SWARM_STACK, Word, port_number,
+        Metadata, Origin, Precedence, SWARM_SERVICE, SWARM_STACK, Word, port_number,
     },
     registrator::{self, Compat},
 };
@@ -52,7 +56,8 @@ use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silenc
 
 mod values;
 
-/// Ports of one container that are published. 64 of them make a record of about 6 KiB, far below etcd's 1.5 MiB.
+/// Ports of one container that are published. 64 of them make a record of about 6 KiB, far below etcd's 1.5 MiB; three
+/// times as much where variables add a name to the container and to each port.
 pub const MAX_PORTS: usize = 64;
 /// Tags of one service.
 pub const MAX_TAGS: usize = 32;
@@ -104,12 +109,18 @@ pub struct Options {
     pub tags: Arc<[Arc<str>]>,
     /// Which of a label and a variable counts.
     pub precedence: Precedence,
+    /// `--service-env off`: no variable is read.
+    pub without_environment: bool,
 }
 
 impl Options {
     /// What is taken out of labels and environment.
     pub fn gather(&self) -> Gather {
-        Gather { attributes: self.compat.is_registrators(), precedence: self.precedence }
+        Gather {
+            attributes: self.compat.is_registrators(),
+            precedence: self.precedence,
+            without_environment: self.without_environment,
+        }
     }
 }
 
@@ -166,7 +177,7 @@ pub(super) struct Reader<'a> {
 }
 
 /// The service a port belongs to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) service: Label,
     pub(super) namespace: Label,
@@ -195,7 +206,7 @@ impl Reader<'_> {
         if let Some(key) = self.ignored_by().filter(|_| !self.has_port_words(&Word::Ignore)) {
             return silent(Silence::Ignored(key));
         }
-        if oneoff {
+        if oneoff && !self.asks_to_be_found() {
             return silent(Silence::OneOff);
         }
         if self.metadata.engine(COMPOSE_HOOK).is_some() {
@@ -218,35 +229,55 @@ impl Reader<'_> {
         let (candidates, ignored) = self.without_ignored(candidates);
         let ports = self.ports(&candidates, published, main_port);
         let checks = self.checks(&ports, main_port).into();
-        let general = match self.label(&Key::Service) {
-            Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
+        let as_given = |service| Named { service, namespace: given.clone() };
+        let (replacing, added) = self.name_of(&Key::Service);
+        let general = match replacing {
+            Some(Ok(service)) => Some(as_given(service)),
             Some(Err(())) => None,
             None if self.options.explicit => None,
             None => self.derived_service((name, image), derived, wanted.is_some().then_some(&namespace)),
         };
+        let added = added.map(as_given);
         let mut extras = registrator::Extras::default();
         let mut groups: BTreeMap<(Label, Label), Vec<Port>> = BTreeMap::new();
         for (port, proto) in &ports {
             let (port, proto) = (*port, *proto);
-            let own = match self.label(&self.metadata.of(port, proto, Word::Service)) {
-                Some(Ok(service)) => Some(Named { service, namespace: given.clone() }),
+            let (replacing, beside) = self.name_of(&self.metadata.of(port, proto, Word::Service));
+            let mut services: Vec<Named> = match replacing {
+                Some(Ok(service)) => vec![as_given(service)],
                 Some(Err(())) => continue,
-                None if suffixed => general.as_ref().and_then(|general| self.suffixed(general, port)),
-                None => general.clone(),
+                None if suffixed => {
+                    general.as_ref().and_then(|general| self.suffixed(general, port)).into_iter().collect()
+                }
+                None => general.iter().chain(&added).cloned().collect(),
             };
-            let Some(Named { service, namespace }) = own else { continue };
+            services.extend(beside.map(as_given));
+            if services.is_empty() {
+                continue;
+            }
             let name = self.label(&self.metadata.of(port, proto, Word::Name)).and_then(Result::ok);
             let extra = self.extra(port, proto, &mut extras);
             let port = Port { name, port, proto, published: Box::default(), extra };
-            groups.entry((service, namespace)).or_default().push(port);
+            for Named { service, namespace } in services {
+                let ports: &mut Vec<Port> = groups.entry((service, namespace)).or_default();
+                // The name that a variable adds may be the one that it has anyway.
+                if ports.last() != Some(&port) {
+                    ports.push(port.clone());
+                }
+            }
         }
-        if let Some(Named { service, namespace }) = &general
-            && groups.is_empty()
+        if groups.is_empty()
             && ignored.is_none()
             && !self.options.compat.is_registrators()
-            && !self.metadata.entries.keys().any(|key| matches!(key, Key::Of(_, Word::Service)))
+            && !self
+                .metadata
+                .entries
+                .iter()
+                .any(|(key, entry)| matches!(key, Key::Of(_, Word::Service)) && entry.origin != Origin::Environment)
         {
-            groups.insert((service.clone(), namespace.clone()), Vec::new());
+            for Named { service, namespace } in general.iter().chain(&added) {
+                groups.insert((service.clone(), namespace.clone()), Vec::new());
+            }
         }
         groups.retain(|(service, namespace), _| self.may_have(service, namespace, &own, image));
         let (weight, when_none_ready) = (self.weight(), self.when_none_ready());

@@ -125,6 +125,8 @@ pub struct Gather {
     pub attributes: bool,
     /// `--precedence`
     pub precedence: Precedence,
+    /// `--service-env off`: nothing of the environment.
+    pub without_environment: bool,
 }
 
 /// `--precedence`: which of a `SERVICE_*` label and a variable of the same key counts.
@@ -191,7 +193,7 @@ impl Metadata {
         }
         metadata.labels = labels.iter().take(MAX_DIGESTS).map(|(key, value)| digest(key, value)).collect();
         metadata.labels.sort_unstable();
-        for variable in environment {
+        for variable in environment.into_iter().filter(|_| !wanted.without_environment) {
             let Some((key, value)) = variable.split_once('=') else { continue };
             if let Some(known) = service_key(wanted, key) {
                 metadata.keep(wanted.precedence, known, Origin::Environment, key, value);

@@ -236,7 +236,7 @@ pub fn silence(silence: &Silence) -> Reason {
         Silence::OneOff => reason(
             "one-off",
             "`docker compose run` made it (com.docker.compose.oneoff): nobody is meant to find it",
-            "docker compose up starts the service itself",
+            "docker compose up starts the service itself; docker compose run -l portolan.ignore=false publishes it",
         ),
         Silence::Detached(detached) => reason("detached", detached.to_string(), &detached.fix()),
         Silence::Hook => reason("hook", "it is a hook of Compose (com.docker.compose.hook)", ""),

@@ -65,6 +65,7 @@ fn check(words: &[&str], expected: &str) {
 
 const SHOP: &str = "com.docker.compose.project=shop";
 const WEB: &str = "com.docker.compose.service=web";
+const ONE_OFF: &str = "com.docker.compose.oneoff=True";
 
 #[test]
 fn names_are_derived_where_none_is_given() {
@@ -72,6 +73,14 @@ fn names_are_derived_where_none_is_given() {
     check(&[SHOP, WEB], "web.shop 80/tcp 443/tcp");
     check(&[SHOP, WEB, "com.docker.compose.oneoff=False"], "web.shop 80/tcp 443/tcp");
     check(&[SHOP, WEB, "com.docker.compose.oneoff=True"], "");
+    check(&[SHOP, WEB, ONE_OFF, "portolan.ignore=false"], "web.shop 80/tcp 443/tcp");
+    check(&[SHOP, WEB, ONE_OFF, "portolan.service=api"], "api.global 80/tcp 443/tcp");
+    check(&[SHOP, WEB, ONE_OFF, "portolan.ignore=true", "portolan.service=api"], "");
+    // Not by what the application has for itself, nor by a label that is about something else.
+    check(&[SHOP, WEB, ONE_OFF, "$SERVICE_NAME=api"], "");
+    check(&[SHOP, WEB, ONE_OFF, "SERVICE_NAME=api"], "");
+    check(&[SHOP, WEB, ONE_OFF, "$SERVICE_IGNORE="], "");
+    check(&[SHOP, WEB, ONE_OFF, "portolan.port=80", "portolan.namespace=x"], "");
     check(&[SHOP, WEB, "com.docker.compose.hook=pre_start"], "");
     check(&["com.docker.swarm.service.name=st_web", "com.docker.stack.namespace=st"], "web.st 80/tcp 443/tcp");
     check(&["com.docker.swarm.service.name=st_web"], "st_web.default 80/tcp 443/tcp");
@@ -84,7 +93,6 @@ fn a_given_name_is_global_unless_a_namespace_is_given_too() {
     check(&["portolan.service=api", "portolan.namespace=front", SHOP], "api.front 80/tcp 443/tcp");
     check(&["portolan.namespace=front", SHOP, WEB], "web.front 80/tcp 443/tcp");
     check(&["portolan.namespace=global", SHOP, WEB], "web.global 80/tcp 443/tcp");
-    check(&["$SERVICE_NAME=api", SHOP, WEB], "api.global 80/tcp 443/tcp");
     check(&["portolan.service=My.Api"], "my-api.global 80/tcp 443/tcp");
 }
 
@@ -92,9 +100,58 @@ fn a_given_name_is_global_unless_a_namespace_is_given_too() {
 fn portolan_labels_beat_service_labels_and_those_beat_the_environment() {
     check(&["$SERVICE_NAME=c", "SERVICE_NAME=b", "portolan.service=a"], "a.global 80/tcp 443/tcp");
     check(&["$SERVICE_NAME=c", "SERVICE_NAME=b"], "b.global 80/tcp 443/tcp");
-    check(&["$SERVICE_NAME=c", "$SERVICE_name=d"], "d.global 80/tcp 443/tcp");
+    check(&["$SERVICE_NAME=c", "$SERVICE_name=d"], "box.default 80/tcp 443/tcp; d.global 80/tcp 443/tcp");
     check(&["$service_NAME=c"], "box.default 80/tcp 443/tcp");
-    check(&["$SERVICE_NAME=a=b"], "!environment SERVICE_NAME");
+}
+
+#[test]
+fn a_name_from_the_environment_comes_beside_the_derived_one_and_costs_nothing() {
+    let own = "web.shop 80/tcp 443/tcp";
+    check(&["$SERVICE_NAME=api", SHOP, WEB], &format!("api.global 80/tcp 443/tcp; {own}"));
+    check(&["$SERVICE_NAME=web", SHOP, WEB], &format!("web.global 80/tcp 443/tcp; {own}"));
+    check(&["$SERVICE_NAME=web", "portolan.namespace=shop", SHOP, WEB], own);
+    check(
+        &["$SERVICE_NAME=api", "portolan.namespace=front", SHOP, WEB],
+        "api.front 80/tcp 443/tcp; web.front 80/tcp 443/tcp",
+    );
+    check(&["$SERVICE_NAME=box", "portolan.namespace=default"], "box.default 80/tcp 443/tcp");
+    for broken in ["Order Service", "a=b", "*", "web,api"] {
+        check(&[&format!("$SERVICE_NAME={broken}"), SHOP, WEB], &format!("{own}; !environment SERVICE_NAME"));
+    }
+    check(&[&format!("$SERVICE_NAME={}", "x".repeat(5000)), SHOP, WEB], &format!("{own}; !environment SERVICE_NAME"));
+    check(&["$SERVICE_NAME=", "$SERVICE_80_NAME=", SHOP, WEB], own);
+    // Of one port.
+    check(&["$SERVICE_80_NAME=api", SHOP, WEB], &format!("api.global 80/tcp; {own}"));
+    check(&["$SERVICE_80_NAME=a b", SHOP, WEB], &format!("{own}; !environment SERVICE_80_NAME"));
+    check(
+        &["$SERVICE_80_NAME=api", "$SERVICE_NAME=both", SHOP, WEB],
+        &format!("api.global 80/tcp; both.global 80/tcp 443/tcp; {own}"),
+    );
+    // A label is the user's own word for it.
+    check(&["$SERVICE_80_NAME=api", "portolan.service=given"], "api.global 80/tcp; given.global 80/tcp 443/tcp");
+    check(
+        &["$SERVICE_NAME=both", "portolan.port.80.service=api"],
+        "api.global 80/tcp; both.global 443/tcp; box.default 443/tcp",
+    );
+    check(&["$SERVICE_NAME=c", "SERVICE_NAME=a b"], "!SERVICE_NAME");
+
+    let read_as = |options: &Options, variables: &[&str], ports: &[(u16, Proto)]| {
+        let metadata = Metadata::with(options.gather(), [], variables.iter().copied());
+        let (claim, problems) = read_box(options, &metadata, &ports.iter().copied().collect());
+        show(&claim, &problems)
+    };
+    let both = [(80, Proto::Tcp), (443, Proto::Tcp)];
+    let explicit = Options { explicit: true, ..Options::default() };
+    assert_eq!(read_as(&explicit, &["SERVICE_NAME=api"], &both), "api.global 80/tcp 443/tcp");
+    assert_eq!(read_as(&explicit, &["SERVICE_80_NAME=api"], &both), "api.global 80/tcp");
+    let off = Options { without_environment: true, ..Options::default() };
+    assert_eq!(
+        read_as(&off, &["SERVICE_NAME=api", "SERVICE_80_NAME=x", "SERVICE_IGNORE=1"], &both),
+        "box.default 80/tcp 443/tcp"
+    );
+    assert_eq!(read_as(&Options::default(), &["SERVICE_NAME=api"], &[]), "api.global; box.default", "without a port");
+    let registrator = Options { compat: Compat::RegistratorInternal, ..Options::default() };
+    assert_eq!(read_as(&registrator, &["SERVICE_NAME=api"], &both[..1]), "api.global 80/tcp", "there it is the name");
 }
 
 #[test]
@@ -157,8 +214,10 @@ fn a_variable_may_beat_a_label_but_not_our_own() {
     let wanted = Gather { precedence: Precedence::Environment, ..Gather::default() };
     for (label, service) in [("SERVICE_NAME", "variable"), ("portolan.service", "label")] {
         let metadata = Metadata::with(wanted, [(label, "label")], ["SERVICE_NAME=variable"]);
-        let (claim, _) = read_box(&Options::default(), &metadata, &BTreeSet::new());
-        assert_eq!(claim.offers[0].service.as_str(), service);
+        let options = Options { precedence: Precedence::Environment, ..Options::default() };
+        let (claim, _) = read_box(&options, &metadata, &BTreeSet::new());
+        let services: Vec<_> = claim.offers.iter().map(|offer| offer.service.as_str()).collect();
+        assert_eq!(services, [service], "in the place of the derived one");
     }
 }
 
@@ -358,7 +417,8 @@ proptest! {
             prop_assert!(offer.tags.len() <= MAX_TAGS);
             prop_assert!(offer.tags.iter().all(|tag| !tag.is_empty() && tag.len() <= MAX_TAG));
         }
-        prop_assert!(all <= MAX_PORTS);
+        // A port may have its container's name, and two more from the environment.
+        prop_assert!(all <= 3 * MAX_PORTS);
     }
 
     #[test]

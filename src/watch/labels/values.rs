@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use super::{
     super::{
-        metadata::{Entry, Key, MAX_VALUE, Origin, Value, Word, port_number},
+        metadata::{Entry, Key, MAX_VALUE, Origin, Precedence, Value, Word, port_number},
         registrator,
     },
     MAX_PORTS, MAX_TAG, MAX_TAGS, NAME_EXPECTED, Reader, expected,
@@ -55,8 +55,13 @@ impl Reader<'_> {
             Ok(found) => found,
             Err(()) => return Some(Err(())),
         };
-        // Registrator takes an empty name for none: Compose passes unset variables so.
-        if self.options.compat.is_registrators() && entry.origin != Origin::Label && text.is_empty() {
+        // An empty name is none, as for Registrator: Compose passes unset variables so.
+        let passes_empty = match entry.origin {
+            Origin::Label => false,
+            Origin::ServiceLabel => self.options.compat.is_registrators(),
+            Origin::Environment => true,
+        };
+        if passes_empty && text.is_empty() {
             return None;
         }
         match Label::parse(&text) {
@@ -74,6 +79,27 @@ impl Reader<'_> {
                 Some(Err(()))
             }
         }
+    }
+
+    /// The name that a key gives, in the place of the derived one or beside it. One of them at most is there; what is wrong
+    /// with a name that comes beside is a problem and nothing more.
+    pub(super) fn name_of(&mut self, key: &Key) -> (Option<Result<Label, ()>>, Option<Label>) {
+        let name = self.label(key);
+        let is_variable = self.metadata.entries.get(key).is_some_and(|entry| entry.origin == Origin::Environment);
+        // Where the operator puts variables before labels, they have a label's weight.
+        let counts_as_label =
+            self.options.compat.is_registrators() || self.options.precedence == Precedence::Environment;
+        match is_variable && !counts_as_label {
+            true => (None, name.and_then(Result::ok)),
+            false => (name, None),
+        }
+    }
+
+    /// Whether a label of ours says that the container is to be found, whatever made it.
+    pub(super) fn asks_to_be_found(&mut self) -> bool {
+        let has = |key: &Key| self.metadata.entries.get(key).is_some_and(|entry| entry.origin == Origin::Label);
+        let (named, decided) = (has(&Key::Service), has(&Key::Ignore));
+        named || decided && !self.is_ignored()
     }
 
     /// The key that ignores the container.
