@@ -1,6 +1,6 @@
 //! `portolan explain`: questions of the HTTP API, answered from the snapshots of the moment.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use hickory_proto::rr::{Name, RecordType};
 use rand::Rng;
@@ -25,8 +25,8 @@ use crate::{
         zone::Service,
     },
     model::{
-        Asker, Driver, GWBRIDGE, HostId, Label, Network, NetworkId, Origin, Resident, Residents, ShortId, Standing,
-        external_host,
+        Asker, Driver, GWBRIDGE, HostId, Label, Local, Network, NetworkId, Origin, Resident, Residents, ShortId,
+        Standing, external_host,
     },
 };
 
@@ -124,6 +124,10 @@ impl Explainer<'_> {
             asker,
             name: name.to_string(),
             searched: explanation.searched.iter().map(searched).collect(),
+            advice: match source {
+                Source::Container(asker) => neighbours(self.snapshot.local, asker),
+                Source::Host | Source::Stranger | Source::Unknown => None,
+            },
             standing: service.and_then(|service| service.standing).map(|standing| standing.as_str().to_owned()),
             when_none_ready: service.map(|service| service.policy.to_string()),
             number: choice.as_ref().map(words::number),
@@ -221,6 +225,7 @@ impl Explainer<'_> {
             container: resident.container.to_string(),
             name: resident.name.to_string(),
             namespace: resident.namespace.to_string(),
+            advice: self.asker_of(resident).and_then(|asker| neighbours(self.snapshot.local, asker)),
             published,
             reason: resident.silence.as_ref().map(|silence| reason(words::silence(silence))),
             problems: resident.problems.to_vec(),
@@ -237,11 +242,15 @@ impl Explainer<'_> {
         explanation.candidates.iter().filter(is_it).map(|judged| self.candidate(judged, None)).collect()
     }
 
+    fn asker_of(&self, resident: &Resident) -> Option<&Arc<Asker>> {
+        self.snapshot.local.askers.values().find(|asker| asker.container == resident.container)
+    }
+
     /// Who may want to reach a container: whoever was named, it itself, this host, another host, and somebody on each of
     /// the networks here.
     fn sources(&self, resident: &Resident, asker: Option<&Source>) -> Vec<(String, Source)> {
         let local = self.snapshot.local;
-        let itself = local.askers.values().find(|asker| asker.container == resident.container);
+        let itself = self.asker_of(resident);
         let mut sources: Vec<(String, Source)> = Vec::new();
         sources.extend(asker.map(|source| (words::asker(source), source.clone())));
         sources.extend(itself.map(|asker| ("itself".to_owned(), Source::Container(Arc::clone(asker)))));
@@ -264,6 +273,26 @@ impl Explainer<'_> {
         }));
         sources
     }
+}
+
+/// What to tell a container of no project that sits on a network of one: it finds the project's services there by Docker's
+/// own names, and asks us from another namespace. Networks that several namespaces share say nothing.
+fn neighbours(local: &Local, asker: &Asker) -> Option<String> {
+    let (default, global) = (Label::default_namespace(), Label::global());
+    if asker.namespace != default {
+        return None;
+    }
+    asker.networks.iter().find_map(|id| {
+        let others = local.askers.values().filter(|other| other.networks.contains(id));
+        let namespaces: BTreeSet<&Label> = others.map(|other| &other.namespace).collect();
+        let mut others = namespaces.into_iter().filter(|namespace| **namespace != default && **namespace != global);
+        let (project, None) = (others.next()?, others.next()) else { return None };
+        let network = &local.networks.get(id)?.name;
+        Some(format!(
+            "it asks from namespace default, though it is on network {network} with containers of namespace {project}: \
+             the label portolan.namespace={project} lets it ask from there"
+        ))
+    })
 }
 
 fn reason(words::Reason { code, sentence, fix }: words::Reason) -> ExplainedReason {

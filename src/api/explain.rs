@@ -36,6 +36,9 @@ pub struct ExplainedView {
     pub reading: String,
     /// The namespaces looked into, in order.
     pub searched: Vec<Searched>,
+    /// What the asker may have meant to do otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// What those are that are given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<String>,
@@ -156,6 +159,9 @@ pub struct ExplainedContainer {
     pub name: String,
     /// The namespace it asks from.
     pub namespace: String,
+    /// What may have been meant otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// It is published.
     pub published: bool,
     /// Why it is not.

@@ -112,6 +112,9 @@ fn print_view(out: &mut impl Write, view: &ExplainedView) -> io::Result<()> {
         });
         writeln!(out, "  namespace  {}", looked.collect::<Vec<_>>().join("; "))?;
     }
+    if let Some(advice) = &view.advice {
+        writeln!(out, "  advice     {advice}")?;
+    }
     if !view.candidates.is_empty() {
         let ready = view.candidates.iter().filter(|candidate| candidate.standing == "ready").count();
         let fallback = match (view.standing.as_deref(), ready) {
@@ -181,6 +184,9 @@ fn print_fix(out: &mut impl Write, reason: &ExplainedReason) -> io::Result<()> {
 fn print_container(out: &mut impl Write, container: &ExplainedContainer) -> io::Result<()> {
     let ExplainedContainer { host, container: id, namespace, .. } = container;
     writeln!(out, "container {host}/{} ({id}), asks from namespace {namespace}", container.name.escape_debug())?;
+    if let Some(advice) = &container.advice {
+        writeln!(out, "  advice: {advice}")?;
+    }
     if let Some(reason) = &container.reason {
         writeln!(out, "  not published: {}", reason.reason)?;
         print_fix(out, reason)?;

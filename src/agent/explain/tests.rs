@@ -109,3 +109,27 @@ fn containers_are_found_by_name_and_by_four_digits_of_their_id() {
     assert!(matches!(reply(Some(&long), None, None), Err(ResolveError::Invalid(_))));
     assert!(matches!(reply(Some("web"), None, Some("ghost")), Err(ResolveError::NoSuchAsker(_))));
 }
+
+#[test]
+fn a_container_of_no_project_on_a_project_s_network_is_told_how_to_ask_from_there() {
+    let world = World::parse(
+        "network shop_default bridge 172.18.0.0/16
+         network shared bridge 172.19.0.0/16
+         network bridge bridge 172.17.0.0/16
+         asker a1 shop shop_default=172.18.0.2 shared=172.19.0.2
+         asker b1 blog shared=172.19.0.3
+         asker c1 default shop_default=172.18.0.3
+         asker d1 default shared=172.19.0.4
+         asker e1 default bridge=172.17.0.2
+         asker f1 default bridge=172.17.0.3
+         asker 91 global shop_default=172.18.0.4",
+    );
+    for (who, expected) in
+        [("c1", Some("portolan.namespace=shop")), ("a1", None), ("d1", None), ("e1", None), ("91", None)]
+    {
+        let Source::Container(asker) = world.source(who) else { panic!("{who} is a container") };
+        let told = neighbours(&world.local, &asker);
+        assert_eq!(told.is_some(), expected.is_some(), "{who}: {told:?}");
+        assert!(told.is_none_or(|told| expected.is_some_and(|text| told.contains(text))), "{who}");
+    }
+}
