@@ -291,6 +291,7 @@ impl Agent {
                 precedence: self.config.precedence.value,
                 without_environment: !self.config.service_env.value,
             },
+            crash_hold: self.config.crash_hold.value,
             ..docker::Options::default()
         };
         let (ask_docker, asked) = mpsc::channel(COMMANDS);

@@ -143,6 +143,7 @@ pub struct Config {
     pub tags: Setting<Vec<String>>,
     pub precedence: Setting<Precedence>,
     pub service_env: Setting<bool>,
+    pub crash_hold: Setting<bool>,
     pub routed: Setting<Vec<IpNet>>,
     pub state_dir: Setting<PathBuf>,
     pub on_term: Setting<OnTerm>,
@@ -216,7 +217,7 @@ impl Config {
             )*};
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
-        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence service_env external routed state_dir on_term check_commands);
+        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence service_env crash_hold external routed state_dir on_term check_commands);
         show!(dns dns_tls tls_cert tls_key allow rate_limit zone ttl when_none_ready upstream resolv_conf private_answers cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
@@ -380,6 +381,7 @@ impl<'a> Reader<'a> {
             tags: self.many("tags", values::tag),
             precedence: self.one("precedence", values::precedence),
             service_env: self.one("service-env", values::switch),
+            crash_hold: self.one("crash-hold", values::switch),
             routed: self.many("routed", values::subnet),
             on_term: self.one("on-term", values::on_term),
             check_commands: self.optional("check-commands", values::directory),

@@ -96,6 +96,10 @@ pub enum Health {
     Starting,
     /// There is no check.
     None,
+    /// There is no check, and it crashed a moment ago: given only while no other instance is ready. A record has it as
+    /// `"health":"none","held":true`, so that agents which do not know of it take it for healthy.
+    #[serde(skip)]
+    Held,
 }
 
 /// Where Docker published a container port on its host.

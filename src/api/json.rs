@@ -14,7 +14,7 @@ use crate::{
         Catalog, Health, HostId, Label, Offer, Origin, Phase, Proto, Publication, ShortId, Standing, WhenNoneReady,
         external_host,
     },
-    registry::record::{NetworkWire, ServiceWire},
+    registry::record::{NetworkWire, ServiceWire, is_not, written},
 };
 
 /// The container's part of a record.
@@ -26,6 +26,8 @@ struct ContainerJson<'a> {
     image: &'a str,
     phase: Phase,
     health: Health,
+    #[serde(skip_serializing_if = "is_not")]
+    held: bool,
     networks: Vec<NetworkWire<'a>>,
 }
 
@@ -37,7 +39,8 @@ impl<'a> ContainerJson<'a> {
             name: &publication.name,
             image: &publication.image,
             phase: publication.phase,
-            health: publication.health,
+            health: written(publication.health),
+            held: publication.health == Health::Held,
             networks: publication.networks.iter().map(NetworkWire::of).collect(),
         }
     }

@@ -152,6 +152,14 @@ pub const KEYS: &[Key] = &[
         "off: read no SERVICE_* key from containers' environments, only from labels",
     ),
     row(
+        "crash-hold",
+        "ON|OFF",
+        Arity::One,
+        "on",
+        HOST,
+        "on: while others are ready, do not give a container that its restart policy started again within 10 s",
+    ),
+    row(
         "external",
         "SERVICE",
         Arity::Many,

@@ -13,7 +13,8 @@
 //! ```
 //! `host external` holds what an operator registered: `=10.0.0.9` at an address, `=redis.example.com` under a name.
 //! Container ids are filled up with zeros. `@host` is the host's network. `>` is a published port that the operator
-//! chose, `~` one that Docker chose. `paused`, `starting`, `unhealthy` and `healthy` stand like `draining`;
+//! chose, `~` one that Docker chose. `paused`, `starting`, `unhealthy`, `healthy` and `held` stand like
+//! `draining`;
 //! `none-ready=unhealthy` is a service's own policy, `dir=d1` the digest of its project's directory.
 
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
@@ -278,6 +279,7 @@ fn health(word: &str) -> Option<Health> {
         "healthy" => Some(Health::Healthy),
         "unhealthy" => Some(Health::Unhealthy),
         "starting" => Some(Health::Starting),
+        "held" => Some(Health::Held),
         _ => None,
     }
 }

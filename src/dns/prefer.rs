@@ -80,7 +80,7 @@ impl Preference {
     /// Whether anything is preferred for this asker, among instances of this standing.
     pub fn applies(&self, source: &Source, standing: Option<Standing>) -> bool {
         self.by != Prefer::None
-            && standing == Some(Standing::Ready)
+            && matches!(standing, Some(Standing::Ready | Standing::Held))
             && matches!(source, Source::Container(_) | Source::Host)
     }
 

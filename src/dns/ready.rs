@@ -1,4 +1,5 @@
-//! Which instances of a service count as backends: the ready ones; while there is none, what the policy names.
+//! Which instances of a service count as backends: the ready ones; while there is none, those that crashed a moment ago,
+//! then what the policy names.
 
 use super::zone::Candidate;
 use crate::model::{Standing, WhenNoneReady};
@@ -23,11 +24,9 @@ pub fn choose(candidates: &[Candidate], default: WhenNoneReady) -> Chosen<'_> {
     let with = |standing: Standing| -> Vec<&Candidate> {
         candidates.iter().filter(|candidate| candidate.publication.standing() == standing).collect()
     };
-    let ready = with(Standing::Ready);
-    if !ready.is_empty() {
-        return Chosen { members: ready, standing: Some(Standing::Ready) };
-    }
-    for standing in policy(candidates, default).steps() {
+    // Those that are held are so for the sake of others: alone they are as good as ready.
+    let sound = [Standing::Ready, Standing::Held];
+    for standing in sound.into_iter().chain(policy(candidates, default).steps()) {
         let members = with(standing);
         if !members.is_empty() {
             return Chosen { members, standing: Some(standing) };
@@ -75,6 +74,23 @@ mod tests {
         }
         let both = "a @n1=172.18.0.2 draining unhealthy web.shop\nb @n1=172.18.0.3 draining starting web.shop";
         assert_eq!(chosen(both, "draining,unhealthy"), "unhealthy a", "a failing check outweighs a stop");
+    }
+
+    #[test]
+    fn who_is_held_for_the_sake_of_others_is_given_where_there_are_none() {
+        let held = "a @n1=172.18.0.2 held web.shop\nb @n1=172.18.0.3 held web.shop";
+        for (others, expected) in [
+            ("", "starting ab"),
+            ("c @n1=172.18.0.4 web.shop", "ready c"),
+            ("c @n1=172.18.0.4 healthy web.shop", "ready c"),
+            ("c @n1=172.18.0.4 draining web.shop\nd @n1=172.18.0.5 unhealthy web.shop", "starting ab"),
+            ("c @n1=172.18.0.4 starting web.shop\nd @n1=172.18.0.5 paused web.shop", "starting ab"),
+        ] {
+            for policy in ["draining,unhealthy", "none"] {
+                assert_eq!(chosen(&format!("{held}\n{others}"), policy), expected, "{others} under {policy}");
+            }
+        }
+        assert_eq!(chosen("a @n1=172.18.0.2 draining held web.shop", "draining"), "draining a");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::{Health, Phase, Publication};
 pub enum Standing {
     /// Serves, and no check says otherwise: answers hold it.
     Ready,
+    /// It crashed a moment ago, and has no check that could say how it does now: given while no other is ready.
+    Held,
     /// Asked to stop, but still able to serve.
     Draining,
     /// Its check fails.
@@ -29,7 +31,7 @@ impl Standing {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Unhealthy => "unhealthy",
-            Self::Starting => "starting",
+            Self::Held | Self::Starting => "starting",
             Self::Paused => "paused",
         }
     }
@@ -44,6 +46,7 @@ impl Publication {
             (_, Health::Starting) => Standing::Starting,
             (_, Health::Unhealthy) => Standing::Unhealthy,
             (Phase::Draining, _) => Standing::Draining,
+            (Phase::Serving, Health::Held) => Standing::Held,
             (Phase::Serving, Health::Healthy | Health::None) => Standing::Ready,
         }
     }
@@ -85,10 +88,10 @@ impl WhenNoneReady {
         Ok(Self(steps))
     }
 
-    /// Whom clients are sent to among instances of these standings: the ready ones, else those of the first step that
-    /// has any; `None`: nobody.
+    /// Whom clients are sent to among instances of these standings: the ready ones, else those that are held only for the
+    /// sake of others, else those of the first step that has any; `None`: nobody.
     pub fn given(self, standings: &BTreeSet<Standing>) -> Option<Standing> {
-        std::iter::once(Standing::Ready).chain(self.steps()).find(|standing| standings.contains(standing))
+        [Standing::Ready, Standing::Held].into_iter().chain(self.steps()).find(|standing| standings.contains(standing))
     }
 
     /// The standings to try, in order.

@@ -203,6 +203,8 @@ struct RecordWire<'a> {
     phase: Phase,
     #[serde(default = "no_check")]
     health: Health,
+    #[serde(default, skip_serializing_if = "is_not")]
+    held: bool,
     #[serde(borrow)]
     services: Vec<ServiceWire<'a>>,
     #[serde(default, borrow)]
@@ -318,6 +320,16 @@ fn borrowed<'a>((name, value): (&'a Arc<str>, &'a Arc<str>)) -> (Cow<'a, str>, C
     (Cow::Borrowed(name.as_ref()), Cow::Borrowed(value.as_ref()))
 }
 
+/// Health as a word: those that are held have no check.
+pub(crate) fn written(health: Health) -> Health {
+    if health == Health::Held { Health::None } else { health }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+pub(crate) fn is_not(held: &bool) -> bool {
+    !held
+}
+
 fn no_check() -> Health {
     Health::None
 }
@@ -381,7 +393,8 @@ pub fn encode(publication: &Publication) -> Vec<u8> {
         name: Cow::Borrowed(&publication.name),
         image: Cow::Borrowed(&publication.image),
         phase: publication.phase,
-        health: publication.health,
+        health: written(publication.health),
+        held: publication.health == Health::Held,
         services: publication.services.iter().map(ServiceWire::of).collect(),
         networks: publication.networks.iter().map(NetworkWire::of).collect(),
         directory: publication.directory.as_deref().map(Cow::Borrowed),
@@ -409,7 +422,7 @@ pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Resu
         container,
         name: wire.name.into(),
         phase: wire.phase,
-        health: wire.health,
+        health: if wire.held && wire.health == Health::None { Health::Held } else { wire.health },
         common: interner.common(common),
         networks,
         elsewhere: None,

@@ -29,10 +29,12 @@ pub use super::{
 use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId, Silence};
 
 mod bridges;
+mod crash;
 mod drain;
 mod presume;
 
 pub use bridges::Bridge;
+use crash::Runs;
 use drain::Stopping;
 pub use drain::{Command, Drains, NotDone, Outcome, Target};
 
@@ -79,6 +81,8 @@ pub(super) struct Entry {
     failed: bool,
     /// A stop signal was sent to it.
     pub(super) stopping: Option<Stopping>,
+    /// Its runs, as far as crashes are concerned.
+    pub(super) runs: Runs,
 }
 
 impl Entry {
@@ -105,6 +109,7 @@ impl Entry {
             preparing: None,
             failed: false,
             stopping: None,
+            runs: Runs::default(),
         }
     }
 
@@ -180,6 +185,10 @@ pub struct Containers {
     following: bool,
     /// What a list showed though no event had told it. Its event may only be slower; `true`: it has had its time.
     suspects: BTreeMap<ShortId, bool>,
+    /// `--crash-hold off`
+    without_hold: bool,
+    /// The engine's clock at its last event, in nanoseconds since 1970.
+    engine_time: u64,
     /// The engine runs without a root's rights.
     rootless: bool,
     /// Bridges that were found not to be in our network namespace.
@@ -271,8 +280,9 @@ impl Containers {
                 let in_doubt =
                     self.entries.get(&id.short()).is_some_and(|entry| entry.awaiting.is_some() || entry.failed);
                 let is_alone = self.changes == Changes::default();
-                self.touch(&id);
-                let presumed = newest && !in_doubt && self.presume(id.short());
+                let time = self.engine_time;
+                self.touch(&id).runs.begin(time);
+                let presumed = newest && !in_doubt && !self.may_be_held(id.short()) && self.presume(id.short());
                 self.changes.presumed = presumed && is_alone;
                 vec![self.ask(&id, if presumed { Cause::Confirm } else { Cause::Event })]
             }
@@ -283,6 +293,7 @@ impl Containers {
             Event::Killed { id, signal } => self.killed(&id, signal),
             Event::Waited { id, ticket } => {
                 self.waited(id.short(), ticket);
+                self.lived(id.short(), ticket);
                 Vec::new()
             }
             Event::Paused(id) => {
@@ -300,7 +311,9 @@ impl Containers {
                 if self.entries.contains_key(&id.short()) {
                     let now = self.next();
                     self.changes.bindings = true;
+                    let time = self.engine_time;
                     let entry = self.touch(&id);
+                    entry.runs.end(time);
                     entry.end(now);
                     entry.awaiting = None;
                     entry.failed = false;
@@ -348,6 +361,7 @@ impl Containers {
                 // The engine may come back with another configuration.
                 self.publishing.clear();
                 for entry in self.entries.values_mut() {
+                    entry.runs.forget();
                     entry.preparing = None;
                     entry.failed |= entry.awaiting.take().is_some();
                 }
@@ -505,7 +519,8 @@ impl Containers {
         self.changes.touch(id);
         self.changes.bindings = true;
         self.settle(id);
-        self.look_for_place(id).into_iter().collect()
+        let wait = self.hold(id);
+        self.look_for_place(id).into_iter().chain(wait).collect()
     }
 
     /// Asks for docker_gwbridge if the container must have a place there, and none is known.

@@ -13,8 +13,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::container::{Binding, Changes, Containers, Entry, Inspected, State};
 use crate::model::{
-    Attachment, Checks, Common, Desired, Detached, Driver, Offer, Phase, Port, Problem, Publication, Segment, ShortId,
-    Silence,
+    Attachment, Checks, Common, Desired, Detached, Driver, Health, Offer, Phase, Port, Problem, Publication, Segment,
+    ShortId, Silence,
 };
 
 mod joined;
@@ -129,7 +129,7 @@ fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
             directory: entry.claim.directory.clone(),
         }),
         phase,
-        health: own.health,
+        health: if entry.runs.is_held() && own.health == Health::None { Health::Held } else { own.health },
         networks: attachments(containers, network),
         elsewhere: None,
     })

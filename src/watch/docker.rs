@@ -75,6 +75,8 @@ pub struct Options {
     pub drains: Drains,
     /// How labels are read.
     pub labels: labels::Options,
+    /// `--crash-hold`
+    pub crash_hold: bool,
 }
 
 impl Default for Options {
@@ -86,6 +88,7 @@ impl Default for Options {
             list_deadline: Duration::from_secs(10),
             drains: Drains::default(),
             labels: labels::Options::default(),
+            crash_hold: true,
         }
     }
 }
@@ -140,6 +143,7 @@ pub struct Status {
 pub async fn follow(options: Options, outputs: Outputs, commands: mpsc::Receiver<Asked>) {
     let mut containers = Containers::new(options.labels.clone());
     containers.restore_drains(options.drains.clone());
+    containers.set_crash_hold(options.crash_hold);
     let journal = Journal::new(options.endpoint.clone());
     let mut follower = Follower {
         options,
@@ -356,6 +360,7 @@ impl Follower {
         self.count(|status| status.events += 1);
         let Some(event) = decode::event(message, newest) else { return Vec::new() };
         debug!(action, actor, "docker event");
+        self.containers.take_time(message.nanoseconds.and_then(|time| u64::try_from(time).ok()).unwrap_or_default());
         self.containers.apply(event)
     }
 

@@ -140,6 +140,10 @@ pub struct Inspected {
     pub state: State,
     /// When its run began, in Docker's words: tells one run from the next. Only while it is alive.
     pub started: Option<Arc<str>>,
+    /// How often its restart policy started it since somebody did: not 0 if its run began so.
+    pub restarts: u32,
+    /// Its restart policy starts it again whenever it ends.
+    pub restarts_itself: bool,
     /// The inode of its network namespace, where its process is visible.
     pub namespace: Option<u64>,
     /// What its own check says.

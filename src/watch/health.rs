@@ -173,7 +173,7 @@ struct Gate {
 /// Less is better; without a check one is as good as healthy.
 fn badness(health: Health) -> u8 {
     match health {
-        Health::None | Health::Healthy => 0,
+        Health::None | Health::Held | Health::Healthy => 0,
         Health::Starting => 1,
         Health::Unhealthy => 2,
     }
@@ -183,6 +183,8 @@ fn badness(health: Health) -> u8 {
 fn worse(a: Health, b: Health) -> Health {
     match (a, b) {
         (Health::None, other) | (other, Health::None) => other,
+        // A check knows better than what happened before.
+        (Health::Held, other) | (other, Health::Held) => other,
         _ if badness(a) >= badness(b) => a,
         _ => b,
     }
@@ -380,7 +382,7 @@ impl Monitor {
         };
         let health = match self.gates.get_mut(&id) {
             Some(gate) => gate.pass(now, wanted),
-            None if wanted == Health::None => wanted,
+            None if matches!(wanted, Health::None | Health::Held) => wanted,
             None => {
                 self.gates.insert(id, Gate { health: wanted, at: now, waiting: false });
                 wanted

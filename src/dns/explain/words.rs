@@ -150,6 +150,9 @@ pub fn out(out: &Out, number: Option<u16>) -> Reason {
                 Standing::Ready => "it is ready",
                 Standing::Draining => "it was asked to stop, and others are better",
                 Standing::Unhealthy => "its health check fails, and others are better",
+                Standing::Held => {
+                    "its restart policy started it again after less than ten seconds, and it has not lived longer since"
+                }
                 Standing::Starting => "its health check has not decided yet",
                 Standing::Paused => "it is paused",
             };

@@ -233,3 +233,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_instance_that_is_held_is_one_without_a_check_to_those_who_do_not_know() {
+    let plain = publication("0123456789ab");
+    for health in [Health::None, Health::Healthy, Health::Unhealthy, Health::Starting, Health::Held] {
+        let made = Publication { health, ..plain.clone() };
+        let text = String::from_utf8(encode(&made)).unwrap();
+        assert_eq!(text.contains("\"held\":true"), health == Health::Held, "{text}");
+        assert!(health != Health::Held || text.contains("\"health\":\"none\""), "{text}");
+        assert_eq!(decode(made.container, text.as_bytes(), &mut Interner::default()).unwrap(), made);
+    }
+    let odd = String::from_utf8(encode(&Publication { health: Health::Unhealthy, ..plain.clone() })).unwrap();
+    let odd = odd.replace("\"unhealthy\"", "\"unhealthy\",\"held\":true");
+    let read = decode(plain.container, odd.as_bytes(), &mut Interner::default()).unwrap();
+    assert_eq!(read.health, Health::Unhealthy, "a check decides");
+}

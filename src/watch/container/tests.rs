@@ -43,6 +43,8 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         stop_signal: None,
         stop_timeout: None,
         started: Some("run-1".into()),
+        restarts: 0,
+        restarts_itself: false,
         namespace: None,
         network_mode: NetworkMode::Own,
         endpoints: vec![endpoint(NET, &[ip])],

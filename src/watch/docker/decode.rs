@@ -112,6 +112,11 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) 
         health: if unchecked { Health::None } else { health(&state) },
         checked: !unchecked && !test.is_empty(),
         started: doing(&state).is_alive().then(|| state.started_at.as_deref().map(Into::into)).flatten(),
+        restarts: answer.restart_count.unwrap_or_default(),
+        restarts_itself: host
+            .restart_policy
+            .and_then(|policy| policy.name)
+            .is_some_and(|name| !matches!(&*name, "" | "no")),
         namespace: None,
         state: doing(&state),
         stop_signal: config.stop_signal.map(Into::into),

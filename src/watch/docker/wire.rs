@@ -58,6 +58,7 @@ pub(super) struct ListedNetworks {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
     pub(super) name: Option<String>,
+    pub(super) restart_count: Option<u32>,
     pub(super) state: Option<State>,
     pub(super) config: Option<Config>,
     pub(super) host_config: Option<HostConfig>,
@@ -111,6 +112,14 @@ pub(super) struct HostConfig {
     pub(super) network_mode: Option<String>,
     pub(super) port_bindings: Option<PortMap>,
     pub(super) publish_all_ports: Option<bool>,
+    pub(super) restart_policy: Option<RestartPolicy>,
+}
+
+/// `HostConfig.RestartPolicy` of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RestartPolicy {
+    pub(super) name: Option<String>,
 }
 
 /// Where a port is published, or is to be.

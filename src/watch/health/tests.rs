@@ -536,3 +536,14 @@ fn what_is_told_of_drains_goes_on() {
     bench.given();
     assert_eq!((bench.told.round, bench.told.drained), (2, false));
 }
+
+#[test]
+fn a_check_decides_of_one_that_crashed_a_moment_ago() {
+    let mut bench = Bench::new();
+    bench.start('a', 0, &[tcp()]).start('b', 0, &[]);
+    for letter in ['a', 'b'] {
+        bench.change(letter, |held| held.health = Health::Held);
+    }
+    bench.says('a', Health::Starting).says('b', Health::Held);
+    bench.change('b', |held| held.health = Health::None).says('b', Health::None);
+}
