@@ -22,6 +22,8 @@ pub struct Resident {
     pub silence: Option<Silence>,
     /// What is broken in its labels.
     pub problems: Box<[Problem]>,
+    /// The Compose service and project that its image's labels name, to which it does not belong.
+    pub outsider: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// Why a container is not published.

@@ -214,7 +214,8 @@ mod tests {
         let metadata = Metadata::gather(labels.iter().copied(), []);
         let options = Options { namespaces, claims, ..Options::default() };
         let ports = BTreeSet::new();
-        let subject = labels::Subject { name: "box", image, ports: &ports, published: &ports, metadata: &metadata };
+        let subject =
+            labels::Subject { name: "box", image, ports: &ports, published: &ports, metadata: &metadata, member: true };
         let (claim, problems) = labels::read(&options, "here", subject);
         let names = claim.offers.iter().map(|offer| format!("{}.{}", offer.service, offer.namespace));
         (names.collect(), problems.iter().map(|problem| format!("{}: {}", problem.place, problem.expected)).collect())

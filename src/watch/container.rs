@@ -24,19 +24,24 @@ use std::{
 use super::labels::{self, Claim};
 pub use super::{
     event::{Cause, Depth, Event, Moment, Ticket, Wish},
-    facts::{Binding, ContainerId, Endpoint, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary},
+    facts::{
+        Binding, ContainerId, Endpoint, ImageFacts, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary,
+    },
 };
 use crate::model::{Driver, GWBRIDGE, Health, Label, NetworkId, Problem, ShortId, Silence};
 
 mod bridges;
 mod crash;
 mod drain;
+mod image;
+mod networks;
 mod presume;
 
 pub use bridges::Bridge;
 use crash::Runs;
 use drain::Stopping;
 pub use drain::{Command, Drains, NotDone, Outcome, Target};
+use image::{Image, config_of};
 
 /// Addresses of a container on one network. Without addresses: it left at `moved`.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +98,7 @@ impl Entry {
             checks: Arc::default(),
             silence: Some(Silence::Unseen),
             directory: None,
+            outsider: None,
         };
         Self {
             id,
@@ -185,6 +191,8 @@ pub struct Containers {
     following: bool,
     /// What a list showed though no event had told it. Its event may only be slower; `true`: it has had its time.
     suspects: BTreeMap<ShortId, bool>,
+    /// Images of containers with labels of Compose, by their ids.
+    images: BTreeMap<Arc<str>, Image>,
     /// `--crash-hold off`
     without_hold: bool,
     /// The engine's clock at its last event, in nanoseconds since 1970.
@@ -197,21 +205,6 @@ pub struct Containers {
     publishing: BTreeMap<NetworkId, Box<[IpAddr]>>,
     pub(super) drains: Drains,
     changes: Changes,
-}
-
-/// Takes from an inspect what a container is, rather than what it is doing.
-fn config_of(options: &labels::Options, entry: &mut Entry, inspected: &Inspected) {
-    let mut published: BTreeSet<_> = inspected.requested.iter().map(|request| (request.port, request.proto)).collect();
-    published.extend(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)));
-    let ports: BTreeSet<_> = published.union(&inspected.exposed).copied().collect();
-    // Where a network is not its own, a port needs nobody to publish it.
-    let borrowed = matches!(inspected.network_mode, NetworkMode::Host | NetworkMode::Container(_));
-    let published = if borrowed { &ports } else { &published };
-    let Inspected { name, image, metadata, .. } = inspected;
-    let subject = labels::Subject { name, image, metadata, ports: &ports, published };
-    let place = format!("container {} ({name})", inspected.id.short());
-    (entry.claim, entry.problems) = labels::read(options, &place, subject);
-    entry.identity = Some(Identity { name: inspected.name.clone(), namespace: entry.claim.namespace.clone() });
 }
 
 impl Containers {
@@ -354,8 +347,13 @@ impl Containers {
                 self.looked(id)
             }
             Event::NetworkFailed(id) => self.looked(id),
+            Event::Image { id, facts } => {
+                self.image_read(&id, facts);
+                Vec::new()
+            }
             Event::Lost => {
                 self.looking.clear();
+                self.forget_images();
                 self.following = false;
                 self.suspects.clear();
                 // The engine may come back with another configuration.
@@ -403,23 +401,10 @@ impl Containers {
         Wish::Inspect { id: id.clone(), ticket, cause }
     }
 
-    /// Asks for a network, or notes that it must be asked once more.
-    fn look(&mut self, id: NetworkId) -> Option<Wish> {
-        match self.looking.get_mut(&id) {
-            Some(again) => {
-                *again = true;
-                None
-            }
-            None => {
-                self.looking.insert(id.clone(), false);
-                Some(Wish::InspectNetwork { id, began: self.now })
-            }
+    fn settle_unless_waiting(&mut self, id: ShortId) {
+        if !self.waits_for_image(id) {
+            self.settle(id);
         }
-    }
-
-    fn looked(&mut self, id: NetworkId) -> Vec<Wish> {
-        let again = self.looking.remove(&id).unwrap_or_default();
-        if again { self.look(id).into_iter().collect() } else { Vec::new() }
     }
 
     fn settle(&mut self, id: ShortId) {
@@ -482,8 +467,9 @@ impl Containers {
         let id = inspected.id.short();
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.preparing == Some(ticket) {
+            let image = self.look_at_image(&inspected);
             self.prepared(inspected);
-            return Vec::new();
+            return image.into_iter().collect();
         }
         let cause = match entry.awaiting {
             Some((own, cause)) if own == ticket => cause,
@@ -494,6 +480,8 @@ impl Containers {
         if entry.failure.take().is_some() {
             self.changes.containers.insert(id);
         }
+        let image = self.look_at_image(&inspected);
+        let member = self.is_member(&inspected);
         self.learn(&inspected);
         self.judge_drains(&inspected);
         let gateway = self.gateway_bridge();
@@ -502,13 +490,13 @@ impl Containers {
             inspected.keep_verdict(known);
         }
         if entry.inspected.as_ref() == Some(&inspected) {
-            self.settle(id);
-            return self.look_for_place(id).into_iter().collect();
+            self.settle_unless_waiting(id);
+            return self.look_for_place(id).into_iter().chain(image).collect();
         }
         if cause == Cause::Check {
             self.suspects.entry(id).or_default();
         }
-        config_of(&self.options, entry, &inspected);
+        config_of(&self.options, entry, &inspected, member);
         // docker_gwbridge is not in an inspect: its place is known from its own list only.
         let alive = inspected.state.is_alive();
         entry.places.retain(|network, place| Some(network) == gateway.as_ref() && alive && !place.ips.is_empty());
@@ -518,9 +506,9 @@ impl Containers {
         entry.inspected = Some(inspected);
         self.changes.touch(id);
         self.changes.bindings = true;
-        self.settle(id);
+        self.settle_unless_waiting(id);
         let wait = self.hold(id);
-        self.look_for_place(id).into_iter().chain(wait).collect()
+        self.look_for_place(id).into_iter().chain(wait).chain(image).collect()
     }
 
     /// Asks for docker_gwbridge if the container must have a place there, and none is known.
@@ -579,6 +567,7 @@ impl Containers {
                 self.suspects.entry(id).or_default();
             }
         }
+        self.drop_images();
         self.forget_drains_but_of(&present);
         let mut look = Vec::new();
         for summary in containers {
@@ -606,94 +595,6 @@ impl Containers {
         self.following = true;
         self.changes.askers = true;
         wishes
-    }
-
-    fn network_present(
-        &mut self,
-        began: Moment,
-        facts: NetworkFacts,
-        endpoints: Vec<(ContainerId, Box<[IpAddr]>)>,
-    ) -> Vec<Wish> {
-        let id = facts.id.clone();
-        let gateway = &*facts.name == GWBRIDGE;
-        if self.is_destroyed_since(&id, began) {
-            return self.looked(id);
-        }
-        let overlay = facts.driver == Driver::Overlay;
-        let mut wishes = Vec::new();
-        self.hold_network(facts);
-        let mut seen = BTreeSet::new();
-        for (container, ips) in endpoints {
-            seen.insert(container.short());
-            let Some(entry) = self.entries.get_mut(&container.short()) else {
-                // Its create event was lost, or it is gone by now: its inspect tells.
-                wishes.push(self.ask(&container, Cause::Restore));
-                continue;
-            };
-            let held = entry.places.get(&id);
-            let overtaken = entry.ended > began
-                || held.is_some_and(|place| place.moved > began)
-                || (!gateway && entry.seen > began);
-            if !overtaken && held.is_none_or(|place| place.ips != ips) {
-                entry.places.insert(id.clone(), Place { ips, moved: entry.touched });
-                self.changes.askers = true;
-            }
-        }
-        if gateway {
-            // Nothing announces that a container left docker_gwbridge.
-            for (container, entry) in &mut self.entries {
-                if !seen.contains(container) && entry.places.get(&id).is_some_and(|place| place.moved <= began) {
-                    entry.places.remove(&id);
-                    self.changes.askers = true;
-                }
-            }
-        }
-        wishes.extend(self.looked(id));
-        if gateway {
-            wishes.extend(self.looked(NetworkId(GWBRIDGE.into())));
-        }
-        if overlay {
-            wishes.extend(self.look_at_gateway());
-        }
-        wishes
-    }
-
-    /// Asks for docker_gwbridge, by its name while its id is not known: it is made with the first container on an overlay,
-    /// and no event announces it.
-    fn look_at_gateway(&mut self) -> Option<Wish> {
-        let gateway = self.gateway_bridge().unwrap_or_else(|| NetworkId(GWBRIDGE.into()));
-        self.look(gateway)
-    }
-
-    fn gateway_bridge(&self) -> Option<NetworkId> {
-        self.networks.values().find(|network| &*network.name == GWBRIDGE).map(|network| network.id.clone())
-    }
-
-    fn is_destroyed_since(&self, id: &NetworkId, began: Moment) -> bool {
-        self.destroyed.get(id).is_some_and(|moment| *moment > began)
-    }
-
-    fn hold_network(&mut self, facts: NetworkFacts) {
-        if self.networks.get(&facts.id) != Some(&facts) {
-            self.networks_changed(&facts.id);
-            self.networks.insert(facts.id.clone(), facts);
-        }
-    }
-
-    fn remove_network(&mut self, id: &NetworkId) {
-        self.publishing.remove(id);
-        if self.networks.remove(id).is_some() {
-            self.networks_changed(id);
-        }
-    }
-
-    fn networks_changed(&mut self, id: &NetworkId) {
-        let on = |entry: &Entry| {
-            entry.inspected.as_ref().is_some_and(|held| held.endpoints.iter().any(|endpoint| endpoint.network == *id))
-        };
-        self.changes.networks = true;
-        self.changes.containers.extend(self.entries.iter().filter(|(_, entry)| on(entry)).map(|(id, _)| *id));
-        self.changes.askers = true;
     }
 }
 

@@ -195,6 +195,7 @@ enum Answer {
         refused: Option<(ShortId, String)>,
     },
     Network(Event),
+    Image(Event),
     List(Event),
     Host(HostFacts),
     /// Whether the engine runs without a root's rights.
@@ -382,7 +383,7 @@ impl Follower {
                 }
                 Ok(wishes)
             }
-            Answer::Network(event) => Ok(self.containers.apply(event)),
+            Answer::Network(event) | Answer::Image(event) => Ok(self.containers.apply(event)),
             Answer::List(event) => {
                 connection.listing = false;
                 let wishes = self.containers.apply(event);
@@ -465,6 +466,12 @@ impl Follower {
                         sleep(time).await;
                         Event::Waited { id, ticket }
                     });
+                }
+                Wish::InspectImage { id } => {
+                    let engine = connection.engine.clone();
+                    connection
+                        .tasks
+                        .spawn(async move { Answer::Image(request::inspect_image(engine, id, deadline).await) });
                 }
                 Wish::InspectNetwork { id, began } => {
                     let engine = connection.engine.clone();

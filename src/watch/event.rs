@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    facts::{ContainerId, Inspected, NetworkFacts, Summary},
+    facts::{ContainerId, ImageFacts, Inspected, NetworkFacts, Summary},
     metadata::Metadata,
 };
 use crate::model::NetworkId;
@@ -43,6 +43,11 @@ pub enum Wish {
         id: NetworkId,
         /// To be given back with the answer.
         began: Moment,
+    },
+    /// Read an image's labels; answer with [`Event::Image`].
+    InspectImage {
+        /// The image.
+        id: Arc<str>,
     },
 }
 
@@ -176,6 +181,13 @@ pub enum Event {
     NetworkAbsent(NetworkId),
     /// A network's inspect got no answer; the next list tells.
     NetworkFailed(NetworkId),
+    /// An image's labels; `None`: they cannot be read.
+    Image {
+        /// The image.
+        id: Arc<str>,
+        /// What they say.
+        facts: Option<ImageFacts>,
+    },
     /// The connection ended. What is held stays; questions under way will not be answered.
     Lost,
 }

@@ -132,6 +132,8 @@ pub struct Inspected {
     pub name: Arc<str>,
     /// The image it was started from.
     pub image: Arc<str>,
+    /// The image's id; `None` where the engine does not say.
+    pub image_id: Option<Arc<str>>,
     /// Its host name inside.
     pub hostname: Arc<str>,
     /// Labels and `SERVICE_*` environment.
@@ -187,6 +189,15 @@ impl Inspected {
         self.endpoints.iter_mut().for_each(|endpoint| endpoint.ips = Box::default());
         self.bindings.clear();
     }
+}
+
+/// What an image's labels say of Compose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// It has labels of Compose: Compose built it, or it was committed from one of its containers.
+    pub composed: bool,
+    /// Its `com.docker.compose.config-hash`, which only a commit gives it.
+    pub hash: Option<Arc<str>>,
 }
 
 /// What the engine tells of a network.

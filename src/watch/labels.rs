@@ -32,6 +32,9 @@
 //! A name that was given lands in `global` unless `portolan.namespace` says otherwise; a derived one (Compose,
 //! Swarm, container name) in the project, the stack or `default`. No project or stack gets into a reserved
 //! namespace by being called so: such a container offers nothing until it is given a `portolan.namespace`.
+//! What `docker run` makes of an image that Compose built, or that was committed from a container of Compose's, has these
+//! labels from its image and is no member of that service: [`Subject::member`].
+//!
 //! Compose's hook containers offer nothing, and its one-off containers only with a `portolan.service` or
 //! `portolan.ignore=false`.
 //!
@@ -47,8 +50,8 @@ use super::{
     check::Field,
     claim::{Claimant, Rule, refusal},
     metadata::{
-        COMPOSE_DIRECTORY, COMPOSE_HOOK, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Gather, Key, MAX_KEYS,
-        Metadata, Origin, Precedence, SWARM_SERVICE, SWARM_STACK, Word, port_number,
+        COMPOSE_DIRECTORY, COMPOSE_HOOK, COMPOSE_KEYS, COMPOSE_ONEOFF, COMPOSE_PROJECT, COMPOSE_SERVICE, Gather, Key,
+        MAX_KEYS, Metadata, Origin, Precedence, SWARM_SERVICE, SWARM_STACK, Word, port_number,
     },
     registrator::{self, Compat},
 };
@@ -92,6 +95,8 @@ pub struct Claim {
     pub silence: Option<Silence>,
     /// A digest of its project's directory, if its namespace is the Compose project.
     pub directory: Option<Arc<str>>,
+    /// The service and the project that its image's labels name, to which it does not belong.
+    pub outsider: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// How metadata is read: what the operator decided for this host.
@@ -137,6 +142,8 @@ pub struct Subject<'a> {
     pub published: &'a BTreeSet<(u16, Proto)>,
     /// What its labels and its environment say.
     pub metadata: &'a Metadata,
+    /// Whether Compose made it: else the labels of Compose that it has are its image's, and say nothing of it.
+    pub member: bool,
 }
 
 /// `--namespaces`
@@ -152,12 +159,15 @@ pub enum Namespaces {
 /// The namespace a container asks from; needs no more than the labels of its create event.
 pub fn namespace(options: &Options, metadata: &Metadata) -> Label {
     let none = BTreeSet::new();
-    read(options, "", Subject { name: "", image: "", ports: &none, published: &none, metadata }).0.namespace
+    read(options, "", Subject { name: "", image: "", ports: &none, published: &none, metadata, member: true })
+        .0
+        .namespace
 }
 
 /// Reads the services of a container. `place` begins the place of every problem.
 pub fn read(options: &Options, place: &str, subject: Subject<'_>) -> (Claim, Vec<Problem>) {
-    let mut reader = Reader { options, place, metadata: subject.metadata, problems: Vec::new() };
+    let mut reader =
+        Reader { options, place, metadata: subject.metadata, member: subject.member, problems: Vec::new() };
     let claim = reader.claim(subject);
     let mut problems = reader.problems;
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
@@ -173,6 +183,7 @@ pub(super) struct Reader<'a> {
     pub(super) options: &'a Options,
     pub(super) place: &'a str,
     pub(super) metadata: &'a Metadata,
+    member: bool,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -183,7 +194,7 @@ pub(super) struct Named {
     pub(super) namespace: Label,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn claim(&mut self, Subject { name, image, ports: exposed, published, .. }: Subject<'_>) -> Claim {
         let project = self.derived_namespace();
         let own = project.as_ref().map_or_else(|_| Label::default_namespace(), Label::clone);
@@ -195,21 +206,23 @@ impl Reader<'_> {
             (Some(Ok(label)), _) | (_, Ok(label)) => label.clone(),
             _ => Label::default_namespace(),
         };
+        let outsider = self.outsider();
         let silent = |silence| Claim {
             offers: Vec::new(),
             namespace: namespace.clone(),
             checks: Arc::default(),
             silence: Some(silence),
             directory: None,
+            outsider: outsider.clone(),
         };
-        let oneoff = self.metadata.engine(COMPOSE_ONEOFF).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let oneoff = self.engine(COMPOSE_ONEOFF).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if let Some(key) = self.ignored_by().filter(|_| !self.has_port_words(&Word::Ignore)) {
             return silent(Silence::Ignored(key));
         }
         if oneoff && !self.asks_to_be_found() {
             return silent(Silence::OneOff);
         }
-        if self.metadata.engine(COMPOSE_HOOK).is_some() {
+        if self.engine(COMPOSE_HOOK).is_some() {
             return silent(Silence::Hook);
         }
         self.report_unknown();
@@ -301,7 +314,7 @@ impl Reader<'_> {
         let offers = offers.collect();
         let is_project = self.options.namespaces == Namespaces::On && wanted.is_none();
         let directory = is_project.then(|| self.directory()).flatten();
-        Claim { offers, namespace, checks, silence: None, directory }
+        Claim { offers, namespace, checks, silence: None, directory, outsider }
     }
 
     /// Whether nothing forbids the container this name; else that is a problem.
@@ -313,10 +326,21 @@ impl Reader<'_> {
         false
     }
 
+    fn outsider(&self) -> Option<(Arc<str>, Arc<str>)> {
+        let named = |key| self.metadata.engine(key).filter(|_| !self.member).map(Arc::from);
+        named(COMPOSE_SERVICE).zip(named(COMPOSE_PROJECT))
+    }
+
+    /// A label of Compose or Swarm. Those of Compose count for what Compose made.
+    fn engine(&self, key: &'static str) -> Option<&'a str> {
+        let metadata: &'a Metadata = self.metadata;
+        metadata.engine(key).filter(|_| self.member || !COMPOSE_KEYS.contains(&key))
+    }
+
     /// The project, the stack or `default`; an error if the name they have cannot be a namespace.
     fn derived_namespace(&mut self) -> Result<Label, Problem> {
         for key in [COMPOSE_PROJECT, SWARM_STACK] {
-            let Some(text) = self.metadata.engine(key) else { continue };
+            let Some(text) = self.engine(key) else { continue };
             let place = format!("{}, label {key}", self.place);
             let label = Label::parse(text).map_err(|error| Problem::new(place.as_str(), text, expected(&error)))?;
             if label == Label::global() || label == Label::default_namespace() {
@@ -330,8 +354,8 @@ impl Reader<'_> {
 
     /// Equal for equal directories, and not the path itself, which is this host's own affair.
     fn directory(&self) -> Option<Arc<str>> {
-        self.metadata.engine(COMPOSE_PROJECT)?;
-        let path = self.metadata.engine(COMPOSE_DIRECTORY).filter(|path| !path.is_empty())?;
+        self.engine(COMPOSE_PROJECT)?;
+        let path = self.engine(COMPOSE_DIRECTORY).filter(|path| !path.is_empty())?;
         Some(format!("{:016x}", fnv1a(path.trim_end_matches('/'))).into())
     }
 
@@ -341,11 +365,11 @@ impl Reader<'_> {
         derived: Result<Label, Problem>,
         wanted: Option<&Label>,
     ) -> Option<Named> {
-        let (key, text) = match (self.metadata.engine(COMPOSE_SERVICE), self.metadata.engine(SWARM_SERVICE)) {
+        let (key, text) = match (self.engine(COMPOSE_SERVICE), self.engine(SWARM_SERVICE)) {
             _ if self.options.compat.is_registrators() => ("", registrator::name_of(image)),
             (Some(service), _) => (COMPOSE_SERVICE, service),
             (None, Some(service)) => {
-                let stack = self.metadata.engine(SWARM_STACK);
+                let stack = self.engine(SWARM_STACK);
                 let own = stack.and_then(|stack| service.strip_prefix(stack)?.strip_prefix('_'));
                 (SWARM_SERVICE, own.unwrap_or(service))
             }

@@ -23,10 +23,22 @@ pub(super) const COMPOSE_DIRECTORY: &str = "com.docker.compose.project.working_d
 pub(super) const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 pub(super) const COMPOSE_ONEOFF: &str = "com.docker.compose.oneoff";
 pub(super) const COMPOSE_HOOK: &str = "com.docker.compose.hook";
+/// A digest of the service's configuration, which Compose gives every container that it makes and no image that it builds.
+pub(super) const COMPOSE_HASH: &str = "com.docker.compose.config-hash";
 pub(super) const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
 pub(super) const SWARM_STACK: &str = "com.docker.stack.namespace";
-pub(super) const ENGINE_KEYS: [&str; 7] =
-    [COMPOSE_PROJECT, COMPOSE_DIRECTORY, COMPOSE_SERVICE, COMPOSE_ONEOFF, COMPOSE_HOOK, SWARM_SERVICE, SWARM_STACK];
+pub(super) const COMPOSE_KEYS: [&str; 6] =
+    [COMPOSE_PROJECT, COMPOSE_DIRECTORY, COMPOSE_SERVICE, COMPOSE_ONEOFF, COMPOSE_HOOK, COMPOSE_HASH];
+pub(super) const ENGINE_KEYS: [&str; 8] = [
+    COMPOSE_PROJECT,
+    COMPOSE_DIRECTORY,
+    COMPOSE_SERVICE,
+    COMPOSE_ONEOFF,
+    COMPOSE_HOOK,
+    COMPOSE_HASH,
+    SWARM_SERVICE,
+    SWARM_STACK,
+];
 
 /// What a recognised key is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

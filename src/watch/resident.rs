@@ -38,6 +38,7 @@ fn resident(containers: &Containers, entry: &Entry) -> Resident {
         namespace,
         silence: desired::silence(containers, entry),
         problems: entry.problems.as_slice().into(),
+        outsider: entry.claim.outsider.clone(),
     }
 }
 

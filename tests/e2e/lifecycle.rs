@@ -6,8 +6,8 @@ use hickory_proto::rr::RecordType;
 
 use super::{
     bed::{
-        A, B, C, Container, Host, SOON, addresses, eventually, everywhere, expect, gone_everywhere, targets,
-        unique, unique_port,
+        A, B, C, Container, Host, SOON, addresses, eventually, everywhere, expect, gone_everywhere, targets, unique,
+        unique_port,
     },
     dns::Answer,
     prober::Prober,

@@ -22,6 +22,7 @@ mod faults;
 mod hostile;
 mod joined;
 mod lifecycle;
+mod members;
 mod networks;
 mod ports;
 mod prober;

@@ -29,7 +29,7 @@ fn residents() -> Residents {
         let namespace = Label::parse("shop").unwrap();
         let container = short(id);
         let problems = problems.into();
-        (container, Arc::new(Resident { container, name: name.into(), namespace, silence, problems }))
+        (container, Arc::new(Resident { container, name: name.into(), namespace, silence, problems, outsider: None }))
     };
     let broken = Problem::new("container d20000000000 (bad), label portolan.service", "a b", "a name without blanks");
     Residents::from_iter([

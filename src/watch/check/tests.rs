@@ -9,7 +9,7 @@ use crate::{
 
 /// A container called `box` with these ports.
 fn read_box(metadata: &Metadata, ports: &BTreeSet<(u16, Proto)>) -> (labels::Claim, Vec<Problem>) {
-    let subject = Subject { name: "box", image: "image", ports, published: ports, metadata };
+    let subject = Subject { name: "box", image: "image", ports, published: ports, metadata, member: true };
     labels::read(&labels::Options::default(), "here", subject)
 }
 

@@ -12,7 +12,7 @@
 
 use std::net::IpAddr;
 
-use super::{Binding, ContainerId, Containers, Endpoint, Entry, Inspected, NetworkMode, State, Wish, config_of};
+use super::{Binding, ContainerId, Containers, Endpoint, Entry, Inspected, NetworkMode, State, Wish, image::config_of};
 use crate::{
     model::{Health, Published, ShortId},
     watch::event::Cause,
@@ -30,7 +30,7 @@ impl Containers {
 
     /// Takes the answer to [`Self::prepare`]: of what the container is doing it says nothing, for that may be over.
     pub(super) fn prepared(&mut self, mut inspected: Inspected) {
-        let id = inspected.id.short();
+        let (id, member) = (inspected.id.short(), self.is_member(&inspected));
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.preparing = None;
         // A later question tells more.
@@ -38,7 +38,7 @@ impl Containers {
             return;
         }
         inspected.end();
-        config_of(&self.options, entry, &inspected);
+        config_of(&self.options, entry, &inspected, member);
         entry.inspected = Some(inspected);
         self.changes.touch(id);
     }

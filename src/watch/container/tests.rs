@@ -35,6 +35,7 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         id: id(container),
         name: "shop-web-1".into(),
         image: "web:1".into(),
+        image_id: None,
         hostname: "web".into(),
         metadata: labels_of(&[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")]),
         state: State::Running,
@@ -145,7 +146,7 @@ impl Bed {
     pub(crate) fn ticket(&self) -> Ticket {
         let inspect = |wish: &Wish| match wish {
             Wish::Inspect { ticket, .. } => Some(*ticket),
-            Wish::InspectNetwork { .. } | Wish::Wait { .. } => None,
+            Wish::InspectNetwork { .. } | Wish::InspectImage { .. } | Wish::Wait { .. } => None,
         };
         self.wishes.iter().rev().find_map(inspect).expect("an inspect was asked for")
     }
@@ -516,7 +517,7 @@ fn nothing_is_listed_before_each_live_container_was_looked_at() {
         .iter()
         .filter_map(|wish| match wish {
             Wish::Inspect { ticket, .. } => Some(*ticket),
-            Wish::InspectNetwork { .. } | Wish::Wait { .. } => None,
+            Wish::InspectNetwork { .. } | Wish::InspectImage { .. } | Wish::Wait { .. } => None,
         })
         .collect();
     bed.answer_to(tickets[0], &web);

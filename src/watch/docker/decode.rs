@@ -12,9 +12,10 @@ use std::{
 use super::{
     super::{
         container::{
-            Binding, ContainerId, Endpoint, Event, Inspected, NetworkFacts, NetworkMode, Requested, State, Summary,
+            Binding, ContainerId, Endpoint, Event, ImageFacts, Inspected, NetworkFacts, NetworkMode, Requested, State,
+            Summary,
         },
-        metadata::{Gather, Metadata},
+        metadata::{COMPOSE_HASH, Gather, Metadata},
     },
     wire,
 };
@@ -56,6 +57,13 @@ pub(super) fn event(message: &wire::Message, newest: bool) -> Option<Event> {
         }
         _ => None,
     }
+}
+
+/// What an image's labels say of Compose.
+pub(super) fn image(answer: wire::Image) -> ImageFacts {
+    let labels = answer.config.and_then(|config| config.labels).unwrap_or_default();
+    let hash = labels.get(COMPOSE_HASH).map(|hash| hash.as_str().into());
+    ImageFacts { composed: labels.keys().any(|key| key.starts_with("com.docker.compose.")), hash }
 }
 
 /// `name=rootless` among the security options, each of which may have further words behind a comma.
@@ -103,6 +111,7 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) 
         id,
         name: answer.name.as_deref().unwrap_or_default().trim_start_matches('/').into(),
         image: config.image.unwrap_or_default().into(),
+        image_id: answer.image.filter(|id| !id.is_empty()).map(Into::into),
         hostname: config.hostname.unwrap_or_default().into(),
         metadata: Metadata::with(
             wanted,

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -97,6 +98,17 @@ pub(super) async fn inspect(
         Err(Failure::Absent(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+/// An image's labels. An engine behind a socket proxy may refuse them.
+pub(super) async fn inspect_image(engine: Endpoint, id: Arc<str>, deadline: Duration) -> Event {
+    // `sha256:` and digits: whatever else would not be an id.
+    let is_id = id.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b':');
+    let target = format!("/images/{id}/json");
+    let asked = http::get::<wire::Image>(&engine, "GET /images/<id>/json", &target);
+    let asked = if is_id { timeout(deadline, asked).await.ok() } else { None };
+    let facts = asked.and_then(Result::ok).map(decode::image);
+    Event::Image { id, facts }
 }
 
 /// Whether the engine says that it runs without a root's rights. Where it does not say, as behind a socket proxy that

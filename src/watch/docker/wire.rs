@@ -58,6 +58,8 @@ pub(super) struct ListedNetworks {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
     pub(super) name: Option<String>,
+    /// The image's id.
+    pub(super) image: Option<String>,
     pub(super) restart_count: Option<u32>,
     pub(super) state: Option<State>,
     pub(super) config: Option<Config>,
@@ -193,6 +195,20 @@ pub(super) struct Member {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Version {
     pub(super) components: Option<Vec<Component>>,
+}
+
+/// `GET /images/<id>/json`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Image {
+    pub(super) config: Option<ImageConfig>,
+}
+
+/// `Config` of an image.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ImageConfig {
+    pub(super) labels: Map<String>,
 }
 
 /// `GET /info`

@@ -46,7 +46,7 @@ fn show(claim: &Claim, problems: &[Problem]) -> String {
 
 /// A container called `box` with these ports, all of them published.
 fn read_box(options: &Options, metadata: &Metadata, ports: &BTreeSet<(u16, Proto)>) -> (Claim, Vec<Problem>) {
-    read(options, "here", Subject { name: "box", image: "image", ports, published: ports, metadata })
+    read(options, "here", Subject { name: "box", image: "image", ports, published: ports, metadata, member: true })
 }
 
 /// Reads labels (and `$KEY=value` as environment) of a container called `box` with ports 80/tcp and 443/tcp.
@@ -342,8 +342,14 @@ fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
         (&[("portolan.port.999.name", "x")], (901, 999)),
     ] {
         let metadata = Metadata::gather(words.iter().copied(), []);
-        let subject =
-            Subject { name: "box", image: "image", ports: &ports, published: &published, metadata: &metadata };
+        let subject = Subject {
+            name: "box",
+            image: "image",
+            ports: &ports,
+            published: &published,
+            metadata: &metadata,
+            member: true,
+        };
         let held = read(&Options::default(), "here", subject).0.offers[0].ports.clone();
         assert_eq!((held.len(), held[0].port), (MAX_PORTS, kept.0), "published ones are kept before others: {words:?}");
         assert!((901..=963).all(|port| held.iter().any(|held| held.port == port)), "{words:?}");
@@ -363,7 +369,7 @@ fn more_ports_tags_keys_and_problems_than_anybody_needs_are_cut() {
 #[test]
 fn only_recognised_keys_are_held() {
     let metadata = Metadata::gather(
-        [("password", SECRET), ("SERVICE_ID", SECRET), ("com.docker.compose.config-hash", SECRET)],
+        [("password", SECRET), ("SERVICE_ID", SECRET), ("com.docker.compose.version", SECRET)],
         ["PASSWORD=s3cr3t", "SERVICE_PASSWORD=s3cr3t", "SERVICE_80_CHECK_NOTES=s3cr3t"],
     );
     assert!(metadata.entries.is_empty());
@@ -401,7 +407,7 @@ proptest! {
         let (claim, problems) = read(
             &Options::default(),
             "here",
-            Subject { name: &name, image: "image", ports: &ports, published: &ports, metadata: &metadata },
+            Subject { name: &name, image: "image", ports: &ports, published: &ports, metadata: &metadata, member: true },
         );
         prop_assert!(problems.len() <= MAX_PROBLEMS + 1);
         let services: BTreeSet<_> = claim.offers.iter().map(|offer| (&offer.service, &offer.namespace)).collect();

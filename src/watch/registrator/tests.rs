@@ -70,6 +70,7 @@ fn services(options: &Options, run: &Run) -> (String, labels::Claim, usize) {
         ports: &run.exposed,
         published: &run.published,
         metadata: &metadata,
+        member: true,
     };
     let (claim, problems) = read(options, "here", subject);
     let show = |offer: &Offer| {
@@ -294,7 +295,7 @@ proptest! {
             Gather { attributes: true, ..Gather::default() }, [], variables.iter().map(String::as_str));
         let ports: BTreeSet<_> = [(80, Proto::Tcp)].into();
         let subject =
-            Subject { name: "box", image: "image", ports: &ports, published: &ports, metadata: &metadata };
+            Subject { name: "box", image: "image", ports: &ports, published: &ports, metadata: &metadata, member: true };
         let (claim, _) = read(&options(Compat::Registrator), "here", subject);
         let held = |name: &str| matches!(name, "name" | "tags" | "ignore" | "id" | "check_tcp");
         for offer in &claim.offers {

@@ -348,6 +348,7 @@ impl Engine {
     fn answer(&self, wish: Wish) -> Event {
         match wish {
             Wish::Wait { id, ticket, .. } => Event::Waited { id, ticket },
+            Wish::InspectImage { id } => Event::Image { id, facts: None },
             Wish::Inspect { id, ticket, .. } => {
                 let name = if id.as_str() == WEB { WEB } else { DB };
                 match self.inspected(name) {
