@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bed::{Follower, askers, label};
 use portolan::{
-    model::{Driver, Phase, Proto, Publication, ShortId},
+    model::{Desired, Driver, Phase, Proto, Publication, ShortId},
     watch::docker::Options,
 };
 
@@ -216,7 +216,9 @@ async fn the_hosts_network_and_anothers_network() {
     assert_eq!(owner.services[0].namespace.as_str(), "global");
     follower.publishes(&bed.name("alone"), |alone| alone.networks.is_empty()).await;
     docker(&["stop", "-t", "5", &bed.name("owner")]);
-    follower.publishes(&bed.name("guest"), |guest| guest.networks.is_empty()).await;
+    let name = bed.name("guest");
+    let gone = |desired: &Desired| desired.publications.values().all(|held| *held.name != *name);
+    follower.desired("the guest is gone with its network", gone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
