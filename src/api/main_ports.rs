@@ -1,5 +1,5 @@
-//! Services whose instances name different ports as `portolan.port`. Pure; worked out when somebody reads the problems, never
-//! on the way of a change.
+//! Services whose instances name different ports as `portolan.port`. Pure; worked out when the problems are read, never on the way
+//! of a change.
 
 use std::collections::BTreeMap;
 

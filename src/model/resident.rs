@@ -86,7 +86,9 @@ impl fmt::Display for Detached {
             Lost::Unseen => write!(f, "Docker has not told yet of {owner}, whose network it joined"),
             Lost::Gone => write!(f, "{owner}, whose network it joined, is gone"),
             Lost::Stopped => write!(f, "{owner}, whose network it joined, does not run"),
-            Lost::Restarted => write!(f, "it is in the network of an earlier run of {owner}, where nobody reaches it"),
+            Lost::Restarted => {
+                write!(f, "it is still in the network of an earlier run of {owner}, which leads nowhere")
+            }
             Lost::Endless => write!(f, "it joined the network of {owner}, which joined another's, and so on"),
         }
     }

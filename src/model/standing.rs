@@ -89,7 +89,7 @@ impl WhenNoneReady {
     }
 
     /// Whom clients are sent to among instances of these standings: the ready ones, else those that are held only for the
-    /// sake of others, else those of the first step that has any; `None`: nobody.
+    /// sake of others, else those of the first step that has any; `None`: there is none to give.
     pub fn given(self, standings: &BTreeSet<Standing>) -> Option<Standing> {
         [Standing::Ready, Standing::Held].into_iter().chain(self.steps()).find(|standing| standings.contains(standing))
     }

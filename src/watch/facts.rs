@@ -142,7 +142,7 @@ pub struct Inspected {
     pub state: State,
     /// When its run began, in Docker's words: tells one run from the next. Only while it is alive.
     pub started: Option<Arc<str>>,
-    /// How often its restart policy started it since somebody did: not 0 if its run began so.
+    /// How often its restart policy has started it since a person or the engine did: not 0 if the policy began this run.
     pub restarts: u32,
     /// Its restart policy starts it again whenever it ends.
     pub restarts_itself: bool,

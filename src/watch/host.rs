@@ -100,8 +100,8 @@ fn is_of_this_namespace(status: &str) -> bool {
 /// The inode of the network namespace that a container's process is in, by `proc` (`/proc`). `None` where the processes of
 /// the host are not visible, or not ours to look into (that takes root's rights, or `CAP_SYS_PTRACE`).
 ///
-/// The number is Docker's. In a process namespace of our own it may be anybody's: the container's id in the path of its
-/// control group says that it is the one that is meant.
+/// The number is Docker's. In a process namespace of our own it may be another process: the container's id in the path of
+/// its control group says that it is the right one.
 pub fn network_namespace(proc: &Path, process: i64, container: &str) -> Option<u64> {
     let path = proc.join(process.to_string());
     let is_meant = fs::read_to_string(path.join("cgroup")).ok()?.contains(container);

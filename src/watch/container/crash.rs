@@ -1,11 +1,11 @@
 //! Crash loops: a container whose restart policy starts it again and again serves for a moment each time, or only seems to.
 //!
 //! A run that the policy began after one of under ten seconds is *held*: it is given only while no other instance of its
-//! service is ready, until it has lived as long as the run before it did. A longer run before it, and whatever a person or
-//! the engine's own start began, hold nothing. Where there is a health check, that decides, and nothing is held.
+//! service is ready, until it has lived as long as the run before it did. A longer run before it holds nothing, nor does a
+//! run that a person or the engine's own start began. Where there is a health check, that decides, and nothing is held.
 //!
-//! Lifetimes are told by the engine's events, by its own clock. Of a run whose start was not heard nothing is known: an agent that
-//! has only just come holds from the second crash on.
+//! Lifetimes follow from the engine's events, by its own clock. Of a run whose start was not heard nothing is known: an agent
+//! that has only just come holds from the second crash on.
 
 use std::time::Duration;
 

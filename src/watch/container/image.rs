@@ -36,7 +36,7 @@ pub(super) fn config_of(options: &labels::Options, entry: &mut Entry, inspected:
     let mut published: BTreeSet<_> = inspected.requested.iter().map(|request| (request.port, request.proto)).collect();
     published.extend(inspected.bindings.iter().map(|binding| (binding.port, binding.proto)));
     let ports: BTreeSet<_> = published.union(&inspected.exposed).copied().collect();
-    // Where a network is not its own, a port needs nobody to publish it.
+    // Where a network is not its own, a port is open without being published.
     let borrowed = matches!(inspected.network_mode, NetworkMode::Host | NetworkMode::Container(_));
     let published = if borrowed { &ports } else { &published };
     let Inspected { name, image, metadata, .. } = inspected;

@@ -2,8 +2,8 @@
 //!
 //! Docker makes a network namespace with each run of a container, and a container that joined it stays in it until it is
 //! started again itself. So when the owner is started again, the joiner keeps running with nothing but `lo`, while Docker
-//! goes on to name the owner's addresses. Whether they share a namespace is told by its inode where the processes of the
-//! host are visible, else by who was started first: `StartedAt` of both.
+//! goes on to name the owner's addresses. They share a namespace if its inode is the same for both, where the processes of
+//! the host are visible; else if the joiner's `StartedAt` is not the earlier one.
 
 use std::{cmp::Ordering, sync::Arc};
 

@@ -102,7 +102,7 @@ pub(super) async fn inspect(
 
 /// An image's labels. An engine behind a socket proxy may refuse them.
 pub(super) async fn inspect_image(engine: Endpoint, id: Arc<str>, deadline: Duration) -> Event {
-    // `sha256:` and digits: whatever else would not be an id.
+    // `sha256:` and digits: anything else is no id.
     let is_id = id.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b':');
     let target = format!("/images/{id}/json");
     let asked = http::get::<wire::Image>(&engine, "GET /images/<id>/json", &target);

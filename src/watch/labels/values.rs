@@ -95,7 +95,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a label of ours says that the container is to be found, whatever made it.
+    /// Whether a label of ours says that the container is to be found, also if it is a one-off.
     pub(super) fn asks_to_be_found(&mut self) -> bool {
         let has = |key: &Key| self.metadata.entries.get(key).is_some_and(|entry| entry.origin == Origin::Label);
         let (named, decided) = (has(&Key::Service), has(&Key::Ignore));

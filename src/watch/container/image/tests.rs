@@ -31,7 +31,7 @@ fn compose_s_labels_count_unless_they_come_from_the_image() {
     let hash: &[(&str, &str)] = &[("com.docker.compose.config-hash", "aa")];
     let (member, outsider) = ("web.shop", "shop-web-1.default");
     for (labels, facts, before, after) in [
-        // What Compose makes, of whatever image.
+        // What Compose makes, of any image.
         (hash, Some(ImageFacts::default()), member, member),
         (hash, composed(None), member, member),
         (hash, composed(Some("bb")), member, member),
