@@ -84,9 +84,8 @@ impl Containers {
         let options = &self.options;
         let mut read = Vec::new();
         for (short, entry) in &mut self.entries {
-            let Some(inspected) = entry.inspected.clone().filter(|held| held.image_id.as_ref() == Some(id)) else {
-                continue;
-            };
+            let of_it = |held: &&Inspected| held.image_id.as_ref() == Some(id);
+            let Some(inspected) = entry.inspected.as_ref().filter(of_it).cloned() else { continue };
             let before = (entry.claim.clone(), entry.identity.clone());
             config_of(options, entry, &inspected, is_member(&inspected.metadata, &known));
             if before != (entry.claim.clone(), entry.identity.clone()) {
