@@ -71,9 +71,17 @@ fn containers_are_answered_in_their_own_namespace_and_internal_ones_reach_nothin
     for (short, network) in [("outer-web", &outer), ("inner-web", &inner)] {
         bed.sleeper(short, &[&["--network", network][..], &shop, &service].concat());
     }
-    bed.sleeper("outer-asker", &[&["--network", &outer, "--dns", &outer_dns][..], &shop].concat());
-    bed.sleeper("inner-asker", &[&["--network", &inner, "--dns", &inner_dns][..], &shop].concat());
-    bed.sleeper("other-asker", &["--network", &outer, "--dns", &outer_dns, "--label", "portolan.namespace=else"]);
+    // With an option of its own a container does not inherit a host's `ndots:0`, with which Docker keeps single labels to itself.
+    let asks =
+        |network: &str, dns: &str| ["--network", network, "--dns", dns, "--dns-opt", "timeout:2"].map(str::to_owned);
+    for (short, network, dns, namespace) in [
+        ("outer-asker", &outer, &outer_dns, "shop"),
+        ("inner-asker", &inner, &inner_dns, "shop"),
+        ("other-asker", &outer, &outer_dns, "else"),
+    ] {
+        let (own, label) = (asks(network, dns), format!("portolan.namespace={namespace}"));
+        bed.sleeper(short, &own.iter().map(String::as_str).chain(["--label", &label]).collect::<Vec<_>>());
+    }
     let (outer_ip, inner_ip) = (address(&bed.name("outer-web")), address(&bed.name("inner-web")));
 
     // Through the engine's own resolver, as an application asks; each sees the instance on its own network only.
