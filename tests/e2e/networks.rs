@@ -250,7 +250,10 @@ fn bridges_in_another_network_namespace_are_no_way_for_the_host_and_a_problem() 
         if seen["reasons"][0]["code"] == "bridge-apart" { Ok(()) } else { Err(seen.to_string()) }
     });
     let said = C.shell(&format!("docker logs {} 2>&1", apart.name));
-    assert!(said.contains("in another network namespace") && said.contains(&own.name), "the problem is told: {said}");
+    assert!(
+        said.contains("in another network namespace") && said.contains(&own.name),
+        "the log names the problem: {said}"
+    );
     assert!(!C.http("/v1/problems").contains("another network namespace"), "the bed's agent is where its engine is");
     drop((apart, servers));
 }

@@ -1,11 +1,7 @@
 //! The one-port rule: addresses cannot carry a port number, so those of a service are only given where one and the same
 //! number works on all of them. The rules that gave the addresses are in the folder's `reach.rs`.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    ptr,
-};
+use std::{cmp::Reverse, collections::BTreeMap, ptr};
 
 use smallvec::SmallVec;
 
@@ -83,8 +79,8 @@ pub(super) type Offers = SmallVec<[Lasting; 4]>;
 /// number that most instances offer is taken, the lowest of several. Where none has a port, or none that works, the
 /// portless ones are given as they are.
 pub fn one_port(view: &Viewpoint<'_>, all: &[Candidate], members: &[&Candidate]) -> OnePort {
-    let named: BTreeSet<u16> = all.iter().filter_map(|candidate| candidate.offer().port).collect();
-    let port = most_frequent(all.iter().filter_map(|candidate| candidate.offer().port));
+    let named = || all.iter().filter_map(|candidate| candidate.offer().port);
+    let port = most_frequent(named());
     let counts = |offered: &Lasting| port.is_none_or(|port| offered.port == port);
     let offers = |candidate| -> Offers {
         let both = Family::BOTH.into_iter().flat_map(|family| view.lasting(candidate, family));
@@ -108,7 +104,8 @@ pub fn one_port(view: &Viewpoint<'_>, all: &[Candidate], members: &[&Candidate])
             Some(Given { member, way })
         }));
     }
-    let choice = Choice { number, basis, port, disputed: named.len() > 1, offering, of: all.len() };
+    let choice =
+        Choice { number, basis, port, disputed: named().any(|named| Some(named) != port), offering, of: all.len() };
     OnePort { choice, given }
 }
 

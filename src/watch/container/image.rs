@@ -77,7 +77,7 @@ impl Containers {
         Some(Wish::InspectImage { id: Arc::clone(id) })
     }
 
-    /// Takes an image's labels, and goes through its containers anew.
+    /// Takes an image's labels, and goes through its containers once more.
     pub(super) fn image_read(&mut self, id: &Arc<str>, facts: Option<ImageFacts>) {
         let known = facts.map_or(Image::Unreadable, Image::Known);
         self.images.insert(Arc::clone(id), known.clone());

@@ -58,7 +58,7 @@ fn a_run_that_the_policy_began_after_a_short_one_is_held_as_long_as_that_one_liv
         assert_eq!(time, Duration::from_millis(lived));
         bed.apply(Event::Waited { id: id(WEB), ticket });
         assert_eq!(health(&bed), Health::None, "it has lived as long");
-        // An inspect of the same run decides nothing anew.
+        // A second inspect of the same run decides nothing.
         bed.apply(Event::Changed(id(WEB))).answer(&Inspected { name: "renamed".into(), ..run(2, 1) });
         assert_eq!(health(&bed), Health::None);
     }

@@ -98,5 +98,5 @@ fn the_first_list_is_looked_through_when_the_images_are_read() {
     assert!(!bed.desired.listed);
     bed.listed(&[&later]).answer(&later);
     bed.apply(Event::Image { id: "sha256:4567".into(), facts: None });
-    assert!(bed.desired.listed, "asked anew on the next connection");
+    assert!(bed.desired.listed, "asked again on the next connection");
 }
