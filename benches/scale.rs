@@ -7,21 +7,23 @@
 //! of another instance, far from what is in the processor's caches, and once always of the same one.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use portolan::{
     dns::zone::Zone,
-    model::{Catalog, Desired, HostId, Session},
+    model::{Catalog, Desired, Host, HostId, Origin, Session, ShortId},
     registry::{
         call::{LeaseId, Op, Reply, Request, WatchEvent, next_page},
         catalog::{Own, merge},
         etcd::{Etcd, Options},
         memory::Store,
         mirror::{Effect, Input, Mirror},
-        record::Keys,
+        record::{Interner, Keys, decode},
     },
 };
 use rand::{SeedableRng, rngs::StdRng};
@@ -48,6 +50,8 @@ const STARTS: usize = 5;
 const STARTING_PAUSE: Duration = Duration::from_millis(2);
 /// Records per page of the bare read; half as many took it 0.1 s more, twice as many at best 0.1 s less.
 const PAGE: i64 = 10_000;
+/// MiB that names and ids of all instances may take as names.
+const MAX_INDEX: f64 = 12.0;
 /// Changes sent through etcd to the running agent.
 const CHANGES: usize = 500;
 /// Changes timed in this process at each size.
@@ -126,7 +130,33 @@ fn main() -> Result<()> {
     for instances in [1_000, 10_000, INSTANCES] {
         change_in_process(instances, &mut figures)?;
     }
+    let index = weigh("bench")? - weigh("global")?;
+    figures.row("index of names and ids", &[("of all", index, "MiB"), ("at most", MAX_INDEX, "MiB")]);
+    ensure!(index <= MAX_INDEX, "the index of {INSTANCES} instances takes {index:.1} MiB");
     figures.write()
+}
+
+/// MiB that the zone of all instances takes beside its catalog, if their containers' own namespace is this. In `global`
+/// containers have no names of their own.
+fn weigh(namespace: &str) -> Result<f64> {
+    let mut interner = Interner::default();
+    let mut hosts: BTreeMap<usize, Host> = BTreeMap::new();
+    for container in 0..INSTANCES {
+        let value = record(&format!("svc-{}", (container * 7) % SERVICES), container, "serving");
+        let mut value: serde_json::Value = serde_json::from_slice(&value)?;
+        value["namespace"] = namespace.into();
+        let id = ShortId::parse(&format!("{container:012x}")).context("twelve digits")?;
+        let publication = decode(id, value.to_string().as_bytes(), &mut interner)?;
+        hosts.entry(container % HOSTS).or_default().publications.insert(id, Arc::new(publication));
+    }
+    let origin = |host| anyhow::Ok(Origin::Registry(HostId::parse(&format!("host-{host:04}"))?));
+    let hosts = hosts.into_iter().map(|(host, known)| Ok((origin(host)?, Arc::new(known)))).collect::<Result<_>>()?;
+    let catalog = Catalog { hosts, ..Catalog::default() };
+    let before = counting::octets();
+    let zone = Zone::of(&catalog);
+    let octets = counting::octets() - before;
+    ensure!(zone.services().count() == SERVICES, "a service is missing");
+    Ok(octets as f64 / f64::from(1 << 20))
 }
 
 /// One watch event through mirror, catalog and zone, in a catalog of this size.
@@ -238,7 +268,7 @@ fn instance_key(host: usize, container: usize) -> Vec<u8> {
 fn record(service: &str, container: usize, phase: &str) -> Vec<u8> {
     let address = Ipv4Addr::from(0xac12_0000 + u32::try_from(container % 60_000).unwrap_or(0) + 2);
     serde_json::json!({
-        "name": format!("{service}-{container}"), "image": "registry.example/shop/backend:1.42", "phase": phase, "health": "none",
+        "name": format!("{service}-{container}"), "image": "registry.example/shop/backend:1.42", "phase": phase, "health": "none", "namespace": "bench",
         "services": [{"service": service, "namespace": "global", "tags": [], "weight": 1, "ports": [
             {"port": 80, "proto": "tcp", "published": [{"ip": "0.0.0.0", "port": 8080, "chosen": true}]}]}],
         "networks": [{"id": format!("{:064x}", container % HOSTS), "name": "bridge", "driver": "bridge", "scope": "local", "internal": false, "ips": [address]}]

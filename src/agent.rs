@@ -58,6 +58,7 @@ mod externals;
 mod facts;
 mod handover;
 mod life;
+mod names;
 mod reload;
 mod resolve;
 mod route;
@@ -72,6 +73,7 @@ pub use reload::{Load, SetLog};
 use drain::{Drainer, KeptDrains};
 use externals::{Keeper, Order, Sources};
 use handover::Lender;
+use names::Names;
 use reload::Live;
 use route::{Advertised, Advertiser, Route};
 use snapshots::{Snapshots, on_one_thread};
@@ -162,7 +164,7 @@ impl Agent {
         let mut listens: Vec<Listen> = config.dns.value.clone();
         // Whoever holds a socket for us means us to answer there.
         listens.extend(sockets.held.iter().map(|address| Listen::Address(*address)));
-        let settings = reload::settings(&config, &listens)?;
+        let settings = reload::settings(&config, &host, &listens)?;
         let chosen = reload::upstreams(&config);
         let (local, wanted) = (Channel::<Local>::default(), Channel::default());
         let cache = config.cache_size.value.0;
@@ -174,6 +176,7 @@ impl Agent {
             advertise: Vec::new(),
             locality: config.locality.value.as_deref().unwrap_or_default().into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            hostname: host::hostname(),
             waits: None,
         };
         let lease_ttl = i64::try_from(config.lease.value.as_secs()).context("--lease")?;
@@ -290,6 +293,7 @@ impl Agent {
                 tags: self.config.tags.value.iter().map(|tag| Arc::from(tag.as_str())).collect(),
                 precedence: self.config.precedence.value,
                 without_environment: !self.config.service_env.value,
+                aliases: self.config.aliases.value,
             },
             crash_hold: self.config.crash_hold.value,
             ..docker::Options::default()
@@ -309,7 +313,16 @@ impl Agent {
             counts: Arc::clone(&self.checked),
         };
         let checks = probe::follow(checks, self.docker_desired.1.clone(), self.desired.0.clone());
-        let snapshots = Snapshots::of(self);
+        let (free, freed) = mpsc::channel(COMMANDS);
+        let first = names::remembered(&state, self.config.fallback_after.value.as_secs());
+        let snapshots = Snapshots::of(self, first, freed);
+        let names = Names {
+            state: Arc::clone(&state),
+            shared: Arc::clone(&self.shared),
+            catalog: self.catalog.1.clone(),
+            may_write: self.gates.may_publish.subscribe(),
+        };
+        spawn(tasks, "names", names.follow());
         let found = externals::found(&state);
         let remembered = found.externals.clone();
         let keeper = Arc::new(Keeper::new(&self.config, Arc::clone(&state), self.kept.0.clone(), found));
@@ -397,13 +410,17 @@ impl Agent {
             register: Arc::new(move |text| Box::pin(Arc::clone(&keeper).obey(Order::Register(text)))),
             unregister: Arc::new(move |text| Box::pin(Arc::clone(&forgetter).obey(Order::Unregister(text)))),
         };
-        let forwarder = Arc::clone(&self.forwarder);
+        let (forwarder, shared) = (Arc::clone(&self.forwarder), Arc::clone(&self.shared));
         let router = control::control(control::Control {
             host: self.identity.host.clone(),
             leave: leaves_out,
             drains,
             externals,
-            flush: Arc::new(move |name: Option<&str>| forwarder.flush(name)),
+            flush: Arc::new(move |name: Option<&str>| {
+                let flushed = forwarder.flush(name)?;
+                let freed = name.map_or(0, |name| names::free(&shared, &free, name));
+                Ok((flushed, freed))
+            }),
             takeover,
             handing: Arc::clone(&lender.handing),
         });

@@ -37,15 +37,15 @@ pub use self::{
     env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
-        General, LogFormat, MAX_CACHE, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_RATE, MAX_SOCKET_PATH,
-        MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret, Upstreams, User,
-        parse_duration,
+        General, LogFormat, MAX_CACHE, MAX_FALLBACK, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_RATE,
+        MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret,
+        Upstreams, User, parse_duration,
     },
 };
 use self::{show::Show, values::Upstream};
 use crate::{
     dns::{forward::PrivateAnswers, listen::Listen, prefer::Prefer, tls::Certificate},
-    model::{External, ExternalName, HostId, WhenNoneReady},
+    model::{Aliases, External, ExternalName, HostId, WhenNoneReady},
     watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat},
 };
 
@@ -144,6 +144,8 @@ pub struct Config {
     pub precedence: Setting<Precedence>,
     pub service_env: Setting<bool>,
     pub crash_hold: Setting<bool>,
+    pub aliases: Setting<Aliases>,
+    pub fallback_after: Setting<Duration>,
     pub routed: Setting<Vec<IpNet>>,
     pub state_dir: Setting<PathBuf>,
     pub on_term: Setting<OnTerm>,
@@ -217,7 +219,7 @@ impl Config {
             )*};
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
-        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence service_env crash_hold external routed state_dir on_term check_commands);
+        show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence service_env crash_hold aliases fallback_after external routed state_dir on_term check_commands);
         show!(dns dns_tls tls_cert tls_key allow rate_limit zone ttl when_none_ready upstream resolv_conf private_answers cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
@@ -382,6 +384,8 @@ impl<'a> Reader<'a> {
             precedence: self.one("precedence", values::precedence),
             service_env: self.one("service-env", values::switch),
             crash_hold: self.one("crash-hold", values::switch),
+            aliases: self.one("aliases", values::aliases),
+            fallback_after: self.one("fallback-after", values::fallback_after),
             routed: self.many("routed", values::subnet),
             on_term: self.one("on-term", values::on_term),
             check_commands: self.optional("check-commands", values::directory),

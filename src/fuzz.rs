@@ -121,7 +121,7 @@ pub fn hot(packet: &[u8]) {
                 assert_eq!(Outcome::Reply(reply[..length].to_vec()), complete(), "for {who}");
             }
             // What the cache is asked for at once must be what would have been forwarded.
-            if hot::is_for_others(&stage.ground, view, packet) {
+            if hot::is_for_others(&stage.ground, zone, view, packet) {
                 assert!(matches!(complete(), Outcome::Forward(_)), "{:?} for {who}", complete());
             }
         }

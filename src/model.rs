@@ -15,6 +15,7 @@ use imbl::{HashMap, OrdMap};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod alias;
 mod check;
 mod external;
 mod names;
@@ -23,9 +24,10 @@ mod publication;
 mod resident;
 mod standing;
 
+pub use alias::{Aliases, AliasesError, MAX_ALIAS, MAX_ALIASES, alias, in_order};
 pub use check::{Ask, Check, Checks, Initial, Security, Unshown};
 pub use external::{Elsewhere, External, ExternalName, ExternalTarget, Externals};
-pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a};
+pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a, reserved};
 pub use outage::{Outage, in_words};
 pub use publication::{Attachment, Common, Ips, Publication, Segment};
 pub use resident::{Detached, Lost, Resident, Residents, Silence};
@@ -348,6 +350,8 @@ pub struct Session {
     pub locality: Arc<str>,
     /// The agent's version.
     pub version: Arc<str>,
+    /// What the machine calls itself; empty where an older agent does not say.
+    pub hostname: Arc<str>,
     /// The round of commands that somebody may wait for: every other host acknowledges the revision at which this was
     /// written, once it answers from it.
     pub waits: Option<u64>,

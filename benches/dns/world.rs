@@ -145,6 +145,8 @@ fn publication(service: usize, replica: usize, bound: Ipv4Addr) -> Publication {
             }]
             .into(),
             directory: None,
+            namespace: label("bench"),
+            aliases: [].into(),
         }),
         phase: Phase::Serving,
         health: Health::None,

@@ -99,7 +99,7 @@ impl Explainer<'_> {
         asker: String,
         name: &Name,
         source: &Source,
-        explanation: Explanation<'_>,
+        explanation: Explanation,
         rng: &mut impl Rng,
     ) -> ExplainedView {
         let is_reverse = name::fold(name).ends_with(".arpa");
@@ -138,12 +138,12 @@ impl Explainer<'_> {
         }
     }
 
-    fn candidate(&self, judged: &Judged<'_>, number: Option<u16>) -> ExplainedCandidate {
+    fn candidate(&self, judged: &Judged, number: Option<u16>) -> ExplainedCandidate {
         let (publication, offer) = (&judged.candidate.publication, judged.candidate.offer());
         let family = |seen: &Seen| {
             // What is given without an address leads to one by its name.
             let named = || seen.out.is_none().then(|| words::obstacle(Obstacle::Named));
-            let rule = seen.way.map(|way| words::rule(way, judged.candidate)).or_else(named);
+            let rule = seen.way.map(|way| words::rule(way, &judged.candidate)).or_else(named);
             let out = seen.out.as_ref().map(|out| words::out(out, number));
             // Whoever is not ready is not given, whatever the rules say: first things first.
             let reasons =
@@ -242,7 +242,7 @@ impl Explainer<'_> {
 
     fn seen(&self, name: &Name, container: ShortId, source: &Source) -> Vec<ExplainedCandidate> {
         let explanation = explain(&self.snapshot, source, name);
-        let is_it = |judged: &&Judged<'_>| {
+        let is_it = |judged: &&Judged| {
             judged.candidate.home.origin == Origin::Own && judged.candidate.publication.container == container
         };
         explanation.candidates.iter().filter(is_it).map(|judged| self.candidate(judged, None)).collect()

@@ -13,7 +13,7 @@ use super::{Agent, externals};
 use crate::{
     config::{Config, Errors, General, OnTerm},
     dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits},
-    model::Externals,
+    model::{Externals, HostId},
 };
 
 /// Settings that change while the agent runs; all others need a restart.
@@ -53,7 +53,7 @@ impl Live {
 }
 
 /// What answers are made by.
-pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> {
+pub(super) fn settings(config: &Config, host: &HostId, listens: &[Listen]) -> Result<Settings> {
     let nameserver = |listen: &Listen| match listen {
         Listen::Address(address) if address.port() == 53 && !address.ip().is_unspecified() => Some(address.ip()),
         _ => None,
@@ -70,6 +70,8 @@ pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> 
             floor: usize::try_from(config.prefer_floor.value)?,
             locality: config.locality.value.as_deref().unwrap_or_default().into(),
         },
+        aliases: config.aliases.value,
+        host: host.as_str().into(),
         ..Settings::default()
     })
 }
@@ -113,11 +115,12 @@ impl Reloader {
 
     /// Reads the configuration and takes over what can be.
     pub(super) fn reload(&mut self, agent: &Agent) {
-        let loaded =
-            (self.load)().and_then(|config| match settings(&with_fixed(&config, &agent.config), &agent.listens) {
+        let loaded = (self.load)().and_then(|config| {
+            match settings(&with_fixed(&config, &agent.config), &agent.identity.host, &agent.listens) {
                 Ok(settings) => Ok((config, settings)),
                 Err(error) => Err(Errors(vec![format!("{error:#}")])),
-            });
+            }
+        });
         let (config, settings) = match loaded {
             Ok(loaded) => loaded,
             Err(Errors(errors)) => {
@@ -165,6 +168,7 @@ fn with_fixed(config: &Config, running: &Config) -> Config {
     Config {
         zone: running.zone.clone(),
         locality: running.locality.clone(),
+        aliases: running.aliases.clone(),
         resolv_conf: running.resolv_conf.clone(),
         ..config.clone()
     }

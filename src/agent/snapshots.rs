@@ -1,10 +1,19 @@
 //! What is known → what is served: the loop that merges both flows, and the thread it shares with the loop that follows
 //! Docker.
 
-use std::{collections::BTreeSet, future::Future, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    future::{self, Future},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
 
 use super::{Agent, reload::Live};
 use crate::{
@@ -12,7 +21,7 @@ use crate::{
         access::AccessList,
         listen::{Listen, wanted},
         server::{Shared, may_bind_53},
-        zone::Zone,
+        zone::{Seconds, Zone},
     },
     model::{Catalog, Desired, Local, Session},
     registry::{
@@ -38,11 +47,17 @@ pub(super) struct Snapshots {
     asked: watch::Sender<Revision>,
     catalog: watch::Sender<Arc<Catalog>>,
     wanted: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
+    /// `--fallback-after` in seconds.
+    fallback_after: Seconds,
+    /// Bare names that may be looked for in `global` again, by an operator's word.
+    freed: mpsc::Receiver<String>,
+    /// What is known at first: names that were lost before.
+    first: Zone,
 }
 
 impl Snapshots {
     /// Joined to the agent's channels.
-    pub(super) fn of(agent: &Agent) -> Self {
+    pub(super) fn of(agent: &Agent, first: Zone, freed: mpsc::Receiver<String>) -> Self {
         let session = Session::clone(&agent.session.1.borrow());
         Self {
             shared: Arc::clone(&agent.shared),
@@ -58,16 +73,20 @@ impl Snapshots {
             asked: agent.asked.0.clone(),
             catalog: agent.catalog.0.clone(),
             wanted: agent.wanted.0.clone(),
+            fallback_after: agent.config.fallback_after.value.as_secs(),
+            freed,
+            first,
         }
     }
 
     /// Ends only with the agent.
     pub(super) async fn follow(mut self) -> Result<()> {
         let port_53 = may_bind_53();
-        let (mut catalog, mut zone) = (Arc::<Catalog>::default(), Arc::<Zone>::default());
+        let (mut catalog, mut zone) = (Arc::<Catalog>::default(), Arc::new(std::mem::take(&mut self.first)));
         let (mut known_local, mut known_live) = (None, None);
         self.local.mark_changed();
         loop {
+            let mut freed = None;
             tokio::select! {
                 biased;
                 changed = self.desired.changed() => changed?,
@@ -76,6 +95,8 @@ impl Snapshots {
                 changed = self.externals.changed() => changed?,
                 changed = self.session.changed() => changed?,
                 changed = self.live.changed() => changed?,
+                Some(name) = self.freed.recv() => freed = Some(name),
+                () = until(zone.next_return()) => {}
             }
             let live = Arc::clone(&self.live.borrow_and_update());
             let live_changed = known_live.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &live));
@@ -95,7 +116,11 @@ impl Snapshots {
             if local_changed {
                 self.shared.set_local(Arc::clone(&local));
             }
-            zone = Arc::new(zone.update(&catalog, &merged));
+            let mut next = zone.later(seconds_since_1970(), self.fallback_after).update(&catalog, &merged);
+            if let Some(name) = freed {
+                next = next.without_lost(&name);
+            }
+            zone = Arc::new(next);
             self.shared.set_zone(Arc::clone(&zone));
             // Only now others are told: the own host answers first, and encoding and writing do not hold it up.
             self.served.send_if_modified(|served| {
@@ -117,6 +142,20 @@ impl Snapshots {
             // A registry that changes all the time must not keep Docker's events waiting, which share this thread.
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// What time it is.
+pub(super) fn seconds_since_1970() -> Seconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Waits for a moment; for ever, if there is none. A clock that jumps is looked at again within a minute.
+async fn until(moment: Option<Seconds>) {
+    const LOOK: u64 = 60;
+    match moment {
+        Some(moment) => sleep(Duration::from_secs(moment.saturating_sub(seconds_since_1970()).clamp(1, LOOK))).await,
+        None => future::pending().await,
     }
 }
 

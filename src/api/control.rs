@@ -52,9 +52,9 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 /// A request to withdraw this host. The answer says that it is done, or why not.
 pub type Leave = oneshot::Sender<Result<(), String>>;
 
-/// Forgets what upstreams have said of a name and all below it, or of everything: how many answers went, or why the text is
-/// no name.
-pub type Flush = Arc<dyn Fn(Option<&str>) -> Result<usize, String> + Send + Sync>;
+/// Forgets what upstreams have said of a name and all below it, or of everything, and that namespaces have had the name: how
+/// many answers went, and how many namespaces; or why the text is no name.
+pub type Flush = Arc<dyn Fn(Option<&str>) -> Result<(usize, usize), String> + Send + Sync>;
 
 /// What the control socket can do.
 #[derive(Clone)]
@@ -169,7 +169,7 @@ struct FlushQuery {
 
 async fn flush(State(control): State<Control>, Query(query): Query<FlushQuery>) -> Response {
     match (control.flush)(query.name.as_deref()) {
-        Ok(flushed) => Json(Flushed { flushed }).into_response(),
+        Ok((flushed, freed)) => Json(Flushed { flushed, freed }).into_response(),
         Err(message) => refusal(StatusCode::BAD_REQUEST, message),
     }
 }

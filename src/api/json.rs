@@ -29,6 +29,8 @@ struct ContainerJson<'a> {
     #[serde(skip_serializing_if = "is_not")]
     held: bool,
     networks: Vec<NetworkWire<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    aliases: &'a [Arc<str>],
 }
 
 impl<'a> ContainerJson<'a> {
@@ -42,6 +44,7 @@ impl<'a> ContainerJson<'a> {
             health: written(publication.health),
             held: publication.health == Health::Held,
             networks: publication.networks.iter().map(NetworkWire::of).collect(),
+            aliases: &publication.aliases,
         }
     }
 }
@@ -69,6 +72,7 @@ struct EventJson<'a> {
     event: &'a str,
     #[serde(flatten)]
     container: ContainerJson<'a>,
+    namespace: &'a str,
     services: Vec<ServiceWire<'a>>,
 }
 
@@ -82,7 +86,8 @@ pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
 /// One line of `/v1/watch` about a publication: `{"event":"added","host":…,"container":…,"services":[…],…}`.
 pub(super) fn event(event: &str, host: &HostId, publication: &Publication) -> Vec<u8> {
     let services = publication.services.iter().map(ServiceWire::of).collect();
-    line(&EventJson { event, container: ContainerJson::of(host, publication), services })
+    let namespace = publication.namespace.as_str();
+    line(&EventJson { event, container: ContainerJson::of(host, publication), namespace, services })
 }
 
 /// Which services are asked for; `None`: all.
@@ -209,6 +214,9 @@ pub(super) fn host_of<'a>(origin: &'a Origin, own: &'a HostId) -> &'a HostId {
 pub struct Flushed {
     /// Answers of upstreams that were forgotten.
     pub flushed: usize,
+    /// Namespaces that had lost the name, whose askers find it in `global` from now on.
+    #[serde(default)]
+    pub freed: usize,
 }
 
 /// The answer to `POST /v1/leave`.

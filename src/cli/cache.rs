@@ -33,14 +33,16 @@ enum Command {
 /// Forget what the upstreams have said
 ///
 /// Of one name and everything below it, or of all. The next question is asked anew. Names of our own zone are never in
-/// there.
+/// there; but a bare name that a namespace has lost, and that --fallback-after keeps from being looked for in `global`, is
+/// looked for there from now on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Goes over the agent's control socket, so run it as the agent's user.
 
 Examples:
   portolan cache flush                     everything
-  portolan cache flush example.com         example.com, www.example.com, …")]
+  portolan cache flush example.com         example.com, www.example.com, …
+  portolan cache flush db                  let `db` mean the one of `global`, where a namespace has lost its own")]
 struct FlushArguments {
     /// The name; without it: all
     name: Option<String>,
@@ -78,11 +80,14 @@ async fn flush(arguments: &FlushArguments, process: &Process) -> anyhow::Result<
     let client = super::control(&arguments.flags, process)?;
     let query = arguments.name.as_deref().map(|name| format!("?name={}", escape(name))).unwrap_or_default();
     let body = client.post(&format!("/v1/cache/flush{query}")).await?;
-    let Flushed { flushed } = super::decode(&client, &body)?;
+    let Flushed { flushed, freed } = super::decode(&client, &body)?;
     if arguments.output.form == Form::Json {
         writeln!(io::stdout().lock(), "{}", String::from_utf8_lossy(&body))?;
     }
     note(format_args!("{} forgotten", count(flushed, "answer")));
+    if freed > 0 {
+        note(format_args!("{} had lost the name: `global` is asked from now on", count(freed, "namespace")));
+    }
     Ok(Exit::Done)
 }
 

@@ -160,6 +160,22 @@ pub const KEYS: &[Key] = &[
         "on: while others are ready, do not give a container that its restart policy started again within 10 s",
     ),
     row(
+        "aliases",
+        "WHICH",
+        Arity::One,
+        "all",
+        HOST,
+        "which names of Docker's own DNS are names here, too: off, plain (those without dots), or all",
+    ),
+    row(
+        "fallback-after",
+        "TIME",
+        Arity::One,
+        "1h",
+        HOST,
+        "a bare name that its asker's namespace has lost is not looked for in `global` for this long; 0s: at once",
+    ),
+    row(
         "external",
         "SERVICE",
         Arity::Many,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::values::{General, LogFormat, Octets, OnTerm, Registry, Upstreams, User};
 use crate::dns::{forward::PrivateAnswers, listen::Listen, prefer::Prefer};
-use crate::model::{External, ExternalName, HostId, WhenNoneReady};
+use crate::model::{Aliases, External, ExternalName, HostId, WhenNoneReady};
 use crate::registry::external::words;
 use crate::watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat};
 
@@ -165,7 +165,7 @@ macro_rules! show_as_displayed {
     };
 }
 
-show_as_displayed!(String, u32, Rule, Prefer, IpAddr, IpNet, SocketAddr, HostId, WhenNoneReady);
+show_as_displayed!(String, u32, Aliases, Rule, Prefer, IpAddr, IpNet, SocketAddr, HostId, WhenNoneReady);
 
 impl<T: Show> Show for Option<T> {
     fn show(&self) -> String {

@@ -18,7 +18,7 @@ use crate::{
         prefer::Prefer,
         tls::TLS_PORT,
     },
-    model::{EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
+    model::{Aliases, AliasesError, EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
     registry::external,
     watch::{
         claim::Rule,
@@ -34,6 +34,9 @@ pub const MIN_LEASE: Duration = Duration::from_secs(5);
 
 /// Longest lease: a crashed host's dead addresses are handed out for that long.
 pub const MAX_LEASE: Duration = Duration::from_secs(600);
+
+/// Longest hold of a lost name: a week's holiday of its containers. What is gone for longer has moved.
+pub const MAX_FALLBACK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Longest TTL in seconds. Docker reuses an address at once, so an hour is surely a slip.
 pub const MAX_TTL: u32 = 3600;
@@ -300,6 +303,22 @@ pub(super) fn lease(text: &str) -> Result<Duration, String> {
         return fail(format!("a crashed host would be handed out for that long; use at most {}", MAX_LEASE.show()));
     }
     Ok(lease)
+}
+
+pub(super) fn aliases(text: &str) -> Result<Aliases, String> {
+    text.parse().map_err(|error: AliasesError| format!("write {error}"))
+}
+
+/// `0s` is never.
+pub(super) fn fallback_after(text: &str) -> Result<Duration, String> {
+    let after = parse_duration(text)?;
+    if after > MAX_FALLBACK {
+        return fail(format!(
+            "a name that has moved to `global` for good would be missed; use at most {}",
+            MAX_FALLBACK.show()
+        ));
+    }
+    Ok(after)
 }
 
 /// Seconds, with or without a unit: `0`, `5`, `5s`, `1m`.

@@ -7,7 +7,8 @@
 //!   is known. One exception: where A or AAAA of a name has addresses, the other family may be denied before the
 //!   zone is complete. Resolvers that ask for both (musl) would drop the good half with the failed one, and the own
 //!   host must stay right without any registry (P3).
-//! - A service without namespace is the asker's own, else that of `global`; never both. The own one wins because it
+//! - A service without namespace is the asker's own, else what Docker's own DNS calls a container of its namespace, else that of
+//!   `global`; never a union (`find.rs`). The own one wins because it
 //!   exists, also while none of its instances is ready or reachable: a replica that stops must not hand its clients
 //!   over to a stranger of the same name.
 //! - Nothing of ours is forwarded, and no single label. Names of others are forwarded for this host and for
@@ -19,10 +20,11 @@
 //!
 //! The apex is its own name server, so that no service name is taken away for it.
 
+pub(super) mod hosts;
 mod reverse;
 mod sample;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
@@ -36,13 +38,14 @@ use self::sample::{Weighted, sample};
 
 pub use super::source::{Source, locate};
 use super::{
-    name::{self, Apex, Named, Subject},
+    find::{Found, Missing, dotted, find},
+    name::{self, Apex, HOST, Loose, Named, Second, Subject},
     prefer::Preference,
     reach::{Family, Given, Viewpoint, Ways, one_port},
     ready::{self, Chosen},
     zone::{Candidate, Zone},
 };
-use crate::model::{Elsewhere, Label, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
+use crate::model::{Aliases, Elsewhere, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
 
 /// Addresses in one answer, sampled from all. 16 AAAA of 28 octets are 448, which leaves 64 of the 512 that every
 /// resolver takes for header (12), EDNS (11) and a question of 41.
@@ -81,6 +84,10 @@ pub struct Settings {
     pub when_none_ready: WhenNoneReady,
     /// `--prefer`, `--prefer-floor` and where this host stands.
     pub prefer: Preference,
+    /// `--aliases`: which names of Docker's own DNS are names here.
+    pub aliases: Aliases,
+    /// The id of this host.
+    pub host: Arc<str>,
 }
 
 impl Default for Settings {
@@ -94,6 +101,8 @@ impl Default for Settings {
             forwarding: true,
             when_none_ready: WhenNoneReady::default(),
             prefer: Preference::default(),
+            aliases: Aliases::default(),
+            host: "".into(),
         }
     }
 }
@@ -155,21 +164,25 @@ pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
 pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: RecordType, rng: &mut impl Rng) -> Answer {
     let Settings { apex, routed, .. } = snapshot.settings;
     let question = Question { snapshot, source, name, kind, view: Viewpoint::new(snapshot.local, routed, source) };
-    match name::classify(&name::fold(name), apex) {
+    let text = name::fold(name);
+    match name::classify(&text, apex) {
         Subject::Apex => question.apex(),
         Subject::Bare(service) => {
             let soa = question.soa(Name::root());
             question.service(Named { service, namespace: None }, Members::Ready, soa, rng)
         }
-        Subject::Service(named) => question.service(named, Members::Ready, question.apex_soa(), rng),
+        Subject::Service(named) => question.named(named, rng),
         Subject::All(named) => question.service(named, Members::All, question.apex_soa(), rng),
-        Subject::Port(port, proto, named) => question.port(port, proto, named, rng),
-        Subject::Transport(proto, named) => question.transport(proto, named),
+        Subject::Port(port, proto, named) => question.port(port, proto, named, question.apex_soa(), rng),
+        Subject::Transport(proto, named) => question.transport(proto, named, question.apex_soa()),
         Subject::Instance(instance, named) => question.instance(instance, named, rng),
+        Subject::Host(host) => question.host(host, rng),
+        Subject::On(named, host) => question.on(named, host, rng),
+        Subject::Loose(loose) => question.loose(loose, &text, rng),
         Subject::Nothing => question.nothing(question.apex_soa()),
         Subject::Reverse(prefix) => question.reverse(prefix, reverse::Depth::At),
         Subject::BelowReverse(prefix) => question.reverse(prefix, reverse::Depth::Below),
-        Subject::Outside => question.outside(),
+        Subject::Outside => question.outside(&text, rng),
     }
 }
 
@@ -218,10 +231,46 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// A service, or what its two labels mean if they are none.
+    fn named(&self, named: Named<'_>, rng: &mut impl Rng) -> Answer {
+        let soa = self.apex_soa();
+        if named.namespace.is_some_and(|namespace| self.snapshot.zone.service(namespace, named.service).is_none()) {
+            match name::second(named) {
+                Some(Second::All(near)) if self.find(near).is_ok() => {
+                    return self.service(near, Members::All, soa, rng);
+                }
+                Some(Second::Instance(id, near)) if self.find(near).is_ok() => return self.instance(id, near, rng),
+                Some(Second::Host(host)) => return self.host(host, rng),
+                _ => {}
+            }
+        }
+        self.service(named, Members::Ready, soa, rng)
+    }
+
+    /// A name that is ours if its service is there near the asker.
+    fn loose(&self, loose: Loose<'_>, text: &str, rng: &mut impl Rng) -> Answer {
+        let near = loose.named();
+        let soa = self.soa(Name::root());
+        match (loose, self.find(near)) {
+            (_, Err(Missing::Nothing)) => self.outside(text, rng),
+            (_, Err(Missing::Lost(_) | Missing::NotYet)) => self.no_data(soa),
+            (Loose::All(_), Ok(_)) => self.service(near, Members::All, soa, rng),
+            (Loose::Port(port, proto, _), Ok(_)) => self.port(port, proto, near, soa, rng),
+            (Loose::Transport(proto, _), Ok(_)) => self.transport(proto, near, soa),
+        }
+    }
+
     fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
-        let Some(candidates) = self.find(named) else {
-            return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
-        };
+        match self.find(named) {
+            Ok(found) => self.of(&found.candidates, members, soa, rng),
+            Err(Missing::Nothing) if !self.stands_above(named, &soa.name) => self.nothing(soa),
+            Err(Missing::Nothing | Missing::Lost(_)) => self.no_data(soa),
+            Err(Missing::NotYet) => Answer::NotYet,
+        }
+    }
+
+    /// What instances of one name give.
+    fn of(&self, candidates: &[Candidate], members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         let chosen = members.choose(candidates, self.snapshot.settings);
         if let Some(alias) = self.alias(&chosen) {
             return alias;
@@ -260,13 +309,18 @@ impl<'a> Question<'a> {
         match named.namespace {
             Some(_) => false,
             None if zone.is_root() => settings.apex.as_str().rsplit('.').next() == Some(named.service),
-            None => known.has_namespace(named.service),
+            None => named.service == HOST || known.has_namespace(named.service),
         }
     }
 
     fn instance(&self, instance: &str, named: Named<'_>, rng: &mut impl Rng) -> Answer {
         let soa = self.apex_soa();
-        let chosen: Vec<&Candidate> = self.find(named).map(|all| instances(all, instance)).unwrap_or_default();
+        let found = self.find(named);
+        let all = found.as_ref().map(|found| &*found.candidates).unwrap_or_default();
+        let chosen: Vec<&Candidate> = instances(all, instance);
+        if chosen.is_empty() && named.namespace == Some(HOST) && instance == "on" && self.is_host(named.service) {
+            return self.no_data(soa);
+        }
         if chosen.is_empty() {
             return self.nothing(soa);
         }
@@ -287,10 +341,10 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn port(&self, port: &str, proto: Proto, named: Named<'_>, rng: &mut impl Rng) -> Answer {
-        let soa = self.apex_soa();
+    fn port(&self, port: &str, proto: Proto, named: Named<'_>, soa: Record, rng: &mut impl Rng) -> Answer {
         let is_meant = |offered: &Port| offered.is_called(port, proto);
-        let candidates = self.find(named).unwrap_or_default();
+        let found = self.find(named);
+        let candidates = found.as_ref().map(|found| &*found.candidates).unwrap_or_default();
         if !candidates.iter().any(|candidate| candidate.offer().ports.iter().any(is_meant)) {
             return self.nothing(soa);
         }
@@ -304,9 +358,9 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn transport(&self, proto: Proto, named: Named<'_>) -> Answer {
-        let soa = self.apex_soa();
-        let candidates = self.find(named).unwrap_or_default();
+    fn transport(&self, proto: Proto, named: Named<'_>, soa: Record) -> Answer {
+        let found = self.find(named);
+        let candidates = found.as_ref().map(|found| &*found.candidates).unwrap_or_default();
         let mut ports = candidates.iter().flat_map(|candidate| &candidate.offer().ports);
         match ports.any(|port| port.proto == proto && port.name.is_some()) {
             true => self.no_data(soa),
@@ -314,13 +368,37 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn outside(&self) -> Answer {
+    /// A name of somebody else, unless it is an alias with dots: that one has A and AAAA, and only for who reaches it.
+    fn outside(&self, text: &str, rng: &mut impl Rng) -> Answer {
+        let Snapshot { zone, settings, .. } = self.snapshot;
+        if matches!(self.kind, RecordType::A | RecordType::AAAA)
+            && let Some(found) = dotted(zone, self.source, text, settings.aliases)
+        {
+            // It is a zone of its own, so that nothing is said of names around it.
+            let soa = self.soa(self.name.clone());
+            match self.of(&found.candidates, Members::Ready, soa, rng) {
+                Answer::NoData(soa) if self.reaches(&found.candidates) => return Answer::NoData(soa),
+                given @ Answer::Records { .. } => return given,
+                _ => {}
+            }
+        }
+        self.forwarded()
+    }
+
+    /// A name of somebody else.
+    fn forwarded(&self) -> Answer {
         if may_forward(self.snapshot, self.source) { Answer::Forward } else { Answer::Refused }
     }
 
     /// The instances of a service, in the namespace that is meant.
-    fn find(&self, named: Named<'_>) -> Option<&'a [Candidate]> {
-        find(self.snapshot.zone, self.source, named).map(|(_, candidates)| candidates)
+    fn find(&self, named: Named<'_>) -> Result<Found<'a>, Missing> {
+        find(self.snapshot.zone, self.source, named, self.snapshot.settings.aliases)
+    }
+
+    /// Whether A or AAAA hold one of them.
+    fn reaches(&self, candidates: &[Candidate]) -> bool {
+        let chosen = Members::Ready.choose(candidates, self.snapshot.settings);
+        !one_port(&self.view, candidates, &chosen.members).given.is_empty()
     }
 
     /// The records of `addresses`; `any`: the name has some, perhaps of the other family only.
@@ -453,19 +531,6 @@ impl<'a> Question<'a> {
     }
 }
 
-/// The instances of a service, and the namespace in which they were found: that of the name, else the asker's own where
-/// it has such a service, else `global`.
-pub(super) fn find<'z>(zone: &'z Zone, source: &Source, named: Named<'_>) -> Option<(Label, &'z [Candidate])> {
-    let within = |namespace: Label| zone.service(namespace.as_str(), named.service).map(|found| (namespace, found));
-    match named.namespace {
-        // A folded label is one, or names nothing.
-        Some(namespace) => zone
-            .service(namespace, named.service)
-            .and_then(|found| found.first().map(|candidate| (candidate.offer().namespace.clone(), found))),
-        None => within(source.namespace()).or_else(|| within(Label::global())),
-    }
-}
-
 /// Those of the `given` ways of one family that are near enough for this asker.
 pub(super) fn near<'g>(
     view: &Viewpoint<'_>,
@@ -542,13 +607,16 @@ pub(super) fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z
             return held;
         }
     }
-    candidates.iter().filter(|candidate| is_alias(&candidate.publication.name, label)).collect()
+    candidates.iter().filter(|candidate| is_written(&candidate.publication.name, label)).collect()
 }
 
-/// Whether a container's name, written as a label, is `label`. A name that is too long for one has no alias.
-fn is_alias(name: &str, label: &str) -> bool {
+/// Whether a container's or a host's name, written as a label, is `label`. One that is too long for a label is none.
+fn is_written(name: &str, label: &str) -> bool {
     let written = |octet: u8| if octet == b'.' { b'-' } else { octet.to_ascii_lowercase() };
-    name.len() == label.len() && name.len() <= MAX_LABEL && name.bytes().map(written).eq(label.bytes())
+    !name.is_empty()
+        && name.len() == label.len()
+        && name.len() <= MAX_LABEL
+        && name.bytes().map(written).eq(label.bytes())
 }
 
 #[cfg(test)]

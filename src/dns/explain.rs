@@ -9,8 +9,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 use hickory_proto::rr::Name;
 
 use super::{
-    answer::{MAX_ADDRESSES, Members, Settings, Snapshot, find, instances, near, numbers, priorities},
-    name::{self, Named, Subject},
+    answer::{MAX_ADDRESSES, Members, Settings, Snapshot, hosts, instances, near, numbers, priorities},
+    find::{Found, Missing, dotted, find},
+    name::{self, Loose, Named, Second, Subject},
     reach::{Choice, Family, Obstacle, Viewpoint, Way, one_port},
     ready::{self, Chosen},
     source::Source,
@@ -22,15 +23,17 @@ pub mod words;
 
 /// A name as one asker sees it.
 #[derive(Clone, Debug)]
-pub struct Explanation<'z> {
+pub struct Explanation {
     /// How the name was read, for people.
     pub reading: String,
     /// The namespaces that were looked into, in order, and whether the service is there. The first that has it wins.
     pub searched: Vec<(Label, bool)>,
+    /// Why nothing was found.
+    pub missing: Option<Missing>,
     /// What there is to say of the service; `None`: there is none of that name.
     pub service: Option<Service>,
     /// Every instance of the service, in or out.
-    pub candidates: Vec<Judged<'z>>,
+    pub candidates: Vec<Judged>,
 }
 
 /// What holds for a service as a whole.
@@ -55,18 +58,18 @@ impl Service {
 
 /// One instance and what becomes of it.
 #[derive(Clone, Debug)]
-pub struct Judged<'z> {
+pub struct Judged {
     /// The instance.
-    pub candidate: &'z Candidate,
+    pub candidate: Candidate,
     /// Per family: A, AAAA.
     pub families: [Seen; 2],
     /// The ports in SRV answers with their numbers, and the priority; empty: SRV does not hold it.
-    pub targets: Vec<(&'z Port, u16)>,
+    pub targets: Vec<(Port, u16)>,
     /// The priority there.
     pub priority: u16,
 }
 
-impl Judged<'_> {
+impl Judged {
     /// A or AAAA hold it, or lead to it by its name.
     pub fn is_in(&self) -> bool {
         self.families.iter().any(|seen| seen.out.is_none())
@@ -109,22 +112,33 @@ pub enum Out {
 }
 
 /// Explains what `source` gets for a whole name.
-pub fn explain<'z>(snapshot: &Snapshot<'z>, source: &Source, name: &Name) -> Explanation<'z> {
+pub fn explain(snapshot: &Snapshot<'_>, source: &Source, name: &Name) -> Explanation {
     let text = name::fold(name);
-    let subject = name::classify(&text, &snapshot.settings.apex);
+    let Snapshot { zone, settings, .. } = snapshot;
+    let subject = second_reading(snapshot, source, name::classify(&text, &settings.apex));
     let mut explanation = Explanation {
-        reading: words::reading(&subject, &snapshot.settings.apex),
+        reading: words::reading(&subject, &settings.apex),
         searched: Vec::new(),
+        missing: None,
         service: None,
         candidates: Vec::new(),
     };
     let named = match subject {
         Subject::Bare(service) => Named { service, namespace: None },
+        Subject::Loose(loose) => loose.named(),
         Subject::Service(named)
         | Subject::All(named)
         | Subject::Instance(_, named)
         | Subject::Port(_, _, named)
-        | Subject::Transport(_, named) => named,
+        | Subject::Transport(_, named)
+        | Subject::On(named, _) => named,
+        Subject::Outside => {
+            if let Some(found) = dotted(zone, source, &text, settings.aliases) {
+                explanation.reading = words::shadowing(&found);
+                explanation.judge(snapshot, source, &subject, &found);
+            }
+            return explanation;
+        }
         _ => return explanation,
     };
     explanation.searched = match named.namespace {
@@ -133,44 +147,96 @@ pub fn explain<'z>(snapshot: &Snapshot<'z>, source: &Source, name: &Name) -> Exp
     }
     .into_iter()
     .map(|label| {
-        let there = snapshot.zone.service(label.as_str(), named.service).is_some();
+        let there = zone.service(label.as_str(), named.service).is_some();
         (label, there)
     })
     .collect();
-    let Some((namespace, all)) = find(snapshot.zone, source, named) else { return explanation };
-    let view = Viewpoint::new(snapshot.local, &snapshot.settings.routed, source);
-    let stages = Stages { settings: snapshot.settings, view: &view, all };
-    let (service, candidates) = match subject {
-        Subject::All(_) => stages.service(Members::All),
-        Subject::Instance(label, _) => stages.instance(label),
-        Subject::Port(port, proto, _) => {
-            let meant = |offered: &Port| offered.is_called(port, proto);
-            stages.port(&meant)
+    match find(zone, source, named, settings.aliases) {
+        Ok(found) => {
+            if found.by_alias {
+                explanation.reading = words::by_alias(&explanation.reading, &found);
+            }
+            explanation.judge(snapshot, source, &subject, &found);
+            let replaced = zone.replaced(found.namespace.as_str(), named.service);
+            explanation.candidates.extend(replaced.iter().map(|candidate| Judged {
+                candidate: candidate.clone(),
+                families: [(); 2].map(|()| Seen { way: None, out: Some(Out::Replaced) }),
+                targets: Vec::new(),
+                priority: 0,
+            }));
         }
-        Subject::Transport(proto, _) => stages.port(&|offered| offered.proto == proto && offered.name.is_some()),
-        _ => stages.service(Members::Ready),
-    };
-    explanation.service = Some(service);
-    explanation.candidates = candidates;
-    let replaced = snapshot.zone.replaced(namespace.as_str(), named.service);
-    explanation.candidates.extend(replaced.iter().map(|candidate| Judged {
-        candidate,
-        families: [(); 2].map(|()| Seen { way: None, out: Some(Out::Replaced) }),
-        targets: Vec::new(),
-        priority: 0,
-    }));
+        Err(missing) => {
+            explanation.reading = words::missing(&explanation.reading, missing, &source.namespace());
+            explanation.missing = Some(missing);
+        }
+    }
     explanation
 }
 
-/// What is needed at every stage.
-struct Stages<'a, 'z> {
-    settings: &'a Settings,
-    view: &'a Viewpoint<'a>,
-    all: &'z [Candidate],
+/// What two labels mean if they are no service and namespace, as answers read them.
+fn second_reading<'t>(snapshot: &Snapshot<'_>, source: &Source, subject: Subject<'t>) -> Subject<'t> {
+    let Snapshot { zone, settings, .. } = snapshot;
+    let is_there = |named: Named<'_>| find(zone, source, named, settings.aliases).is_ok();
+    match subject {
+        Subject::Service(named)
+            if named.namespace.is_some_and(|namespace| zone.service(namespace, named.service).is_none()) =>
+        {
+            match name::second(named) {
+                Some(Second::All(near)) if is_there(near) => Subject::All(near),
+                Some(Second::Instance(id, near)) if is_there(near) => Subject::Instance(id, near),
+                Some(Second::Host(host)) => Subject::Host(host),
+                _ => subject,
+            }
+        }
+        Subject::Loose(loose)
+            if matches!(find(zone, source, loose.named(), settings.aliases), Err(Missing::Nothing)) =>
+        {
+            Subject::Outside
+        }
+        _ => subject,
+    }
 }
 
-impl<'z> Stages<'_, 'z> {
-    fn service(&self, members: Members) -> (Service, Vec<Judged<'z>>) {
+impl Explanation {
+    fn judge(&mut self, snapshot: &Snapshot<'_>, source: &Source, subject: &Subject<'_>, found: &Found<'_>) {
+        let view = Viewpoint::new(snapshot.local, &snapshot.settings.routed, source);
+        let there: Vec<Candidate>;
+        let all = match subject {
+            Subject::On(_, host) => {
+                let home = hosts::find(snapshot, host);
+                let runs_there = |candidate: &&Candidate| home.is_some_and(|home| home.origin == candidate.home.origin);
+                there = found.candidates.iter().filter(runs_there).cloned().collect();
+                &there
+            }
+            _ => &*found.candidates,
+        };
+        let stages = Stages { settings: snapshot.settings, view: &view, all };
+        let (service, candidates) = match *subject {
+            Subject::All(_) | Subject::Loose(Loose::All(_)) => stages.service(Members::All),
+            Subject::Instance(label, _) => stages.instance(label),
+            Subject::Port(port, proto, _) | Subject::Loose(Loose::Port(port, proto, _)) => {
+                let meant = |offered: &Port| offered.is_called(port, proto);
+                stages.port(&meant)
+            }
+            Subject::Transport(proto, _) | Subject::Loose(Loose::Transport(proto, _)) => {
+                stages.port(&|offered| offered.proto == proto && offered.name.is_some())
+            }
+            _ => stages.service(Members::Ready),
+        };
+        self.service = Some(service);
+        self.candidates = candidates;
+    }
+}
+
+/// What is needed at every stage.
+struct Stages<'a> {
+    settings: &'a Settings,
+    view: &'a Viewpoint<'a>,
+    all: &'a [Candidate],
+}
+
+impl<'a> Stages<'a> {
+    fn service(&self, members: Members) -> (Service, Vec<Judged>) {
         let chosen = members.choose(self.all, self.settings);
         let one = one_port(self.view, self.all, &chosen.members);
         let near: [Vec<usize>; 2] = Family::BOTH.map(|family| {
@@ -200,7 +266,7 @@ impl<'z> Stages<'_, 'z> {
         (self.about(&chosen, Some(one.choice), &candidates), candidates)
     }
 
-    fn instance(&self, label: &str) -> (Service, Vec<Judged<'z>>) {
+    fn instance(&self, label: &str) -> (Service, Vec<Judged>) {
         let chosen = Chosen { members: instances(self.all, label), standing: None };
         let targets = priorities(self.view, self.settings, &chosen, &|_| true);
         let seen = |candidate: &Candidate, place: Option<usize>, family: Family| {
@@ -218,7 +284,7 @@ impl<'z> Stages<'_, 'z> {
         (self.about(&chosen, None, &candidates), candidates)
     }
 
-    fn port(&self, is_meant: &dyn Fn(&Port) -> bool) -> (Service, Vec<Judged<'z>>) {
+    fn port(&self, is_meant: &dyn Fn(&Port) -> bool) -> (Service, Vec<Judged>) {
         let chosen = Members::Ready.choose(self.all, self.settings);
         let targets = priorities(self.view, self.settings, &chosen, is_meant);
         let seen = |candidate: &Candidate, place: Option<usize>, family: Family| {
@@ -238,25 +304,25 @@ impl<'z> Stages<'_, 'z> {
     /// Every instance, with what was found out about the chosen ones. These are in the order of all.
     fn judge(
         &self,
-        chosen: &Chosen<'z>,
-        targets: &[(&'z Candidate, u16)],
+        chosen: &Chosen<'a>,
+        targets: &[(&'a Candidate, u16)],
         is_meant: &dyn Fn(&Port) -> bool,
         seen: &dyn Fn(&Candidate, Option<usize>, Family) -> Seen,
-    ) -> Vec<Judged<'z>> {
+    ) -> Vec<Judged> {
         let mut members = chosen.members.iter().enumerate().peekable();
         let mut targets = targets.iter().peekable();
-        let judge = |candidate: &'z Candidate| {
+        let judge = |candidate: &'a Candidate| {
             let place = members.next_if(|(_, member)| std::ptr::eq(**member, candidate)).map(|(place, _)| place);
             let target = targets.next_if(|(target, _)| std::ptr::eq(*target, candidate));
             let ways = self.view.ways(candidate);
             Judged {
-                candidate,
+                candidate: candidate.clone(),
                 families: Family::BOTH.map(|family| seen(candidate, place, family)),
                 targets: target.map_or_else(Vec::new, |_| {
                     let given: Vec<(usize, u16)> = numbers(self.view, candidate, ways, is_meant)
                         .filter_map(|(port, number)| Some((place_of(candidate, port)?, number)))
                         .collect();
-                    given.into_iter().map(|(place, number)| (&candidate.offer().ports[place], number)).collect()
+                    given.into_iter().map(|(place, number)| (candidate.offer().ports[place].clone(), number)).collect()
                 }),
                 priority: target.map_or(0, |(_, priority)| *priority),
             }
@@ -264,7 +330,7 @@ impl<'z> Stages<'_, 'z> {
         self.all.iter().map(judge).collect()
     }
 
-    fn about(&self, chosen: &Chosen<'_>, number: Option<Choice>, candidates: &[Judged<'_>]) -> Service {
+    fn about(&self, chosen: &Chosen<'_>, number: Option<Choice>, candidates: &[Judged]) -> Service {
         let given = |family: Family| {
             let seen = candidates.iter().map(|judged| &judged.families[family as usize]);
             let given = seen.filter(|seen| seen.out.is_none()).filter_map(|seen| seen.way);

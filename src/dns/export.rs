@@ -14,7 +14,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rand::Rng;
 
 use super::{
-    answer::{Answer, Members, Settings, Snapshot, answer, find, instances, near, numbers, priorities},
+    answer::{Answer, Members, Settings, Snapshot, answer, instances, near, numbers, priorities},
+    find::find,
     name::{self, Named, Subject},
     reach::{Family, Viewpoint, one_port},
     ready::Chosen,
@@ -116,7 +117,9 @@ impl File<'_> {
         let within = format!("{service}.{namespace}");
         let near = Named { service: service.as_str(), namespace: None };
         // `web` alone means this one for this asker.
-        let is_near = find(self.snapshot.zone, self.source, near).is_some_and(|(found, _)| found == *namespace);
+        let Snapshot { zone, settings, .. } = self.snapshot;
+        let found = find(zone, self.source, near, settings.aliases);
+        let is_near = found.is_ok_and(|found| found.namespace == *namespace && !found.by_alias);
         let mut names = BTreeSet::from([within.clone(), format!("all.{within}")]);
         let mut ports = BTreeSet::new();
         for candidate in all.members() {
@@ -141,15 +144,16 @@ impl File<'_> {
 
     /// Every record of one name.
     fn name(&mut self, name: &Name, rng: &mut impl Rng) {
-        let Settings { apex, .. } = self.snapshot.settings;
+        let Settings { apex, aliases, .. } = self.snapshot.settings;
         let folded = name::fold(name);
         let (zone, source) = (self.snapshot.zone, self.source);
-        let found = |named| find(zone, source, named).map(|(_, candidates)| candidates).unwrap_or_default();
+        let found = |named| find(zone, source, named, *aliases).map(|found| found.candidates).unwrap_or_default();
         match name::classify(&folded, apex) {
-            Subject::Service(named) => self.members(name, found(named), Members::Ready, rng),
-            Subject::All(named) => self.members(name, found(named), Members::All, rng),
+            Subject::Service(named) => self.members(name, &found(named), Members::Ready, rng),
+            Subject::All(named) => self.members(name, &found(named), Members::All, rng),
             Subject::Instance(label, named) => {
-                let members = instances(found(named), label);
+                let all = found(named);
+                let members = instances(&all, label);
                 if members.is_empty() || self.alias(name, &Chosen { members: members.clone(), standing: None }, rng) {
                     return;
                 }
@@ -160,7 +164,8 @@ impl File<'_> {
                 self.answered(name, RecordType::TXT, rng);
             }
             Subject::Port(port, proto, named) => {
-                let chosen = Members::Ready.choose(found(named), self.snapshot.settings);
+                let all = found(named);
+                let chosen = Members::Ready.choose(&all, self.snapshot.settings);
                 self.targets(name, &chosen, &|offered| offered.is_called(port, proto), "");
             }
             _ => {}

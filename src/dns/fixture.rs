@@ -15,7 +15,8 @@
 //! Container ids are filled up with zeros. `@host` is the host's network. `>` is a published port that the operator
 //! chose, `~` one that Docker chose. `paused`, `starting`, `unhealthy`, `healthy` and `held` stand like
 //! `draining`;
-//! `none-ready=unhealthy` is a service's own policy, `dir=d1` the digest of its project's directory.
+//! `none-ready=unhealthy` is a service's own policy, `dir=d1` the digest of its project's directory. `in=shop` is the
+//! container's own namespace (otherwise that of its first service outside of `global`), `also=db,db.example.com` its aliases.
 
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
@@ -288,13 +289,20 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
     let mut made = Publication {
         container: short(words[0]),
         name: format!("c-{}", words[0]).into(),
-        common: Arc::new(Common { image: "image".into(), services: Box::default(), directory: None }),
+        common: Arc::new(Common {
+            image: "image".into(),
+            services: Box::default(),
+            directory: None,
+            namespace: Label::global(),
+            aliases: Box::default(),
+        }),
         phase: Phase::Serving,
         health: Health::None,
         networks: Box::default(),
         elsewhere: None,
     };
     let (mut services, mut places): (Vec<Offer>, Vec<Attachment>) = (Vec::new(), Vec::new());
+    let mut own_namespace = None;
     for word in &words[1..] {
         if let Some(phase) = phase(word) {
             made.phase = phase;
@@ -324,6 +332,10 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             made.elsewhere = Some(elsewhere.into());
         } else if let Some(name) = word.strip_prefix("name=") {
             made.name = name.into();
+        } else if let Some(namespace) = word.strip_prefix("in=") {
+            own_namespace = Some(label(namespace));
+        } else if let Some(aliases) = word.strip_prefix("also=") {
+            Arc::make_mut(&mut made.common).aliases = in_order(aliases.split(',').map(Into::into).collect());
         } else if let Some(directory) = word.strip_prefix("dir=") {
             Arc::make_mut(&mut made.common).directory = Some(directory.into());
         } else if let Some(port) = word.strip_prefix("main=") {
@@ -351,7 +363,10 @@ fn publication(words: &[&str], networks: &BTreeMap<String, Attachment>) -> Publi
             });
         }
     }
-    Arc::make_mut(&mut made.common).services = services.into();
+    let own = || services.iter().map(|offer| &offer.namespace).find(|namespace| **namespace != Label::global());
+    let namespace = own_namespace.or_else(|| own().cloned()).unwrap_or_else(Label::global);
+    let common = Arc::make_mut(&mut made.common);
+    (common.services, common.namespace) = (services.into(), namespace);
     made.networks = places.into();
     made
 }

@@ -19,9 +19,10 @@ use rand::Rng;
 
 use super::{
     answer::{MAX_ADDRESSES, Settings},
+    name::{ALL, HOST},
     zone::{KeyText, Service, Zone},
 };
-use crate::model::Label;
+use crate::model::{Aliases, Label};
 
 mod memo;
 mod question;
@@ -86,11 +87,20 @@ pub fn respond(
                 let is_name = near.push(question.first()) && near.push(namespace);
                 is_name.then(|| zone.find(&near, |met| scratch.trail.pass(met))).flatten()
             };
-            let service = within(&view.namespace).or_else(|| within(Label::GLOBAL.as_bytes()));
+            let mut service = within(&view.namespace);
+            if service.is_none() && *view.namespace != *Label::GLOBAL.as_bytes() {
+                if may_be_another(ground, zone, view, &question) {
+                    return None;
+                }
+                service = within(Label::GLOBAL.as_bytes());
+            }
             (&*near, service)
         }
     };
     let Some(service) = service else {
+        if has_second_reading(&question) {
+            return None;
+        }
         let denial = denial(zone, &question)?;
         return writer.deny(denial, &question, &ground.denials(), zone.revision());
     };
@@ -102,10 +112,36 @@ pub fn respond(
     write(&encoded, ground, zone, &question, key, rng, scratch, writer)
 }
 
+/// Whether a name that is no service of the asker's namespace may be something else than one of `global`: an alias there, a
+/// name that was lost a moment ago, or one of which too little is known. The complete path tells.
+#[inline]
+fn may_be_another(ground: &Ground, zone: &Zone, view: &View, question: &Question<'_>) -> bool {
+    let mut key = KeyText::new();
+    !zone.is_complete()
+        || (ground.settings.aliases != Aliases::Off && zone.may_be_alias(&view.namespace, question.first()))
+        || (key.push(question.first()) && key.push(&view.namespace) && zone.is_lost(&key))
+}
+
+/// Whether the labels of no service may mean something else, which the complete path knows: see [`second`](super::name::second).
+fn has_second_reading(question: &Question<'_>) -> bool {
+    let mut labels = question.own_labels();
+    let (first, second) = (labels.next().unwrap_or_default(), labels.next());
+    let is_id = |label: &[u8]| label.len() == 12 && label.iter().all(u8::is_ascii_hexdigit);
+    match question.shape {
+        Shape::Full => first == ALL.as_bytes() || second == Some(HOST.as_bytes()) || is_id(first),
+        Shape::Near => first == HOST.as_bytes(),
+        Shape::Bare => false,
+    }
+}
+
 /// Whether the packet asks in the usual way for a name that is certainly somebody else's, and upstreams may be asked on
 /// behalf of this asker: what they said of it before may be given at once.
-pub fn is_for_others(ground: &Ground, view: &View, packet: &[u8]) -> bool {
-    view.forwards && question::is_foreign(packet, &ground.apex)
+pub fn is_for_others(ground: &Ground, zone: &Zone, view: &View, packet: &[u8]) -> bool {
+    view.forwards
+        && question::is_foreign(packet, &ground.apex).is_some_and(|name| {
+            let dotted = || question::dotted(name);
+            !(view.dotted && zone.may_be_dotted_alias(&view.namespace, dotted))
+        })
 }
 
 /// Works out what this asker may be told of a service, and keeps it.

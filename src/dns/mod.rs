@@ -9,7 +9,7 @@
 //! packet ─ wire.rs ─ name.rs ┘     reach.rs                forward.rs [IO] ─► upstream
 //! ```
 //!
-//! - `name.rs` says what a name means, `source.rs` who asks, `ready.rs` which instances count,
+//! - `name.rs` says what a name means, `source.rs` who asks, `find.rs` which service or containers that is, `ready.rs` which instances count,
 //!   `reach.rs` which address that one gets, `prefer.rs` which are near enough;
 //! - `explain.rs` tells of the same stages why an instance is in or out, `export.rs` writes them down as a zone file: no
 //!   rule is written twice;
@@ -31,6 +31,7 @@ pub mod answer;
 pub mod cookie;
 pub mod explain;
 pub mod export;
+pub mod find;
 #[cfg(any(test, feature = "fuzz"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "the fuzz targets need the world, the tests its tables, too"))]
 #[expect(clippy::unwrap_used, reason = "made for tests, whose words it reads")]

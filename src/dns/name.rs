@@ -10,6 +10,9 @@
 //! | `all.web.shop` | all instances of `web` in `shop`, never the instance of a container named `all` |
 //! | `_http._tcp.web` | port `http` of `web`, never an instance `_http` of a service `_tcp` |
 //! | `_tcp.web` | the empty non-terminal above the former, never a service `_tcp` |
+//! | `web.on.h1.host` | the instances of `web` near the asker on host `h1` |
+//!
+//! Two labels that are no service and namespace have a [second reading](second).
 //!
 //! Whether a thing so named exists is not decided here. Case plays no part in the meaning (RFC 4343); the reply
 //! keeps the question's own letters because `wire.rs` uses the name as it came.
@@ -153,15 +156,71 @@ pub enum Subject<'t> {
     Port(&'t str, Proto, Named<'t>),
     /// The empty non-terminal above named ports: `_tcp.web`.
     Transport(Proto, Named<'t>),
+    /// The instances of a service near the asker that run on a host: `web.on.h1.host`.
+    On(Named<'t>, &'t str),
+    /// A host: the second reading of `h1.host`.
+    Host(&'t str),
     /// Below the apex, where nothing can be.
     Nothing,
     /// A reverse name: a whole address, or a shorter prefix above addresses.
     Reverse(IpNet),
     /// Below the reverse name of that prefix, where nothing can be.
     BelowReverse(IpNet),
+    /// Read as if the root were our zone, if the service is there near the asker: `all.web.`, `_http._tcp.web.`. Otherwise it
+    /// is somebody else's.
+    Loose(Loose<'t>),
     /// A name of somebody else, the root among them.
     Outside,
 }
+
+/// Words in front of a bare name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loose<'t> {
+    /// `all.web.`
+    All(&'t str),
+    /// `_http._tcp.web.`
+    Port(&'t str, Proto, &'t str),
+    /// `_tcp.web.`
+    Transport(Proto, &'t str),
+}
+
+impl<'t> Loose<'t> {
+    /// The service that is meant.
+    pub fn named(self) -> Named<'t> {
+        let (Self::All(service) | Self::Port(_, _, service) | Self::Transport(_, service)) = self;
+        Named { service, namespace: None }
+    }
+}
+
+/// The container that `0123456789ab.web.svc.internal` means, read near the asker as `web.svc.internal` is, and the
+/// like: what two labels below the apex say if they are no service in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second<'t> {
+    /// `all.web`: all instances of `web` near the asker.
+    All(Named<'t>),
+    /// `0123456789ab.web`: an instance of it.
+    Instance(&'t str, Named<'t>),
+    /// `h1.host`: a host.
+    Host(&'t str),
+}
+
+/// The second reading of a service that is none.
+pub fn second<'t>(named: Named<'t>) -> Option<Second<'t>> {
+    let namespace = named.namespace?;
+    let near = Named { service: namespace, namespace: None };
+    let first = named.service;
+    match () {
+        () if namespace == HOST => Some(Second::Host(first)),
+        () if first == ALL => Some(Second::All(near)),
+        () if ShortId::parse(first).is_some_and(|id| id.as_str() == first) => Some(Second::Instance(first, near)),
+        () => None,
+    }
+}
+
+/// Below this label hosts have their names.
+pub const HOST: &str = "host";
+/// In front of a service: all of its instances.
+pub const ALL: &str = "all";
 
 /// A name's text in lower case with dots between its labels. An octet that no name of ours holds becomes `?`, a dot
 /// inside a label too, so that such a name equals none of ours.
@@ -196,7 +255,11 @@ pub fn classify<'t>(text: &'t str, apex: &Apex) -> Subject<'t> {
     if let Some(nibbles) = below(text, "ip6.arpa") {
         return reverse(nibbles, v6_prefix);
     }
-    if text.is_empty() || text.contains('.') { Subject::Outside } else { Subject::Bare(text) }
+    match text.contains('.') {
+        _ if text.is_empty() => Subject::Outside,
+        false => Subject::Bare(text),
+        true => loose(text).map_or(Subject::Outside, Subject::Loose),
+    }
 }
 
 /// `web.shop` of `web.shop.svc.internal` and `svc.internal`.
@@ -223,14 +286,27 @@ fn ours(relative: &str) -> Subject<'_> {
         [first, second, third] => match (first.strip_prefix('_'), transport(second), transport(first)) {
             (Some(port), Some(proto), _) => Subject::Port(port, proto, near(third)),
             (_, _, Some(proto)) => Subject::Transport(proto, within(second, third)),
-            _ if first == "all" => Subject::All(within(second, third)),
+            _ if first == ALL => Subject::All(within(second, third)),
             _ => Subject::Instance(first, within(second, third)),
         },
         [first, second, third, fourth] => match (first.strip_prefix('_'), transport(second)) {
             (Some(port), Some(proto)) => Subject::Port(port, proto, within(third, fourth)),
+            _ if (second, fourth) == ("on", HOST) => Subject::On(near(first), third),
             _ => Subject::Nothing,
         },
         _ => Subject::Nothing,
+    }
+}
+
+fn loose(text: &str) -> Option<Loose<'_>> {
+    let (first, rest) = text.split_once('.')?;
+    match rest.split_once('.') {
+        None if first == ALL => Some(Loose::All(rest)),
+        None => Some(Loose::Transport(transport(first)?, rest)),
+        Some((second, service)) if !service.contains('.') => {
+            Some(Loose::Port(first.strip_prefix('_')?, transport(second)?, service))
+        }
+        Some(_) => None,
     }
 }
 

@@ -125,7 +125,7 @@ mod tests {
             "own" => Origin::Own,
             id => Origin::Registry(HostId::parse(id).unwrap()),
         };
-        Home { origin, advertise: Box::default(), locality: locality.into() }
+        Home { origin, advertise: Box::default(), locality: locality.into(), hostname: "".into() }
     }
 
     #[test]

@@ -20,7 +20,14 @@ use imbl::{GenericHashMap, OrdMap, ordmap::DiffItem, shared_ptr::DefaultSharedPt
 use smallvec::SmallVec;
 
 use super::hot::Memo;
-use crate::model::{Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId};
+use crate::model::{
+    Aliases, Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId,
+};
+
+mod aliases;
+mod lost;
+
+pub use lost::{MAX_LOST, Seconds};
 
 /// What an answer needs to know of the host an instance runs on.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +38,8 @@ pub struct Home {
     pub advertise: Box<[IpAddr]>,
     /// Where it stands, from large to small: `eu/a`. Empty: it does not say.
     pub locality: Arc<str>,
+    /// What the machine calls itself. Empty: it does not say.
+    pub hostname: Arc<str>,
 }
 
 impl Home {
@@ -39,12 +48,13 @@ impl Home {
             origin: origin.clone(),
             advertise: session.advertise.as_slice().into(),
             locality: Arc::clone(&session.locality),
+            hostname: Arc::clone(&session.hostname),
         }
     }
 
     /// Whether another session of the host would make the same home.
     fn is_same(before: &Session, after: &Session) -> bool {
-        before.advertise == after.advertise && before.locality == after.locality
+        before.advertise == after.advertise && before.locality == after.locality && before.hostname == after.hostname
     }
 }
 
@@ -140,6 +150,29 @@ impl Eq for Service {}
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key(SmallVec<[u8; 24]>);
 
+impl Key {
+    fn of(service: &str, namespace: &str) -> Option<Self> {
+        KeyText::of(service, namespace).map(|text| Self(SmallVec::from_slice(&text)))
+    }
+
+    /// Name and namespace.
+    fn labels(&self) -> (&str, &str) {
+        let label = |from: usize| {
+            let length = usize::from(self.0.get(from).copied().unwrap_or_default());
+            let octets = self.0.get(from + 1..from + 1 + length).unwrap_or_default();
+            str::from_utf8(octets).unwrap_or_default()
+        };
+        let name = label(0);
+        (name, label(1 + name.len()))
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// A service as the map holds it, which knows it by its key.
 #[derive(Clone, Debug)]
 struct Entry(Arc<Service>);
@@ -217,6 +250,8 @@ pub struct Zone {
     /// Containers by address: this host's own, and others' on networks that span hosts.
     addresses: OrdMap<(IpAddr, Origin, ShortId), Arc<Publication>>,
     homes: OrdMap<Origin, Arc<Home>>,
+    aliases: aliases::Index,
+    lost: lost::Lost,
     complete: bool,
     revision: i64,
 }
@@ -230,6 +265,8 @@ impl PartialEq for Zone {
             && self.namespaces == other.namespaces
             && self.addresses == other.addresses
             && self.homes == other.homes
+            && self.aliases == other.aliases
+            && self.lost == other.lost
             && (self.complete, self.revision) == (other.complete, other.revision)
     }
 }
@@ -285,10 +322,10 @@ impl Zone {
     }
 
     fn remove_host(&mut self, origin: &Origin, host: &Host, changes: &mut BTreeMap<Key, Change>) {
+        let Some(home) = self.homes.remove(origin) else { return };
         for publication in host.publications.values() {
-            self.remove(origin, publication, changes);
+            self.remove(&home, publication, changes);
         }
-        self.homes.remove(origin);
     }
 
     fn update_host(&mut self, origin: &Origin, old: &Host, new: &Host, changes: &mut BTreeMap<Key, Change>) {
@@ -299,10 +336,17 @@ impl Zone {
         for difference in old.publications.diff(&new.publications) {
             match difference {
                 DiffItem::Add(_, publication) => self.add(&home, publication, changes),
-                DiffItem::Remove(_, publication) => self.remove(origin, publication, changes),
+                DiffItem::Remove(_, publication) => self.remove(&home, publication, changes),
                 DiffItem::Update { old: (_, before), new: (_, after) } => {
-                    self.remove(origin, before, changes);
+                    let renamed = !is_external(&home) && !aliases::are_same(before, after);
+                    self.drop_offers(origin, before, changes);
+                    if renamed {
+                        self.aliases.remove(&home, before);
+                    }
                     self.add(&home, after, changes);
+                    if renamed {
+                        self.lose(before);
+                    }
                 }
             }
         }
@@ -317,9 +361,35 @@ impl Zone {
             let key = (address, home.origin.clone(), publication.container);
             self.addresses.insert(key, Arc::clone(publication));
         }
+        if is_external(home) {
+            return;
+        }
+        self.aliases.add(home, publication);
+        if !self.lost.is_empty() {
+            let found = aliases::plain(publication).filter_map(|name| Key::of(&name, publication.namespace.as_str()));
+            found.for_each(|key| self.lost.forget(&key));
+        }
     }
 
-    fn remove(&mut self, origin: &Origin, publication: &Publication, changes: &mut BTreeMap<Key, Change>) {
+    fn remove(&mut self, home: &Arc<Home>, publication: &Arc<Publication>, changes: &mut BTreeMap<Key, Change>) {
+        self.drop_offers(&home.origin, publication, changes);
+        if !is_external(home) {
+            self.aliases.remove(home, publication);
+            self.lose(publication);
+        }
+    }
+
+    /// Its names are not looked for in `global` for a while, unless another container or a service has them.
+    fn lose(&mut self, publication: &Publication) {
+        for name in self.aliases.lost(publication) {
+            let key = Key::of(&name, publication.namespace.as_str()).filter(|key| self.lookup(&key.0).is_none());
+            if let Some(key) = key {
+                self.lost.lose(key);
+            }
+        }
+    }
+
+    fn drop_offers(&mut self, origin: &Origin, publication: &Publication, changes: &mut BTreeMap<Key, Change>) {
         for offered in &publication.services {
             let gone = (publication.container, origin.clone());
             changes.entry(key(offered)).or_default().gone.push(gone);
@@ -342,12 +412,17 @@ impl Zone {
         let candidates: Vec<Candidate> = held.filter(stays).cloned().chain(change.new).collect();
         let Some(namespace) = candidates.first().map(|candidate| candidate.offer().namespace.clone()) else {
             self.services.remove(&*key.0);
+            let (name, namespace) = key.labels();
+            if namespace != Label::GLOBAL && !self.aliases.has(namespace, name) {
+                self.lost.lose(key);
+            }
             if let Some(last) = known.iter().find_map(|service| service.candidates.first()) {
                 self.uncount(&last.offer().namespace);
             }
             return;
         };
         if known.is_none() {
+            self.lost.forget(&key);
             *self.namespaces.entry(namespace).or_insert(0) += 1;
         }
         self.services.insert(Entry(Arc::new(Service::new(key, candidates))), ());
@@ -367,6 +442,81 @@ impl Zone {
     /// The instances of a service that answers are made from; `None` where there is no such service.
     pub fn service(&self, namespace: &str, service: &str) -> Option<&[Candidate]> {
         self.lookup(&KeyText::of(service, namespace)?).map(Service::members)
+    }
+
+    /// What the containers of a namespace offer that are called `name`, in lower case, by Docker's own DNS.
+    pub fn alias(&self, wanted: Aliases, namespace: &str, name: &str) -> Vec<Candidate> {
+        self.aliases.find(wanted, namespace, name)
+    }
+
+    /// Whether there may be such containers; no is certain.
+    #[inline]
+    pub(super) fn may_be_alias(&self, namespace: &[u8], name: &[u8]) -> bool {
+        self.aliases.may_have(namespace, name)
+    }
+
+    /// The same for a name with dots, which is made only where any such is known.
+    #[inline]
+    pub(super) fn may_be_dotted_alias(&self, namespace: &[u8], name: impl FnOnce() -> Vec<u8>) -> bool {
+        self.aliases.may_have_dotted(namespace, name)
+    }
+
+    /// The same zone at another time, in seconds since 1970: bare names that were lost more than `hold` seconds ago are
+    /// looked for in `global` again.
+    #[must_use]
+    pub fn later(&self, now: Seconds, hold: Seconds) -> Self {
+        let mut later = self.clone();
+        later.lost.at(now, hold);
+        later
+    }
+
+    /// When the next name that was lost is looked for in `global` again.
+    pub fn next_return(&self) -> Option<Seconds> {
+        self.lost.next()
+    }
+
+    /// Until when a bare name that the namespace has lost is not looked for in `global`.
+    pub fn lost_until(&self, namespace: &str, name: &str) -> Option<Seconds> {
+        KeyText::of(name, namespace).and_then(|key| self.lost.until(&key))
+    }
+
+    /// The same for its key.
+    #[inline]
+    pub(super) fn is_lost(&self, key: &[u8]) -> bool {
+        self.lost.until(key).is_some()
+    }
+
+    /// All names that were lost: name, namespace, and until when.
+    pub fn lost(&self) -> impl Iterator<Item = (&str, &str, Seconds)> {
+        self.lost.iter().map(|(key, until)| {
+            let (name, namespace) = key.labels();
+            (name, namespace, until)
+        })
+    }
+
+    /// The same zone, with names that were lost before: each with its namespace, and until when.
+    #[must_use]
+    pub fn with_lost(&self, names: impl Iterator<Item = (String, String, Seconds)>) -> Self {
+        let mut next = self.clone();
+        for (name, namespace, until) in names {
+            let key = Key::of(&name, &namespace).filter(|key| self.lookup(&key.0).is_none());
+            if let Some(key) = key {
+                next.lost.lose_until(key, until);
+            }
+        }
+        next
+    }
+
+    /// The same zone without what is remembered of a name that was lost, in every namespace.
+    #[must_use]
+    pub fn without_lost(&self, name: &str) -> Self {
+        let mut next = self.clone();
+        let meant: Vec<Key> =
+            self.lost.iter().map(|(key, _)| key.clone()).filter(|key| key.labels().0 == name).collect();
+        for key in &meant {
+            next.lost.forget(key);
+        }
+        next
     }
 
     /// The service with this key: its own and its namespace's label, as they stand in a question, in lower case.
@@ -446,8 +596,11 @@ impl Zone {
 
 /// The key of the service that is offered.
 fn key(offer: &Offer) -> Key {
-    let text = KeyText::of(offer.service.as_str(), offer.namespace.as_str()).expect("a label is one");
-    Key(SmallVec::from_slice(&text))
+    Key::of(offer.service.as_str(), offer.namespace.as_str()).expect("a label is one")
+}
+
+fn is_external(home: &Home) -> bool {
+    home.origin == Origin::External
 }
 
 /// The addresses of a container by which it may be found: another host's local addresses mean nothing here.

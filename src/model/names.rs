@@ -167,6 +167,20 @@ impl fmt::Debug for ShortId {
     }
 }
 
+/// Why no container may have the name of a service or an alias; `None`: it may.
+pub fn reserved(service: &Label, namespace: &Label) -> Option<&'static str> {
+    let special = |label: &Label| matches!(label.as_str(), "_tcp" | "_udp" | "_sctp");
+    if special(service) || special(namespace) {
+        return Some("another name: it begins the names of ports (RFC 2782)");
+    }
+    match service.as_str() {
+        "all" => Some("another name: `all.` begins the names of all instances"),
+        "localhost" => Some("another name: it is everybody's own host (RFC 6761)"),
+        "wpad" | "isatap" => Some("another name: programs look it up by themselves and trust what they find"),
+        _ => None,
+    }
+}
+
 /// FNV-1a, 64 bits: the same for one text in every process and version, where nobody gains by making two texts equal.
 pub fn fnv1a(text: &str) -> u64 {
     let step = |hash: u64, octet: u8| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);

@@ -6,7 +6,7 @@
 
 use std::{net::IpAddr, ops::Deref, sync::Arc};
 
-use super::{Driver, Elsewhere, Health, NetworkId, Offer, Phase, Scope, ShortId};
+use super::{Driver, Elsewhere, Health, Label, NetworkId, Offer, Phase, Scope, ShortId};
 
 /// A network as its containers are attached to it: the same for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +122,11 @@ pub struct Common {
     pub services: Box<[Offer]>,
     /// A digest of the directory their Compose project was started from, where their namespace is that project.
     pub directory: Option<Arc<str>>,
+    /// The namespace that they ask from, and in which they have aliases; without those if it is `global`.
+    pub namespace: Label,
+    /// What else they are called beside name and id: see [`alias`](super::alias). In order, at most
+    /// [`MAX_ALIASES`](super::MAX_ALIASES).
+    pub aliases: Box<[Arc<str>]>,
 }
 
 /// What one host publishes for one container: its services, and what is needed to know who reaches them.

@@ -32,14 +32,13 @@ use super::record::{Undecodable, within};
 use crate::{
     model::{
         Ask, Check, Checks, Common, Desired, Elsewhere, External, ExternalName, ExternalTarget, Externals, Health,
-        Initial, Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown, fnv1a,
+        Initial, Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown, fnv1a, reserved,
     },
     watch::{
         check::{
             DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_TIMEOUT, MAX_IN_A_ROW, MAX_INTERVAL, MAX_PATH,
             MAX_TIMEOUT, MIN_INTERVAL, MIN_TIMEOUT, duration,
         },
-        claim::reserved,
         labels::{MAX_TAG, MAX_TAGS},
     },
 };
@@ -441,7 +440,13 @@ fn publications(name: &ExternalName, external: &External) -> Vec<(Publication, O
         let publication = Publication {
             container: id_of(&format!("{name} {text}")),
             name: text.into(),
-            common: Arc::new(Common { image: "".into(), services: [offer].into(), directory: None }),
+            common: Arc::new(Common {
+                image: "".into(),
+                namespace: name.namespace.clone(),
+                services: [offer].into(),
+                directory: None,
+                aliases: Box::default(),
+            }),
             phase: Phase::Serving,
             health: Health::None,
             networks: Box::default(),

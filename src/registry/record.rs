@@ -15,6 +15,10 @@
 //! With `--compat registrator` a port may have an `"id"` and `"attributes":{"region":"us2"}`.
 //! A service whose main port was chosen by a label carries it as `"port":80`. A container whose namespace is its Compose
 //! project carries a digest of the directory that project was started from as `"directory":"9ae16a3b2f90404f"`.
+//!
+//! `"namespace":"shop"` is the container's own, in which its name, its id and `"aliases":["db","db.example.com"]` are names,
+//! too. Older agents write neither; such a container's
+//! namespace is taken for that of its services.
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -23,8 +27,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{interner::Interner, limits::fit};
 use super::call::{Revision, WatchRange, prefix_end};
 use crate::model::{
-    Attachment, Common, Driver, ExternalName, Extra, Health, HostId, Label, NetworkId, Offer, Phase, Port, Proto,
-    Publication, Published, Scope, Segment, Session, ShortId, WhenNoneReady,
+    Attachment, Common, Driver, ExternalName, Extra, Health, HostId, Label, MAX_ALIAS, NetworkId, Offer, Phase, Port,
+    Proto, Publication, Published, Scope, Segment, Session, ShortId, WhenNoneReady, alias, in_order,
 };
 
 /// Largest value we read or write: a record of 64 services with 256 ports each never comes near.
@@ -185,6 +189,8 @@ struct SessionWire<'a> {
     locality: Cow<'a, str>,
     #[serde(default, borrow)]
     version: Cow<'a, str>,
+    #[serde(default, borrow, skip_serializing_if = "str::is_empty")]
+    hostname: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     waits: Option<u64>,
 }
@@ -211,6 +217,10 @@ struct RecordWire<'a> {
     networks: Vec<NetworkWire<'a>>,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     directory: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    namespace: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Vec::is_empty")]
+    aliases: Vec<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -353,6 +363,7 @@ pub fn encode_session(session: &Session) -> Vec<u8> {
         advertise: session.advertise.clone(),
         locality: Cow::Borrowed(&session.locality),
         version: Cow::Borrowed(&session.version),
+        hostname: Cow::Borrowed(&session.hostname),
         waits: session.waits,
     };
     serde_json::to_vec(&wire).expect("texts and addresses are always JSON")
@@ -372,6 +383,8 @@ pub fn decode_session(value: &[u8], interner: &mut Interner) -> Result<Session, 
         advertise: wire.advertise,
         locality: interner.text(&wire.locality),
         version: interner.text(&wire.version),
+        // Longer than a DNS name none is.
+        hostname: interner.text(if wire.hostname.len() <= MAX_ALIAS { &wire.hostname } else { "" }),
         waits: wire.waits,
     })
 }
@@ -398,6 +411,8 @@ pub fn encode(publication: &Publication) -> Vec<u8> {
         services: publication.services.iter().map(ServiceWire::of).collect(),
         networks: publication.networks.iter().map(NetworkWire::of).collect(),
         directory: publication.directory.as_deref().map(Cow::Borrowed),
+        namespace: Some(Cow::Borrowed(publication.namespace.as_str())),
+        aliases: publication.aliases.iter().map(|alias| Cow::Borrowed(alias.as_ref())).collect(),
     };
     serde_json::to_vec(&wire).expect("texts, numbers and addresses are always JSON")
 }
@@ -410,13 +425,22 @@ pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Resu
     if wire.services.is_empty() {
         return Err(Undecodable::new("at least one service"));
     }
-    let services = wire.services.into_iter().map(|wire| offer(wire, interner)).collect::<Result<_, _>>()?;
+    let services = wire.services.into_iter().map(|wire| offer(wire, interner)).collect::<Result<Box<[_]>, _>>()?;
+    let namespace = match &wire.namespace {
+        Some(namespace) => interner.label(namespace)?,
+        None => namespace_of(&services),
+    };
+    // Those that cannot be asked for, or are more than we take, harm only themselves.
+    let aliases = wire.aliases.iter().filter_map(|text| alias(text));
+    let aliases = in_order(aliases.map(|text| interner.text(&text)).collect());
     let networks = wire.networks.into_iter().map(|wire| attachment(wire, interner)).collect::<Result<_, _>>()?;
     let common = Common {
         image: interner.text(&wire.image),
         services,
         // Compared with others and shown to nobody; a longer one is of no version we know.
         directory: wire.directory.filter(|text| text.len() <= MAX_DIRECTORY).map(|text| interner.text(&text)),
+        namespace,
+        aliases,
     };
     Ok(Publication {
         container,
@@ -427,6 +451,12 @@ pub fn decode(container: ShortId, value: &[u8], interner: &mut Interner) -> Resu
         networks,
         elsewhere: None,
     })
+}
+
+/// A container's own namespace, as far as its services tell: names that are given to it explicitly are `global`.
+fn namespace_of(services: &[Offer]) -> Label {
+    let own = services.iter().map(|offer| &offer.namespace).find(|namespace| **namespace != Label::global());
+    own.cloned().unwrap_or_else(Label::global)
 }
 
 fn offer(wire: ServiceWire<'_>, interner: &mut Interner) -> Result<Offer, Undecodable> {

@@ -1,6 +1,6 @@
 //! The state directory: what must survive a restart of the agent. \[IO\]
 //!
-//! It is ours alone (0700), locked while an agent runs, and holds four small files. Each is replaced whole: written
+//! It is ours alone (0700), locked while an agent runs, and holds five small files. Each is replaced whole: written
 //! beside, synced, renamed, and the directory synced, so that a crash leaves the old one or the new one.
 //!
 //! | file | what | made |
@@ -9,6 +9,7 @@
 //! | `session.json` | nonces that are ours, and our lease | at every claim |
 //! | `drains.json` | what the operator has drained | at every `drain` and `undrain` |
 //! | `externals.json` | what the operator registered; with etcd what it last had | at every `register` and `unregister`, at every change |
+//! | `names.json` | bare names that namespaces have had: see `--fallback-after` | seconds after they changed |
 //! | `lock` | held while an agent runs | at every start |
 
 use std::{
@@ -26,7 +27,7 @@ use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::publisher::SessionFile;
 use crate::{model::HostId, watch::container::Drains};
@@ -35,6 +36,7 @@ const HOST_ID: &str = "host-id";
 const SESSION: &str = "session.json";
 const DRAINS: &str = "drains.json";
 const EXTERNALS: &str = "externals.json";
+const NAMES: &str = "names.json";
 const LOCK: &str = "lock";
 /// Largest file of ours that is read: a session file is a few hundred octets, a thousand drained containers 110,000, a thousand registered services as much.
 const MAX_FILE: u64 = 4 << 20;
@@ -71,6 +73,18 @@ pub enum StateError {
         /// What it holds.
         found: String,
     },
+}
+
+/// A bare name that a namespace has had.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeptName {
+    /// The name, one label.
+    pub name: String,
+    /// The namespace that had it.
+    pub namespace: String,
+    /// Until when it is not looked for in `global`, in seconds since 1970; `None`: it was there when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
 }
 
 /// The open state directory; the lock is held as long as this lives, or somebody else has a handle of it.
@@ -176,6 +190,20 @@ impl StateDirectory {
             return Err(StateError::Io { act: "write", path: self.path.join(EXTERNALS), source });
         }
         self.replace(EXTERNALS, &text)
+    }
+
+    /// Bare names that namespaces have had.
+    pub fn names(&self) -> Vec<KeptName> {
+        self.kept(
+            NAMES,
+            "the names that namespaces have had cannot be read: they may be looked for in `global` at once",
+        )
+    }
+
+    /// Keeps them.
+    pub fn save_names(&self, names: &[KeptName]) -> Result<(), StateError> {
+        let text = serde_json::to_vec(names).expect("texts and numbers are always JSON");
+        self.replace(NAMES, &text)
     }
 
     /// A file that cannot be understood is as good as none, and is said so.

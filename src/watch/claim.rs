@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::metadata::Metadata;
-use crate::model::Label;
+use crate::model::{Label, reserved};
 
 /// Most conditions of a rule: more are another rule.
 const MAX_CONDITIONS: usize = 16;
@@ -124,20 +124,6 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
-    }
-}
-
-/// Why nobody may have the name; `None`: somebody may.
-pub(crate) fn reserved(service: &Label, namespace: &Label) -> Option<&'static str> {
-    let special = |label: &Label| matches!(label.as_str(), "_tcp" | "_udp" | "_sctp");
-    if special(service) || special(namespace) {
-        return Some("another name: it begins the names of ports (RFC 2782)");
-    }
-    match service.as_str() {
-        "all" => Some("another name: `all.` begins the names of all instances"),
-        "localhost" => Some("another name: it is everybody's own host (RFC 6761)"),
-        "wpad" | "isatap" => Some("another name: programs look it up by themselves and trust what they find"),
-        _ => None,
     }
 }
 

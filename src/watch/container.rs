@@ -98,6 +98,7 @@ impl Entry {
             checks: Arc::default(),
             silence: Some(Silence::Unseen),
             directory: None,
+            swarm: Box::default(),
             outsider: None,
         };
         Self {
@@ -176,7 +177,7 @@ impl Changes {
 #[derive(Debug, Default)]
 pub struct Containers {
     /// How labels are read.
-    options: labels::Options,
+    pub(super) options: labels::Options,
     pub(super) entries: BTreeMap<ShortId, Entry>,
     pub(super) networks: BTreeMap<NetworkId, NetworkFacts>,
     now: Moment,

@@ -17,6 +17,7 @@ use crate::model::{
     ShortId, Silence,
 };
 
+mod aliases;
 mod joined;
 
 /// Everything this host should publish.
@@ -127,6 +128,8 @@ fn publication(containers: &Containers, entry: &Entry) -> Option<Publication> {
             image: own.image.clone(),
             services: entry.claim.offers.iter().map(|offer| publish(offer, &network.bindings)).collect(),
             directory: entry.claim.directory.clone(),
+            namespace: entry.claim.namespace.clone(),
+            aliases: aliases::of(containers.options.aliases, entry, own),
         }),
         phase,
         health: if entry.runs.is_held() && own.health == Health::None { Health::Held } else { own.health },
@@ -178,7 +181,8 @@ fn problems(containers: &Containers) -> Arc<[Problem]> {
             Some(Silence::Detached(detached)) => joined::problem(entry, &detached),
             _ => None,
         };
-        entry.problems.iter().cloned().chain(failure).chain(detached).collect::<Vec<_>>()
+        let named = aliases::problem(containers, entry);
+        entry.problems.iter().cloned().chain(failure).chain(detached).chain(named).collect::<Vec<_>>()
     };
     containers.entries.values().flat_map(of).collect()
 }

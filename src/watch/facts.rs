@@ -1,6 +1,10 @@
 //! What the engine tells, as our own types: one container, one entry of a list, one network. Made in `docker.rs`.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -160,6 +164,8 @@ pub struct Inspected {
     pub network_mode: NetworkMode,
     /// Its networks, ordered by id.
     pub endpoints: Vec<Endpoint>,
+    /// What it is called on them beside its name: by the network's name, or, before its first start, as it was asked for.
+    pub aliases: BTreeMap<Arc<str>, Box<[Arc<str>]>>,
     /// Its exposed ports.
     pub exposed: BTreeSet<(u16, Proto)>,
     /// The ports it was asked to publish, in order.

@@ -130,6 +130,13 @@ pub fn default_source() -> Vec<IpAddr> {
     sources.filter(|ip| !ip.is_unspecified()).collect()
 }
 
+/// What the machine calls itself; empty where it cannot be told. In a container that shares the host's network Docker gives
+/// it the host's name.
+pub fn hostname() -> std::sync::Arc<str> {
+    let text = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    text.trim().into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -55,7 +55,7 @@ use super::{
     },
     registrator::{self, Compat},
 };
-use crate::model::{Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, fnv1a};
+use crate::model::{Aliases, Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, fnv1a};
 
 mod values;
 
@@ -95,6 +95,8 @@ pub struct Claim {
     pub silence: Option<Silence>,
     /// A digest of its project's directory, if its namespace is the Compose project.
     pub directory: Option<Arc<str>>,
+    /// What Swarm's own DNS calls it beside the short name of its service: the full one, and `tasks.` before both.
+    pub swarm: Box<[Arc<str>]>,
     /// The service and the project that its image's labels name, to which it does not belong.
     pub outsider: Option<(Arc<str>, Arc<str>)>,
 }
@@ -116,6 +118,8 @@ pub struct Options {
     pub precedence: Precedence,
     /// `--service-env off`: no variable is read.
     pub without_environment: bool,
+    /// `--aliases`: what containers are called beside their services.
+    pub aliases: Aliases,
 }
 
 impl Options {
@@ -207,12 +211,14 @@ impl<'a> Reader<'a> {
             _ => Label::default_namespace(),
         };
         let outsider = self.outsider();
+        let swarm = self.swarm_names();
         let silent = |silence| Claim {
             offers: Vec::new(),
             namespace: namespace.clone(),
             checks: Arc::default(),
             silence: Some(silence),
             directory: None,
+            swarm: Box::default(),
             outsider: outsider.clone(),
         };
         let oneoff = self.engine(COMPOSE_ONEOFF).is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -314,7 +320,7 @@ impl<'a> Reader<'a> {
         let offers = offers.collect();
         let is_project = self.options.namespaces == Namespaces::On && wanted.is_none();
         let directory = is_project.then(|| self.directory()).flatten();
-        Claim { offers, namespace, checks, silence: None, directory, outsider }
+        Claim { offers, namespace, checks, silence: None, directory, swarm, outsider }
     }
 
     /// Whether nothing forbids the container this name; else that is a problem.
@@ -359,6 +365,18 @@ impl<'a> Reader<'a> {
         Some(format!("{:016x}", fnv1a(path.trim_end_matches('/'))).into())
     }
 
+    /// `web` of `shop_web` in stack `shop`.
+    fn without_stack<'t>(&self, service: &'t str) -> &'t str {
+        let stack = self.engine(SWARM_STACK);
+        stack.and_then(|stack| service.strip_prefix(stack)?.strip_prefix('_')).unwrap_or(service)
+    }
+
+    fn swarm_names(&self) -> Box<[Arc<str>]> {
+        let Some(full) = self.engine(SWARM_SERVICE) else { return Box::default() };
+        let short = self.without_stack(full);
+        [full.into(), format!("tasks.{full}").into(), format!("tasks.{short}").into()].into()
+    }
+
     fn derived_service(
         &mut self,
         (name, image): (&str, &str),
@@ -368,11 +386,7 @@ impl<'a> Reader<'a> {
         let (key, text) = match (self.engine(COMPOSE_SERVICE), self.engine(SWARM_SERVICE)) {
             _ if self.options.compat.is_registrators() => ("", registrator::name_of(image)),
             (Some(service), _) => (COMPOSE_SERVICE, service),
-            (None, Some(service)) => {
-                let stack = self.engine(SWARM_STACK);
-                let own = stack.and_then(|stack| service.strip_prefix(stack)?.strip_prefix('_'));
-                (SWARM_SERVICE, own.unwrap_or(service))
-            }
+            (None, Some(service)) => (SWARM_SERVICE, self.without_stack(service)),
             (None, None) => ("", name),
         };
         let namespace = match (wanted, derived) {

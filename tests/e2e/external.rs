@@ -14,13 +14,13 @@ use super::{
 };
 
 /// A machine on the hosts' lan with no engine and no agent; it serves HTTP on port 80.
-struct Machine {
+pub(crate) struct Machine {
     name: String,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Machine {
-    fn start(number: u8, name_in_dns: &str) -> Self {
+    pub(crate) fn start(number: u8, name_in_dns: &str) -> Self {
         let machine = Self { name: unique("portolan-test-machine"), address: format!("172.31.77.{number}") };
         let run = "run -d --rm --network portolan-test_lan --name";
         let run =

@@ -4,6 +4,7 @@
 //! Every test makes things with names of its own and takes them away again. None sleeps: each waits for a condition with
 //! a deadline, and says what it saw last when that passes. One test runs at a time (`.config/nextest.toml`).
 
+mod aliases;
 mod askers;
 mod badinput;
 mod bare;

@@ -274,4 +274,12 @@ fn a_stack_is_a_namespace_and_its_tasks_find_their_own_service() {
             expect(&format!("{name} is given its own"), &own, || Answer::found(text().lines()));
         }
     }
+    // Swarm's own spellings of the service, asked of the agent itself: on the overlay the engine would answer them.
+    let all = Answer::found(stack_tasks.keys());
+    let (host, task) = stack_tasks.values().next().expect("a task");
+    for spelling in [stacked.name.clone(), format!("tasks.{}", stacked.name), format!("tasks.{}", plain.name)] {
+        let server = format!("@{}", host.address);
+        let ask = |task: &str| host.docker(&["exec", task, "dig", "+short", &server, &format!("{spelling}.")]);
+        expect(&format!("a task of the stack is given {spelling}"), &all, || Answer::found(ask(task).lines()));
+    }
 }

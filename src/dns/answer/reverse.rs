@@ -38,7 +38,7 @@ impl Question<'_> {
                 false => self.pointers(names, depth, self.soa(name::reverse_name(prefix))),
                 // Whose it is will be known once Docker has been listed.
                 true if !local.listed && is_private(prefix.addr()) => Answer::NotYet,
-                true => self.outside(),
+                true => self.forwarded(),
             };
         };
         let soa = self.soa(name::reverse_name(zone));

@@ -287,7 +287,9 @@ fn nothing_is_denied_before_everything_is_known() {
          f1 | A stopped.shop.svc.internal | SERVFAIL
          f1 | MX web. | SERVFAIL
          f1 | TXT mail. | SERVFAIL
-         f1 | AAAA mail. | NODATA
+         f1 | A mail. | SERVFAIL
+         f1 | AAAA mail. | SERVFAIL
+         f1 | AAAA mail.global.svc.internal | NODATA
          f1 | AAAA stopped.shop.svc.internal | SERVFAIL
          f1 | AAAA a20000000000.web.shop.svc.internal | NODATA
          f1 | PTR 99.0.18.172.in-addr.arpa | SERVFAIL

@@ -13,12 +13,12 @@ use crate::dns::{
 const NAMES: [&str; 6] = ["web.shop", "all.web.shop", "web", "_http._tcp.web.shop", "000000000011.web.shop", "no.shop"];
 
 /// What the explanation says the answer holds.
-fn claimed(explanation: &Explanation<'_>, kind: RecordType, world: &World) -> Vec<String> {
+fn claimed(explanation: &Explanation, kind: RecordType, world: &World) -> Vec<String> {
     let judged = explanation.candidates.iter();
     let mut all: Vec<String> = match kind {
         RecordType::SRV => judged
             .flat_map(|judged| {
-                let (candidate, priority) = (judged.candidate, judged.priority);
+                let (candidate, priority) = (&judged.candidate, judged.priority);
                 let instance = || world.settings.apex.instance(candidate.publication.container, candidate.offer());
                 let target = named(candidate).unwrap_or_else(instance);
                 judged.targets.iter().map(move |(_, number)| format!("{priority} {number} {target}"))
@@ -78,7 +78,7 @@ proptest! {
         // Whoever is out has a reason.
         for judged in &explanation.candidates {
             for seen in &judged.families {
-                prop_assert!(seen.out.is_some() || seen.way.is_some() || named(judged.candidate).is_some());
+                prop_assert!(seen.out.is_some() || seen.way.is_some() || named(&judged.candidate).is_some());
                 let unreached = matches!(seen.out, Some(Out::Unreached(_)));
                 prop_assert!(!unreached || seen.way.is_none());
             }
@@ -93,11 +93,11 @@ fn reasons(world: &World, who: &str, name: &str) -> String {
     let snapshot = world.snapshot();
     let explanation = explain(&snapshot, &source, &name);
     let number = explanation.service.as_ref().and_then(|service| service.number).and_then(|choice| choice.number);
-    let shown = |judged: &Judged<'_>| {
+    let shown = |judged: &Judged| {
         let id = judged.candidate.publication.container.as_str().trim_end_matches('0').to_owned();
         let word = |seen: &Seen| match (&seen.out, seen.way) {
             (Some(out), _) => words::out(out, number).code,
-            (None, Some(way)) => words::rule(way, judged.candidate).code,
+            (None, Some(way)) => words::rule(way, &judged.candidate).code,
             (None, None) => "?",
         };
         format!("{id} {} {} {}", word(&judged.families[0]), word(&judged.families[1]), judged.targets.len())

@@ -3,12 +3,13 @@
 use crate::{
     dns::{
         explain::Out,
-        name::{Apex, Named, Subject},
+        find::{Found, Missing},
+        name::{Apex, Loose, Named, Subject},
         reach::{Basis, Choice, Obstacle, Rule, Way},
         source::Source,
         zone::Candidate,
     },
-    model::{Silence, Standing},
+    model::{Label, Silence, Standing},
 };
 
 /// A short word for programs, a sentence for people, and what would change it.
@@ -32,6 +33,7 @@ pub(super) fn reading(subject: &Subject<'_>, apex: &Apex) -> String {
         Some(namespace) => format!("service {} of namespace {namespace}", named.service),
         None => format!("service {} of the asker's own namespace, else of global", named.service),
     };
+    let near = |service| Named { service, namespace: None };
     match subject {
         Subject::Apex => "the zone itself".to_owned(),
         Subject::Bare(service) => {
@@ -46,11 +48,65 @@ pub(super) fn reading(subject: &Subject<'_>, apex: &Apex) -> String {
         Subject::Transport(proto, named) => {
             format!("the name above the {} ports of {}: it has no records", proto.as_str(), whose(named))
         }
+        Subject::Host(host) => format!("host {host}, by its id or its host name"),
+        Subject::On(named, host) => format!("the instances on host {host} of {}", whose(named)),
+        Subject::Loose(Loose::All(service)) => {
+            format!("a bare name: all instances, ready or not, of {}", whose(&near(service)))
+        }
+        Subject::Loose(Loose::Port(port, proto, service)) => {
+            format!("a bare name: port {port}/{} of {}, for SRV", proto.as_str(), whose(&near(service)))
+        }
+        Subject::Loose(Loose::Transport(proto, service)) => {
+            format!("a bare name above the {} ports of {}: it has no records", proto.as_str(), whose(&near(service)))
+        }
         Subject::Nothing => format!("a name below {apex} that nothing can have: it has too many parts"),
         Subject::Reverse(prefix) => format!("the reverse name of {prefix}"),
         Subject::BelowReverse(prefix) => format!("a name below the reverse name of {prefix}, where nothing is"),
         Subject::Outside => "a name of somebody else: it is forwarded, or refused".to_owned(),
     }
+}
+
+/// That no service was found, but containers that Docker's own DNS calls so.
+pub(super) fn by_alias(reading: &str, found: &Found<'_>) -> String {
+    format!(
+        "{reading}; there is none, and Docker's own DNS calls {} so in namespace {}",
+        containers(found),
+        found.namespace
+    )
+}
+
+/// Why nothing was found, where there is more to say than that there is none.
+pub(super) fn missing(reading: &str, missing: Missing, own: &Label) -> String {
+    match missing {
+        Missing::Nothing => reading.to_owned(),
+        Missing::Lost(_) => format!(
+            "{reading}; namespace {own} has had it and has it no more, so that it is not looked for in global for the time of \
+             --fallback-after: `portolan cache flush NAME` ends that"
+        ),
+        Missing::NotYet => {
+            format!("{reading}; it is not looked for in global before Docker and the registry are known")
+        }
+    }
+}
+
+/// A container's alias stands before a name of somebody else.
+pub(super) fn shadowing(found: &Found<'_>) -> String {
+    format!(
+        "an alias of {} in namespace {}, which stands before the name of that kind outside: A and AAAA are the \
+         container's, all else is forwarded",
+        containers(found),
+        found.namespace
+    )
+}
+
+/// At most three of them, for people.
+fn containers(found: &Found<'_>) -> String {
+    let mut names: Vec<&str> = found.candidates.iter().map(|candidate| &*candidate.publication.name).collect();
+    names.dedup();
+    let more = names.len().saturating_sub(3);
+    names.truncate(3);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("container {}{rest}", names.join(", "))
 }
 
 /// Who asks.

@@ -106,20 +106,43 @@ impl<'p> Usual<'p> {
 /// The types of transfers and the like, which are refused whatever the name, begin behind this.
 const LAST_ORDINARY: u16 = 249;
 
-/// Whether the packet asks in the usual way for a name that is certainly somebody else's: of two labels at least, neither
-/// below the apex nor a reverse name.
-pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
-    Usual::read(packet).is_some_and(|usual| {
+/// The name in wire form, if the packet asks in the usual way for one that is somebody else's unless it is an alias: of two
+/// labels at least, neither below the apex nor a reverse name, and without words that may stand in front of a bare name.
+pub(super) fn is_foreign<'p>(packet: &'p [u8], apex: &[u8]) -> Option<&'p [u8]> {
+    let is_it = |usual: &Usual<'_>| {
         let ends_with = |end: &[u8]| {
             let start = usual.name.len().checked_sub(end.len());
             start.is_some_and(|start| usual.name[start..].eq_ignore_ascii_case(end))
         };
         usual.labels >= 2
             && (1..=LAST_ORDINARY).contains(&usual.kind)
-            && usual.opt.is_none_or(|opt| walk_options(opt.options).is_ok())
+            && usual.opt.as_ref().is_none_or(|opt| walk_options(opt.options).is_ok())
             && !ends_with(apex)
             && !ends_with(b"\x04arpa\0")
-    })
+            && !is_loose(usual.name, usual.labels)
+    };
+    Usual::read(packet).filter(is_it).map(|usual| usual.name)
+}
+
+/// Whether it reads as `all.web.`, `_tcp.web.` or `_http._tcp.web.`, which may be ours.
+fn is_loose(name: &[u8], labels: usize) -> bool {
+    matches!(labels, 2 | 3) && name[1] == b'_' || labels == 2 && name[..4].eq_ignore_ascii_case(b"\x03all")
+}
+
+/// A name in wire form as text in lower case, with dots between its labels. A dot within a label becomes `?`, as no name of
+/// ours has it.
+pub(super) fn dotted(name: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((length @ 1.., tail)) = rest.split_first() {
+        let Some((label, tail)) = tail.split_at_checked(usize::from(*length)) else { break };
+        if !text.is_empty() {
+            text.push(b'.');
+        }
+        text.extend(label.iter().map(|octet| if *octet == b'.' { b'?' } else { octet.to_ascii_lowercase() }));
+        rest = tail;
+    }
+    text
 }
 
 impl<'p> Question<'p> {

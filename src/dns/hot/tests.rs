@@ -12,7 +12,19 @@ use crate::dns::{
 };
 use crate::model::{Catalog, ShortId};
 
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 34] = [
+    "000000000011.svc.internal",
+    "000000000011.web.svc.internal",
+    "c-000000000011",
+    "c-000000000011.svc.internal",
+    "store",
+    "store.svc.internal",
+    "all.web.svc.internal",
+    "all.web",
+    "_http._tcp.web",
+    "host.svc.internal",
+    "b.host.svc.internal",
+    "web.on.b.host.svc.internal",
     "web.shop.svc.internal",
     "WeB.Shop.svc.internal",
     "web.shop.SVC.internal",
@@ -222,8 +234,9 @@ fn what_the_parser_does_not_know_for_certain_is_left_alone() {
 fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
     let world = World::parse(SHOP);
     let ground = ground(&world);
-    let may =
-        |who: &str, packet: &[u8]| is_for_others(&ground, &View::of(&ground, &world.source(who)).unwrap(), packet);
+    let may = |who: &str, packet: &[u8]| {
+        is_for_others(&ground, &world.zone, &View::of(&ground, &world.source(who)).unwrap(), packet)
+    };
     let usual = |name: &str| packet(name, "A", 0x0100, Some((1232, false)));
     for (name, expected) in [
         ("www.example.org", true),

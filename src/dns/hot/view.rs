@@ -12,7 +12,7 @@ use super::super::{
     source::Source,
     zone::{Candidate, Zone},
 };
-use crate::model::{Attachment, Driver, Local, NetworkId, Origin, Scope, ShortId};
+use crate::model::{Aliases, Attachment, Driver, Label, Local, NetworkId, Origin, Scope, ShortId};
 
 /// Views that are told apart at once; more share no answers until the ground changes. A host has as many as its networks
 /// and the combinations of them that its containers are on.
@@ -87,6 +87,8 @@ pub struct View {
     pub(super) namespace: Box<[u8]>,
     /// Names of others are asked for on its behalf: the RA bit.
     pub(super) forwards: bool,
+    /// Aliases with dots are names for it.
+    pub(super) dotted: bool,
     /// Who it is to services which nobody shares a network with.
     pub(super) category: u32,
     /// Who it is to all others; `None`: nobody in particular, so nothing can be kept for it.
@@ -136,8 +138,17 @@ impl View {
         };
         // An empty zone is enough to know whether one may forward.
         let forwards = may_forward(&ground.snapshot(&Zone::default()), source);
-        let namespace = source.namespace().as_str().as_bytes().into();
-        Some(Self { source: source.clone(), namespace, forwards, category, index: terrain.index(standpoint), linked })
+        let namespace = source.namespace();
+        let is_shared = namespace == Label::default_namespace() || namespace == Label::global();
+        Some(Self {
+            source: source.clone(),
+            dotted: matches!(source, Source::Container(_)) && !is_shared && settings.aliases == Aliases::All,
+            namespace: namespace.as_str().as_bytes().into(),
+            forwards,
+            category,
+            index: terrain.index(standpoint),
+            linked,
+        })
     }
 }
 

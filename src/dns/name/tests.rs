@@ -18,6 +18,13 @@ fn read(name: &str) -> String {
         Subject::All(named) => format!("all of {}", near(named)),
         Subject::Port(port, proto, named) => format!("port {port}/{} of {}", proto.as_str(), near(named)),
         Subject::Transport(proto, named) => format!("ports {} of {}", proto.as_str(), near(named)),
+        Subject::On(named, host) => format!("{} on {host}", near(named)),
+        Subject::Host(host) => format!("host {host}"),
+        Subject::Loose(Loose::All(service)) => format!("perhaps all of {service}"),
+        Subject::Loose(Loose::Port(port, proto, service)) => {
+            format!("perhaps port {port}/{} of {service}", proto.as_str())
+        }
+        Subject::Loose(Loose::Transport(proto, service)) => format!("perhaps ports {} of {service}", proto.as_str()),
         Subject::Nothing => "nothing".into(),
         Subject::Reverse(prefix) => format!("reverse {prefix}"),
         Subject::BelowReverse(prefix) => format!("below {prefix}"),
@@ -53,6 +60,17 @@ fn a_name_means_one_thing() {
         ("http._tcp.web.shop.svc.internal", "nothing"),
         ("a.b.c.d.e.svc.internal", "nothing"),
         ("a.b.c.d.e.f.g.svc.internal", "nothing"),
+        ("all.web", "perhaps all of web"),
+        ("ALL.Web", "perhaps all of web"),
+        ("all.web.shop", "outside"),
+        ("_tcp.web", "perhaps ports tcp of web"),
+        ("_http._tcp.web", "perhaps port http/tcp of web"),
+        ("_http._quic.web", "outside"),
+        ("_http._tcp.web.shop", "outside"),
+        ("http._tcp.web", "outside"),
+        ("_acme-challenge.web", "outside"),
+        ("web.on.h1.host.svc.internal", "web on h1"),
+        ("web.on.h1.shop.svc.internal", "nothing"),
         ("websvc.internal", "outside"),
         ("xsvc.internal", "outside"),
         ("example.com", "outside"),
@@ -147,5 +165,23 @@ proptest! {
         if let Ok(name) = Name::from_labels(labels.iter().map(Vec::as_slice)) {
             classify(&fold(&name), &Apex::default());
         }
+    }
+}
+
+#[test]
+fn two_labels_that_are_no_service_have_one_second_reading() {
+    let within = |service, namespace| Named { service, namespace: Some(namespace) };
+    let near = |service| Named { service, namespace: None };
+    for (named, expected) in [
+        (within("all", "web"), Some(Second::All(near("web")))),
+        (within("0123456789ab", "web"), Some(Second::Instance("0123456789ab", near("web")))),
+        (within("0123456789a", "web"), None),
+        (within("0123456789ax", "web"), None),
+        (within("h1", "host"), Some(Second::Host("h1"))),
+        (within("all", "host"), Some(Second::Host("all"))),
+        (within("web", "shop"), None),
+        (near("all"), None),
+    ] {
+        assert_eq!(second(named), expected, "{named:?}");
     }
 }

@@ -92,10 +92,14 @@ const PORTS: [&str; 10] = [
     "8080/tcp",
 ];
 
+/// What else Docker's own DNS calls it.
+const ALIASES: [&str; 3] = ["", "also=store", "also=store,db.example.com in=global"];
+
 pub(in crate::dns) fn world() -> impl Strategy<Value = String> {
     let instance = |places: &'static [&'static str]| {
-        (select(places), select(&PORTS), select(&STATES), select(&POLICIES))
-            .prop_map(|(place, ports, state, policy)| format!("{place} {state} web.shop {policy} {ports}"))
+        (select(places), select(&PORTS), select(&STATES), select(&POLICIES), select(&ALIASES)).prop_map(
+            |(place, ports, state, policy, aliases)| format!("{place} {state} web.shop {policy} {ports} {aliases}"),
+        )
     };
     let own = prop::collection::vec(instance(&OWN), 0..5);
     let b = prop::collection::vec(instance(&THEIRS), 0..4);

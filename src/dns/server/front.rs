@@ -135,7 +135,7 @@ impl Front {
             return Ok(length);
         }
         let odd = Beyond::Odd(Pace::Answer);
-        if !view.is_some_and(|view| hot::is_for_others(&self.ground, view, packet)) {
+        if !view.is_some_and(|view| hot::is_for_others(&self.ground, zone, view, packet)) {
             return Err(odd);
         }
         let Some(forwarder) = shared.forwarder.get() else { return Err(odd) };

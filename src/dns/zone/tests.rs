@@ -109,7 +109,13 @@ fn publication() -> impl Strategy<Value = Box<Publication>> {
         Box::new(Publication {
             container: short(&format!("a{container}")),
             name: "c".into(),
-            common: Arc::new(Common { image: "i".into(), services: offers.collect(), directory: None }),
+            common: Arc::new(Common {
+                image: "i".into(),
+                services: offers.collect(),
+                directory: None,
+                namespace: Label::global(),
+                aliases: Box::default(),
+            }),
             phase: if ready { Phase::Serving } else { Phase::Draining },
             health: Health::None,
             networks: networks.collect(),

@@ -8,7 +8,7 @@ const EXAMPLE: &str = concat!(
     r#""services":[{"service":"web","namespace":"shop","tags":["a"],"weight":1,"#,
     r#""ports":[{"name":"http","port":80,"proto":"tcp","published":[{"ip":"0.0.0.0","port":8080,"chosen":true}]}]}],"#,
     r#""networks":[{"id":"3f","name":"shop_default","driver":"bridge","scope":"local","internal":false,"#,
-    r#""ips":["172.18.0.2"]}]}"#,
+    r#""ips":["172.18.0.2"]}],"namespace":"shop"}"#,
 );
 
 /// The example's publication, of this container.
@@ -22,6 +22,47 @@ fn the_documented_record_is_read_and_written_byte_for_byte() {
     assert_eq!(publication.services[0].ports[0].published[0].port, 8080);
     assert_eq!(publication.networks[0].ips[0].to_string(), "172.18.0.2");
     assert_eq!(String::from_utf8(encode(&publication)).unwrap(), EXAMPLE);
+}
+
+/// What an agent writes that knows of no aliases, the namespace it is taken for, and what one reads that knows of them.
+#[test]
+fn a_record_of_an_older_agent_is_in_the_namespace_of_its_services_and_an_older_agent_reads_ours() {
+    for (namespaces, expected) in
+        [(&["shop"][..], "shop"), (&["global"], "global"), (&["global", "shop"], "shop"), (&["default"], "default")]
+    {
+        let services: Vec<String> = (0..)
+            .zip(namespaces)
+            .map(|(number, namespace)| format!(r#"{{"service":"s{number}","namespace":"{namespace}"}}"#))
+            .collect();
+        let text = format!(r#"{{"name":"a","phase":"serving","services":[{}]}}"#, services.join(","));
+        let read = decode(ShortId::parse("0123456789ab").unwrap(), text.as_bytes(), &mut Interner::default()).unwrap();
+        assert_eq!((read.namespace.as_str(), read.aliases.len()), (expected, 0), "{namespaces:?}");
+    }
+    // An older one reads every field but these two.
+    let written: serde_json::Value = serde_json::from_str(EXAMPLE).unwrap();
+    let mut older = written.clone();
+    older.as_object_mut().unwrap().remove("namespace");
+    let read = decode(ShortId::parse("0123456789ab").unwrap(), older.to_string().as_bytes(), &mut Interner::default());
+    assert_eq!(read.unwrap(), publication("0123456789ab"), "nothing else changed");
+}
+
+#[test]
+fn aliases_are_read_in_order_and_those_beyond_the_limits_harm_only_themselves() {
+    let plain = publication("0123456789ab");
+    let many: Vec<String> = (0..40).map(|number| format!("a{number:02}")).collect();
+    let long = "x".repeat(64);
+    for (given, expected) in [
+        (vec!["db", "DB.Example.com", "a b", "", &*long], vec!["db", "db.example.com"]),
+        (vec!["b", "a", "b"], vec!["a", "b"]),
+        (many.iter().map(String::as_str).collect(), many[..32].iter().map(String::as_str).collect()),
+    ] {
+        let mut text: serde_json::Value = serde_json::from_slice(&encode(&plain)).unwrap();
+        text["aliases"] = given.iter().copied().collect();
+        let read = decode(plain.container, text.to_string().as_bytes(), &mut Interner::default()).unwrap();
+        let aliases: Vec<&str> = read.aliases.iter().map(|alias| &**alias).collect();
+        assert_eq!(aliases, expected);
+        assert_eq!(decode(plain.container, &encode(&read), &mut Interner::default()).unwrap(), read);
+    }
 }
 
 #[test]

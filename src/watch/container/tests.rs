@@ -49,6 +49,7 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         namespace: None,
         network_mode: NetworkMode::Own,
         endpoints: vec![endpoint(NET, &[ip])],
+        aliases: BTreeMap::new(),
         exposed: [(80, Proto::Tcp)].into(),
         requested: Vec::new(),
         bindings: Vec::new(),
@@ -101,7 +102,11 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new() -> Self {
-        let mut bed = Self::default();
+        Self::with(labels::Options::default())
+    }
+
+    pub(crate) fn with(options: labels::Options) -> Self {
+        let mut bed = Self { containers: Containers::new(options), ..Self::default() };
         bed.listed(&[]);
         bed.wishes.clear();
         bed.containers.looking.clear();

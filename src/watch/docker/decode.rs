@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
@@ -131,6 +132,7 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) 
         stop_signal: config.stop_signal.map(Into::into),
         stop_timeout: config.stop_timeout,
         network_mode: NetworkMode::parse(host.network_mode.as_deref().unwrap_or_default()),
+        aliases: aliases(network.networks.as_ref()),
         endpoints: endpoints(network.networks),
         exposed,
         requested: requested(&configured, every.as_ref()),
@@ -214,6 +216,20 @@ fn endpoints(networks: wire::Map<wire::Endpoint>) -> Vec<Endpoint> {
     let mut all: Vec<Endpoint> = networks.unwrap_or_default().into_iter().filter_map(endpoint).collect();
     all.sort();
     all
+}
+
+/// Names of one container on one network that are read: 32 of all are published, and each may stand here twice.
+const MAX_NAMES: usize = 256;
+
+/// What a container is called on its networks.
+fn aliases(networks: Option<&HashMap<String, wire::Endpoint>>) -> BTreeMap<Arc<str>, Box<[Arc<str>]>> {
+    let of = |(network, settings): (&String, &wire::Endpoint)| {
+        let names: BTreeSet<&String> =
+            [&settings.aliases, &settings.dns_names].into_iter().flatten().flatten().take(MAX_NAMES).collect();
+        (!names.is_empty())
+            .then(|| (network.as_str().into(), names.into_iter().map(|name| name.as_str().into()).collect()))
+    };
+    networks.into_iter().flatten().filter_map(of).collect()
 }
 
 /// `172.18.0.2` or `172.18.0.2/16`.

@@ -149,6 +149,12 @@ pub(super) struct Endpoint {
     pub(super) ipv4: Option<String>,
     #[serde(rename = "GlobalIPv6Address")]
     pub(super) ipv6: Option<String>,
+    /// What the user gave; until API 1.44 also the short id.
+    #[serde(rename = "Aliases")]
+    pub(super) aliases: Option<Vec<String>>,
+    /// All that the engine's own DNS answers to, since API 1.44.
+    #[serde(rename = "DNSNames")]
+    pub(super) dns_names: Option<Vec<String>>,
 }
 
 /// An element of `GET /networks`, and `GET /networks/<id>`, which alone has `containers`.

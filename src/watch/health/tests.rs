@@ -38,7 +38,13 @@ pub(in crate::watch) fn publication(container: ShortId) -> Publication {
     Publication {
         container,
         name: "web".into(),
-        common: Arc::new(Common { image: "nginx".into(), services: [offer].into(), directory: None }),
+        common: Arc::new(Common {
+            image: "nginx".into(),
+            services: [offer].into(),
+            directory: None,
+            namespace: Label::global(),
+            aliases: Box::default(),
+        }),
         phase: Phase::Serving,
         health: Health::None,
         networks: [network(Driver::Bridge, "172.18.0.2")].into(),

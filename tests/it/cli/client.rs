@@ -415,9 +415,16 @@ async fn the_cache_is_shown_and_flushed() {
     insta::assert_snapshot!(flush(&["example.com", "-o", "json"]).await, @r#"
     exit 0
     --- stdout
-    {"flushed":1}
+    {"flushed":1,"freed":0}
     --- stderr
     1 answer forgotten
+    "#);
+    insta::assert_snapshot!(flush(&["db"]).await, @r#"
+    exit 0
+    --- stdout
+    --- stderr
+    0 answers forgotten
+    1 namespace had lost the name: `global` is asked from now on
     "#);
     insta::assert_snapshot!(flush(&["a..b"]).await, @r#"
     exit 2

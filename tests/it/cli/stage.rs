@@ -66,6 +66,8 @@ pub(super) fn publication(number: usize, phase: Phase) -> Arc<Publication> {
             }]
             .into(),
             directory: None,
+            namespace: Label::parse("shop").expect("a label"),
+            aliases: [].into(),
         }),
         phase,
         health: Health::None,
@@ -245,10 +247,11 @@ pub(super) fn serve_leave(path: &Path, outcome: Result<(), String>) -> (JoinHand
     });
     // It knows what upstreams said of `example.com`, and two other names.
     let flush = Arc::new(|name: Option<&str>| match name {
-        None => Ok(3),
-        Some("example.com") => Ok(1),
+        None => Ok((3, 0)),
+        Some("example.com") => Ok((1, 0)),
+        Some("db") => Ok((0, 1)),
         Some("a..b") => Err("\"a..b\" is no name".to_owned()),
-        Some(_) => Ok(0),
+        Some(_) => Ok((0, 0)),
     });
     let (drains, externals) = (drains(), externals());
     let (takeover, handing) = (mpsc::channel(1).0, Arc::default());

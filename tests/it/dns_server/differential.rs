@@ -100,7 +100,13 @@ fn publication(number: usize, own: bool, rng: &mut SmallRng) -> Publication {
     Publication {
         container: ShortId::parse(&format!("{:012x}", number * 7919)).unwrap(),
         name: format!("Project.{}_{number}", if own { "own" } else { "other" }).as_str().into(),
-        common: Arc::new(Common { image: "image".into(), services: offers.into(), directory: None }),
+        common: Arc::new(Common {
+            image: "image".into(),
+            services: offers.into(),
+            directory: None,
+            namespace: Label::global(),
+            aliases: Box::default(),
+        }),
         phase: *[Phase::Serving, Phase::Serving, Phase::Serving, Phase::Serving, Phase::Draining, Phase::Paused]
             .choose(rng)
             .unwrap(),

@@ -168,6 +168,8 @@ fn publication(id: &str, service: &str, ip: Ipv4Addr) -> Publication {
             }]
             .into(),
             directory: None,
+            namespace: Label::default_namespace(),
+            aliases: [].into(),
         }),
         phase: Phase::Serving,
         health: Health::None,
