@@ -79,6 +79,7 @@ impl Sources {
             lease_losses: status.publisher.lease_losses,
             undecodable: self.view.borrow().undecodable as u64,
             repairs: status.mirror.repairs + status.publisher.repairs,
+            respelled: status.publisher.respelled,
             last_error: status.publisher.last_error.or(status.mirror.last_error),
         }
     }

@@ -28,7 +28,7 @@
 //! fenced off should its reply be lost, but nothing can be put either before a claim does that.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -37,7 +37,7 @@ use std::{
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use self::lease::Lease;
+use self::{lease::Lease, spelling::Spellings};
 use super::{
     call::{CallError, Compare, Failing, Header, LeaseId, Op, Reply, Request, Revision, WatchRange},
     plan::{Fence, MAX_BYTES, Stored, plan, withdrawals},
@@ -47,6 +47,7 @@ use crate::model::{Desired, HostId, Problem, Publication, Session, ShortId};
 
 mod lease;
 mod replies;
+mod spelling;
 #[cfg(test)]
 mod tests;
 
@@ -158,6 +159,8 @@ pub struct Status {
     pub writes: u64,
     /// Leases that ended under us.
     pub lease_losses: u64,
+    /// Records written anew in other words, without another meaning: after an upgrade, spread over an hour.
+    pub respelled: u64,
     /// Own keys found different though we had written them.
     pub repairs: u64,
     /// What last went wrong; `None` when the last call went well.
@@ -267,6 +270,7 @@ pub struct Publisher {
     handled_at: Duration,
     failures: u32,
     shortage: Option<Shortage>,
+    spellings: Spellings,
     leaving: bool,
     suspended: bool,
     left: bool,
@@ -313,6 +317,7 @@ impl Publisher {
             handled_at: Duration::ZERO,
             failures: 0,
             shortage: None,
+            spellings: Spellings::default(),
             leaving: false,
             suspended: false,
             left: false,
@@ -367,7 +372,10 @@ impl Publisher {
             Hold::Theirs { look_again } => *look_again,
             _ if self.not_before > self.handled_at => self.not_before,
             Hold::Ours { .. } if self.owes_acknowledgement() => short.unwrap_or(self.not_before).min(self.compare_at),
-            Hold::Ours { .. } => short.unwrap_or(self.echo_at).min(self.compare_at),
+            Hold::Ours { .. } => {
+                let next = short.unwrap_or(self.echo_at).min(self.compare_at);
+                self.spellings.wake_at().filter(|_| short.is_none()).map_or(next, |at| at.min(next))
+            }
             Hold::Free(_) if self.stored.is_some() && self.lease.is_some() => {
                 short.unwrap_or(self.compare_at).min(self.compare_at)
             }
@@ -522,12 +530,13 @@ impl Publisher {
 
     /// The next difference to write, or the echo when it is time, or a lease of the right length.
     fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
-        let mut ops = self.differences(lease);
+        let waiting = self.waiting(now, lease);
+        let mut ops = self.differences(lease, &waiting);
         let waits = self.desired.drained.then_some(self.desired.round);
         if ops.is_empty() && self.desired.listed && self.identity.session.waits != waits {
             // Only now: who has seen this session has seen all that was to be known by then.
             self.identity.session.waits = waits;
-            ops = self.differences(lease);
+            ops = self.differences(lease, &waiting);
         }
         self.status.synced = ops.is_empty() && self.desired.listed;
         let step = if !ops.is_empty() {
@@ -549,11 +558,30 @@ impl Publisher {
         self.asked > 0 && self.asked != self.acknowledged
     }
 
-    /// What etcd has not as it should be.
-    fn differences(&self, lease: LeaseId) -> Vec<Op> {
+    /// Records whose other words can wait.
+    fn waiting(&mut self, now: Duration, lease: LeaseId) -> BTreeSet<Vec<u8>> {
+        let mut spellings = std::mem::take(&mut self.spellings);
+        let waiting = match &self.stored {
+            Some(stored) if self.desired.listed => spellings.look(now, &self.wanted(&[]), stored, lease),
+            _ => BTreeSet::new(),
+        };
+        self.spellings = spellings;
+        waiting
+    }
+
+    /// What etcd has not as it should be, but for those that wait.
+    fn differences(&self, lease: LeaseId, waiting: &BTreeSet<Vec<u8>>) -> Vec<Op> {
         let session = record::encode_session(&self.identity.session);
         match (&self.stored, self.desired.listed) {
-            (Some(stored), true) => plan(&self.wanted(&session), stored, lease),
+            (Some(stored), true) => {
+                let mut wanted = self.wanted(&session);
+                for key in waiting {
+                    if let (Some(value), Some(held)) = (wanted.get_mut(key), stored.get(key)) {
+                        *value = &held.value;
+                    }
+                }
+                plan(&wanted, stored, lease)
+            }
             // Docker has not been listed: what etcd has of us stays. Only the session may change.
             (Some(stored), false) => {
                 let only_session = stored.iter().filter(|(key, _)| **key == self.session_key);

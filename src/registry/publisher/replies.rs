@@ -213,6 +213,7 @@ impl Publisher {
                         fence.revision = revision;
                         session.clone_from(&value);
                     }
+                    self.status.respelled += u64::from(self.spellings.take(&key, &value));
                     stored.insert(key, Stored { value, lease: Some(lease) });
                 }
                 Op::Delete { key } => {

@@ -13,6 +13,7 @@ const C: &str = "cccccccccccc";
 mod drain;
 mod lease;
 mod space;
+mod spelling;
 
 /// A publisher against a store that answers at once.
 struct Bench {
