@@ -12,12 +12,12 @@ use tracing::{error, info, warn};
 use super::{Agent, externals};
 use crate::{
     config::{Config, Errors, General, OnTerm},
-    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits},
+    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits, special::Singles},
     model::Externals,
 };
 
 /// Settings that change while the agent runs; all others need a restart.
-const LIVE: [&str; 13] = [
+const LIVE: [&str; 15] = [
     "allow",
     "external",
     "log",
@@ -26,6 +26,8 @@ const LIVE: [&str; 13] = [
     "prefer-floor",
     "private-answers",
     "routed",
+    "single-labels",
+    "site-names",
     "tls-cert",
     "tls-key",
     "ttl",
@@ -64,6 +66,7 @@ pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> 
         routed: config.routed.value.clone(),
         nameserver: listens.iter().filter_map(nameserver).collect(),
         forwarding: config.upstream.value.forward(),
+        singles: singles(config),
         when_none_ready: config.when_none_ready.value,
         prefer: Preference {
             by: config.prefer.value,
@@ -72,6 +75,13 @@ pub(super) fn settings(config: &Config, listens: &[Listen]) -> Result<Settings> 
         },
         ..Settings::default()
     })
+}
+
+/// Which single labels upstreams are asked for.
+fn singles(config: &Config) -> Singles {
+    let suffixes = config.upstream.value.suffixes.iter().map(|(suffix, _)| suffix.as_str());
+    let named = suffixes.filter(|suffix| !suffix.contains('.')).map(Box::from).collect();
+    Singles { others: config.single_labels.value, named }
 }
 
 /// How much the DNS server takes on, from its start to its end.
@@ -86,8 +96,13 @@ pub(super) fn upstreams(config: &Config) -> forward::Chosen {
         General::None => forward::Upstreams::None,
         General::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
     };
-    let private = config.private_answers.value;
-    forward::Chosen { general, suffixes: config.upstream.value.by_suffix(), private }
+    forward::Chosen {
+        general,
+        suffixes: config.upstream.value.by_suffix(),
+        private: config.private_answers.value,
+        site_names: config.site_names.value,
+        single_labels: config.single_labels.value,
+    }
 }
 
 /// Which settings differ.

@@ -10,8 +10,8 @@
 //! - A service without namespace is the asker's own, else that of `global`; never both. The own one wins because it
 //!   exists, also while none of its instances is ready or reachable: a replica that stops must not hand its clients
 //!   over to a stranger of the same name.
-//! - Nothing of ours is forwarded, and no single label. Names of others are forwarded for this host and for
-//!   containers that may leave their networks (P7).
+//! - Nothing of ours is forwarded, and of single labels only what `answer/others.rs` says. Names of others are forwarded for
+//!   this host and for containers that may leave their networks (P7).
 //!
 //! Names that are asked for without the apex (`web.`) are answered as if the root were ours: negative answers carry
 //! an SOA of the root, as the real root's would, because an SOA must stand above the name it denies (RFC 2308
@@ -19,6 +19,7 @@
 //!
 //! The apex is its own name server, so that no service name is taken away for it.
 
+mod others;
 mod reverse;
 mod sample;
 
@@ -40,6 +41,7 @@ use super::{
     prefer::Preference,
     reach::{Family, Given, Viewpoint, Ways, one_port},
     ready::{self, Chosen},
+    special::Singles,
     zone::{Candidate, Zone},
 };
 use crate::model::{Elsewhere, Label, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub nameserver: Vec<IpAddr>,
     /// Names of others are forwarded; not so with `--upstream none`.
     pub forwarding: bool,
+    /// `--single-labels`, and the `--upstream LABEL=…` among all.
+    pub singles: Singles,
     /// `--when-none-ready`: who is given while no instance of a service is ready.
     pub when_none_ready: WhenNoneReady,
     /// `--prefer`, `--prefer-floor` and where this host stands.
@@ -92,6 +96,7 @@ impl Default for Settings {
             routed: Vec::new(),
             nameserver: Vec::new(),
             forwarding: true,
+            singles: Singles::default(),
             when_none_ready: WhenNoneReady::default(),
             prefer: Preference::default(),
         }
@@ -139,6 +144,8 @@ pub enum Answer {
     Forward,
     /// Somebody else's name, and not for this asker: REFUSED.
     Refused,
+    /// Near this host there is no such service, but this asker may stand elsewhere: REFUSED, and why.
+    AskYourHost,
 }
 
 /// Whether names of others are asked for on behalf of `source`: what RA says.
@@ -147,7 +154,7 @@ pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
         && match source {
             Source::Host => true,
             Source::Container(_) => !Viewpoint::new(snapshot.local, &[], source).is_confined(),
-            Source::Stranger | Source::Unknown => false,
+            Source::Peer | Source::Stranger | Source::Unknown => false,
         }
 }
 
@@ -155,12 +162,10 @@ pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
 pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: RecordType, rng: &mut impl Rng) -> Answer {
     let Settings { apex, routed, .. } = snapshot.settings;
     let question = Question { snapshot, source, name, kind, view: Viewpoint::new(snapshot.local, routed, source) };
-    match name::classify(&name::fold(name), apex) {
+    let text = name::fold(name);
+    match name::classify(&text, apex) {
         Subject::Apex => question.apex(),
-        Subject::Bare(service) => {
-            let soa = question.soa(Name::root());
-            question.service(Named { service, namespace: None }, Members::Ready, soa, rng)
-        }
+        Subject::Bare(label) => question.bare(label, rng),
         Subject::Service(named) => question.service(named, Members::Ready, question.apex_soa(), rng),
         Subject::All(named) => question.service(named, Members::All, question.apex_soa(), rng),
         Subject::Port(port, proto, named) => question.port(port, proto, named, rng),
@@ -169,7 +174,7 @@ pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: Recor
         Subject::Nothing => question.nothing(question.apex_soa()),
         Subject::Reverse(prefix) => question.reverse(prefix, reverse::Depth::At),
         Subject::BelowReverse(prefix) => question.reverse(prefix, reverse::Depth::Below),
-        Subject::Outside => question.outside(),
+        Subject::Outside => question.others(&text),
     }
 }
 
@@ -220,7 +225,8 @@ impl<'a> Question<'a> {
 
     fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         let Some(candidates) = self.find(named) else {
-            return if self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.nothing(soa) };
+            let is_theirs = *self.source == Source::Peer;
+            return if !is_theirs && self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.no_service(named, soa) };
         };
         let chosen = members.choose(candidates, self.snapshot.settings);
         if let Some(alias) = self.alias(&chosen) {
@@ -290,7 +296,7 @@ impl<'a> Question<'a> {
     fn port(&self, port: &str, proto: Proto, named: Named<'_>, rng: &mut impl Rng) -> Answer {
         let soa = self.apex_soa();
         let is_meant = |offered: &Port| offered.is_called(port, proto);
-        let candidates = self.find(named).unwrap_or_default();
+        let Some(candidates) = self.find(named) else { return self.no_service(named, soa) };
         if !candidates.iter().any(|candidate| candidate.offer().ports.iter().any(is_meant)) {
             return self.nothing(soa);
         }
@@ -306,16 +312,12 @@ impl<'a> Question<'a> {
 
     fn transport(&self, proto: Proto, named: Named<'_>) -> Answer {
         let soa = self.apex_soa();
-        let candidates = self.find(named).unwrap_or_default();
+        let Some(candidates) = self.find(named) else { return self.no_service(named, soa) };
         let mut ports = candidates.iter().flat_map(|candidate| &candidate.offer().ports);
         match ports.any(|port| port.proto == proto && port.name.is_some()) {
             true => self.no_data(soa),
             false => self.nothing(soa),
         }
-    }
-
-    fn outside(&self) -> Answer {
-        if may_forward(self.snapshot, self.source) { Answer::Forward } else { Answer::Refused }
     }
 
     /// The instances of a service, in the namespace that is meant.

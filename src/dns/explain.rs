@@ -113,7 +113,7 @@ pub fn explain<'z>(snapshot: &Snapshot<'z>, source: &Source, name: &Name) -> Exp
     let text = name::fold(name);
     let subject = name::classify(&text, &snapshot.settings.apex);
     let mut explanation = Explanation {
-        reading: words::reading(&subject, &snapshot.settings.apex),
+        reading: words::reading(&subject, &text, &snapshot.settings.apex),
         searched: Vec::new(),
         service: None,
         candidates: Vec::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{
     container::{Changes, Containers, Entry},
     desired,
+    facts::Requested,
 };
 use crate::model::{Resident, Residents};
 
@@ -39,7 +40,15 @@ fn resident(containers: &Containers, entry: &Entry) -> Resident {
         silence: desired::silence(containers, entry),
         problems: entry.problems.as_slice().into(),
         outsider: entry.claim.outsider.clone(),
+        search: entry.inspected.as_ref().map(|inspected| inspected.search.clone()).unwrap_or_default(),
+        wants_dns_port: entry.inspected.iter().flat_map(|inspected| &inspected.requested).any(is_dns_everywhere),
     }
+}
+
+/// Whether a port is to be published as port 53 of every address.
+fn is_dns_everywhere(request: &Requested) -> bool {
+    const DNS_PORT: u16 = 53;
+    request.number == Some(DNS_PORT) && request.ip.is_none_or(|ip| ip.is_unspecified())
 }
 
 #[cfg(test)]

@@ -3,7 +3,12 @@ use rand::{SeedableRng, rngs::SmallRng};
 use super::*;
 use crate::{
     api::AskAs,
-    dns::fixture::{World, short},
+    dns::{
+        access::AccessList,
+        fixture::{World, short},
+        forward::Upstreams,
+        name::Apex,
+    },
     model::{Problem, Silence},
 };
 
@@ -29,7 +34,7 @@ fn residents() -> Residents {
         let namespace = Label::parse("shop").unwrap();
         let container = short(id);
         let problems = problems.into();
-        (container, Arc::new(Resident { container, name: name.into(), namespace, silence, problems, outsider: None }))
+        (container, Arc::new(Resident { container, name: name.into(), namespace, silence, problems, outsider: None, search: Box::default(), wants_dns_port: false }))
     };
     let broken = Problem::new("container d20000000000 (bad), label portolan.service", "a b", "a name without blanks");
     Residents::from_iter([
@@ -41,10 +46,20 @@ fn residents() -> Residents {
     ])
 }
 
+/// One that asks these, and is never asked itself.
+fn forwarder(upstreams: Upstreams) -> Forwarder {
+    let (_, wanted) = watch::channel(Arc::default());
+    let (_, local) = watch::channel(Arc::default());
+    Forwarder::new(forward::Options { chosen: upstreams.into(), ..Default::default() }, &Apex::default(), wanted, local)
+}
+
 fn reply(name: Option<&str>, container: Option<&str>, asker: Option<&str>) -> Result<ExplainReply, ResolveError> {
     let (world, residents) = (world(), residents());
     let host = HostId::parse("a").unwrap();
-    let explainer = Explainer { host: &host, snapshot: world.snapshot(), residents: &residents };
+    let (access, forwarder) = (AccessList::default(), forwarder(Upstreams::None));
+    let neighbours = Neighbours { access: &access, forwarder: &forwarder };
+    let explainer =
+        Explainer { host: &host, snapshot: world.snapshot(), neighbours, residents: &residents, search: &[] };
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let request =
         ExplainRequest { name: owned(name), container: owned(container), asker: owned(asker).map(AskAs::from) };

@@ -1,7 +1,10 @@
 //! Questions read in place: header, one name, one type, perhaps EDNS without options.
 
 use super::Kind;
-use crate::dns::wire::{HEADER, walk_options};
+use crate::dns::{
+    special,
+    wire::{HEADER, walk_options},
+};
 
 /// The longest name (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 255;
@@ -107,7 +110,7 @@ impl<'p> Usual<'p> {
 const LAST_ORDINARY: u16 = 249;
 
 /// Whether the packet asks in the usual way for a name that is certainly somebody else's: of two labels at least, neither
-/// below the apex nor a reverse name.
+/// below the apex, nor a reverse name, nor one that means the same everywhere (`localhost`, `onion`, …).
 pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
     Usual::read(packet).is_some_and(|usual| {
         let ends_with = |end: &[u8]| {
@@ -119,6 +122,7 @@ pub(super) fn is_foreign(packet: &[u8], apex: &[u8]) -> bool {
             && usual.opt.is_none_or(|opt| walk_options(opt.options).is_ok())
             && !ends_with(apex)
             && !ends_with(b"\x04arpa\0")
+            && !special::may_stay(usual.name)
     })
 }
 
@@ -138,8 +142,8 @@ impl<'p> Question<'p> {
             3.. if below(starts[1]) => (Shape::Full, starts[1]),
             _ => return None,
         };
-        // `_tcp` and its like have a meaning of their own.
-        if name[1] == b'_' {
+        // `_tcp` and its like have a meaning of their own, and so has `localhost`.
+        if name[1] == b'_' || shape == Shape::Bare && special::may_stay(&name[..length]) {
             return None;
         }
         let kind = match kind {

@@ -603,3 +603,4 @@ proptest! {
 }
 
 mod guarded;
+mod others;

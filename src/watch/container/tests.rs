@@ -50,6 +50,7 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         network_mode: NetworkMode::Own,
         endpoints: vec![endpoint(NET, &[ip])],
         exposed: [(80, Proto::Tcp)].into(),
+        search: Box::default(),
         requested: Vec::new(),
         bindings: Vec::new(),
     }
