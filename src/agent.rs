@@ -57,6 +57,7 @@ mod explain;
 mod externals;
 mod facts;
 mod handover;
+mod holders;
 mod life;
 mod reload;
 mod resolve;
@@ -365,6 +366,7 @@ impl Agent {
             resolv_conf: self.config.resolv_conf.value.clone(),
             local: self.local.1.clone(),
             bound: self.bound.1.clone(),
+            residents: self.residents.1.clone(),
             problems: self.surroundings.0.clone(),
         };
         spawn(tasks, "surroundings", surroundings.follow());

@@ -310,7 +310,8 @@ impl Explainer<'_> {
 
 /// What to tell a container whose own search list leaves out what this host's has: Docker gives it one or the other.
 fn lost_search(resident: &Resident, of_the_host: &[String]) -> Option<String> {
-    let has = |domain: &&String| resident.search.iter().any(|own| own.trim_end_matches('.').eq_ignore_ascii_case(domain));
+    let has =
+        |domain: &&String| resident.search.iter().any(|own| own.trim_end_matches('.').eq_ignore_ascii_case(domain));
     let lost: Vec<&str> = of_the_host.iter().filter(|domain| !has(domain)).map(String::as_str).collect();
     if resident.search.is_empty() || lost.is_empty() {
         return None;

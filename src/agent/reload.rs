@@ -12,7 +12,9 @@ use tracing::{error, info, warn};
 use super::{Agent, externals};
 use crate::{
     config::{Config, Errors, General, OnTerm},
-    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits, special::Singles},
+    dns::{
+        answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits, special::Singles,
+    },
     model::Externals,
 };
 
@@ -45,12 +47,17 @@ pub type SetLog = Box<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Live {
     pub(super) allow: Vec<IpNet>,
+    pub(super) routed: Vec<IpNet>,
     pub(super) externals: Externals,
 }
 
 impl Live {
     pub(super) fn of(config: &Config) -> Self {
-        Self { allow: config.allow.value.clone(), externals: externals::configured(&config.external.value) }
+        Self {
+            allow: config.allow.value.clone(),
+            routed: config.routed.value.clone(),
+            externals: externals::configured(&config.external.value),
+        }
     }
 }
 

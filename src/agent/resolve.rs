@@ -57,7 +57,8 @@ pub(super) fn dump(shared: &Shared, request: &DumpRequest) -> Result<String, Dum
     let (zone, local) = (shared.zone(), shared.local());
     let settings = shared.settings();
     let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
-    let source = find(&local, &shared.access(), request.asker.as_ref()).map_err(|error| DumpError::NotFound(error.to_string()))?;
+    let source = find(&local, &shared.access(), request.asker.as_ref())
+        .map_err(|error| DumpError::NotFound(error.to_string()))?;
     let apex = settings.apex.as_str();
     let text = request.zone.as_deref().unwrap_or(apex).to_ascii_lowercase();
     let origin = Name::from_ascii(format!("{}.", text.trim_end_matches('.')))

@@ -95,7 +95,12 @@ impl Snapshots {
             if local_changed {
                 self.shared.set_local(Arc::clone(&local));
             }
-            zone = Arc::new(zone.update(&catalog, &merged));
+            // Which addresses are found depends on it, so all of them are looked at again.
+            let routed_changed = known_live.as_ref().is_none_or(|known: &Arc<Live>| known.routed != live.routed);
+            zone = Arc::new(match routed_changed {
+                true => Zone::routing(&live.routed).update(&Catalog::default(), &merged),
+                false => zone.update(&catalog, &merged),
+            });
             self.shared.set_zone(Arc::clone(&zone));
             // Only now others are told: the own host answers first, and encoding and writing do not hold it up.
             self.served.send_if_modified(|served| {

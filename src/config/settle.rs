@@ -167,7 +167,8 @@ impl Reader<'_> {
             if let Some(Finding { special: Special::Loopback | Special::Nowhere, source: document, .. }) =
                 special::find_text(suffix.as_str())
             {
-                let message = format!("{suffix} is answered by every host itself ({document}) and never forwarded; leave it out");
+                let message =
+                    format!("{suffix} is answered by every host itself ({document}) and never forwarded; leave it out");
                 self.wrong("upstream", &format!("{suffix}={server}"), source, &message);
             }
         }

@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn another_host_is_told_from_a_stranger_by_what_it_advertises() {
-        let list = AccessList::new(&local(), &catalog(&["198.51.100.5", "203.0.113.7"]), &["10.9.0.0/16".parse().unwrap()]);
+        let list =
+            AccessList::new(&local(), &catalog(&["198.51.100.5", "203.0.113.7"]), &["10.9.0.0/16".parse().unwrap()]);
         for (source, expected) in [
             ("198.51.100.5", Source::Peer),
             ("::ffff:198.51.100.5", Source::Peer),

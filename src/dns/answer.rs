@@ -226,7 +226,11 @@ impl<'a> Question<'a> {
     fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         let Some(candidates) = self.find(named) else {
             let is_theirs = *self.source == Source::Peer;
-            return if !is_theirs && self.stands_above(named, &soa.name) { self.no_data(soa) } else { self.no_service(named, soa) };
+            return if !is_theirs && self.stands_above(named, &soa.name) {
+                self.no_data(soa)
+            } else {
+                self.no_service(named, soa)
+            };
         };
         let chosen = members.choose(candidates, self.snapshot.settings);
         if let Some(alias) = self.alias(&chosen) {

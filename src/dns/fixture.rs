@@ -132,7 +132,7 @@ impl World {
                 }
             }
         }
-        let zone = Zone::of(&catalog);
+        let zone = Zone::routing(&settings.routed).update(&Catalog::default(), &catalog);
         Self { local, catalog, zone, settings }
     }
 

@@ -444,7 +444,8 @@ impl Reply<'_> {
         let opt = match asked {
             Some(_) => {
                 // Code and length, then the two octets of the error's own code.
-                let extended = self.extended.map_or(0, |(_, text)| 4 + 2 + u16::try_from(text.len()).unwrap_or(u16::MAX));
+                let extended =
+                    self.extended.map_or(0, |(_, text)| 4 + 2 + u16::try_from(text.len()).unwrap_or(u16::MAX));
                 OPT_LENGTH + given.map_or(0, |_| COOKIE_LENGTH) + extended
             }
             None => 0,

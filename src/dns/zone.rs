@@ -17,10 +17,13 @@ use std::{
 };
 
 use imbl::{GenericHashMap, OrdMap, ordmap::DiffItem, shared_ptr::DefaultSharedPtr};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use super::hot::Memo;
-use crate::model::{Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId};
+use crate::model::{
+    Attachment, Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId,
+};
 
 /// What an answer needs to know of the host an instance runs on.
 #[derive(Debug, PartialEq, Eq)]
@@ -214,8 +217,10 @@ pub struct Zone {
     services: Services,
     /// The services of each namespace, counted; never 0.
     namespaces: OrdMap<Label, usize>,
-    /// Containers by address: this host's own, and others' on networks that span hosts.
+    /// Containers by address: this host's own, and others' on networks whose addresses mean something here.
     addresses: OrdMap<(IpAddr, Origin, ShortId), Arc<Publication>>,
+    /// `--routed`: of other hosts' networks that end there, those whose addresses mean something here.
+    routed: Arc<[IpNet]>,
     homes: OrdMap<Origin, Arc<Home>>,
     complete: bool,
     revision: i64,
@@ -244,6 +249,11 @@ struct Change {
 }
 
 impl Zone {
+    /// The zone of nothing, in which addresses of these subnets will be found on whichever host they are.
+    pub fn routing(routed: &[IpNet]) -> Self {
+        Self { routed: routed.into(), ..Self::default() }
+    }
+
     /// The zone of a catalog, from nothing.
     pub fn of(catalog: &Catalog) -> Self {
         Self::default().update(&Catalog::default(), catalog)
@@ -313,7 +323,7 @@ impl Zone {
             let candidate = Candidate { home: Arc::clone(home), publication: Arc::clone(publication), offer };
             changes.entry(key(offered)).or_default().new.push(candidate);
         }
-        for address in findable(&home.origin, publication) {
+        for address in findable(&home.origin, publication, &Arc::clone(&self.routed)) {
             let key = (address, home.origin.clone(), publication.container);
             self.addresses.insert(key, Arc::clone(publication));
         }
@@ -324,7 +334,7 @@ impl Zone {
             let gone = (publication.container, origin.clone());
             changes.entry(key(offered)).or_default().gone.push(gone);
         }
-        for address in findable(origin, publication) {
+        for address in findable(origin, publication, &Arc::clone(&self.routed)) {
             self.addresses.remove(&(address, origin.clone(), publication.container));
         }
     }
@@ -450,14 +460,19 @@ fn key(offer: &Offer) -> Key {
     Key(SmallVec::from_slice(&text))
 }
 
-/// The addresses of a container by which it may be found: another host's local addresses mean nothing here.
-fn findable(origin: &Origin, publication: &Publication) -> impl Iterator<Item = IpAddr> {
-    let means_something = *origin == Origin::Own;
-    publication
-        .networks
-        .iter()
-        .filter(move |network| network.driver != Driver::Host && (means_something || network.scope != Scope::Local))
-        .flat_map(|network| network.ips.iter().copied())
+/// The addresses of a container by which it may be found. Of another host's, those of networks that end there mean
+/// nothing here, unless they are routed, or lie in the network around all hosts.
+fn findable(origin: &Origin, publication: &Publication, routed: &[IpNet]) -> impl Iterator<Item = IpAddr> {
+    let is_own = *origin == Origin::Own;
+    let means_something = move |network: &Attachment, address: &IpAddr| {
+        is_own
+            || network.scope != Scope::Local
+            || matches!(network.driver, Driver::Macvlan | Driver::Ipvlan)
+            || routed.iter().any(|subnet| subnet.contains(address))
+    };
+    let networks = publication.networks.iter().filter(|network| network.driver != Driver::Host);
+    networks
+        .flat_map(move |network| network.ips.iter().copied().filter(move |address| means_something(network, address)))
 }
 
 #[cfg(test)]

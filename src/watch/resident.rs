@@ -53,6 +53,7 @@ fn is_dns_everywhere(request: &Requested) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::{
         model::Silence,
         watch::container::{
@@ -69,6 +70,35 @@ mod tests {
         bed.start(&web);
         change(&mut bed);
         bed.residents[&id(WEB).short()].silence.clone()
+    }
+
+    #[test]
+    fn a_container_that_wants_port_53_of_all_addresses_is_known_by_what_it_asks_for() {
+        let request = |ip: Option<&str>, number: Option<u16>| Requested {
+            port: 5353,
+            proto: crate::model::Proto::Udp,
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            number,
+        };
+        for (requested, expected) in [
+            (vec![request(None, Some(53))], true),
+            (vec![request(Some("0.0.0.0"), Some(53))], true),
+            (vec![request(Some("::"), Some(53))], true),
+            (vec![request(None, Some(80)), request(None, Some(53))], true),
+            (vec![request(Some("10.0.0.5"), Some(53))], false),
+            (vec![request(None, Some(5353))], false),
+            (vec![request(None, None)], false),
+            (vec![], false),
+        ] {
+            let mut bed = Bed::new();
+            let mut web = running(WEB, "10.0.0.2");
+            web.requested = requested.clone();
+            web.search = ["corp.test".into()].into();
+            bed.start(&web);
+            let resident = &bed.residents[&id(WEB).short()];
+            assert_eq!(resident.wants_dns_port, expected, "{requested:?}");
+            assert_eq!(resident.search[..], ["corp.test".into()]);
+        }
     }
 
     #[test]

@@ -175,7 +175,10 @@ mod tests {
             for name in SITE {
                 assert_eq!(told(&current(general, &[]), name, A), expected, "{name} with {general:?}");
             }
-            assert_eq!(told(&current(general, &[]), "www.example.org", A), if general.is_empty() { "nobody" } else { general });
+            assert_eq!(
+                told(&current(general, &[]), "www.example.org", A),
+                if general.is_empty() { "nobody" } else { general }
+            );
         }
         for name in SITE {
             let mut public = current("9.9.9.9 2620:fe::fe", &[]);

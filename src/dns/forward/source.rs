@@ -118,7 +118,8 @@ pub(super) fn read(chosen: &Chosen, resolved: &Path, own: &Own, previous: &Curre
         .collect();
     suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.labels()));
     let (site_names, single_labels) = (chosen.site_names, chosen.single_labels);
-    let mut current = Current { general, suffixes, site_names, single_labels, problems: problems.into(), ..Current::default() };
+    let mut current =
+        Current { general, suffixes, site_names, single_labels, problems: problems.into(), ..Current::default() };
     current.sort_out();
     current
 }

@@ -1,10 +1,8 @@
 //! Replies from empty zones: what is said of a site's name where no upstream may be asked for it.
 
-use hickory_proto::{
-    rr::{
-        Name, RData, Record, RecordType,
-        rdata::{NS, SOA},
-    },
+use hickory_proto::rr::{
+    Name, RData, Record, RecordType,
+    rdata::{NS, SOA},
 };
 
 use super::{Request, ResponseCode, Transport};

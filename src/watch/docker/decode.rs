@@ -136,7 +136,13 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) 
         network_mode: NetworkMode::parse(host.network_mode.as_deref().unwrap_or_default()),
         endpoints: endpoints(network.networks),
         exposed,
-        search: host.dns_search.unwrap_or_default().iter().take(MAX_SEARCH).map(|domain| domain.as_str().into()).collect(),
+        search: host
+            .dns_search
+            .unwrap_or_default()
+            .iter()
+            .take(MAX_SEARCH)
+            .map(|domain| domain.as_str().into())
+            .collect(),
         requested: requested(&configured, every.as_ref()),
         bindings: bindings(network.ports, &configured),
     }

@@ -158,3 +158,42 @@ fn an_asker_from_another_host_is_sent_on_for_what_only_its_own_host_knows() {
          peer | A mail. | 192.0.2.1",
     );
 }
+
+#[test]
+fn addresses_that_an_asker_is_given_have_names_and_those_of_hosts_are_the_sites() {
+    World::parse(
+        "network n1 bridge 172.18.0.0/16
+         network cut bridge 172.20.0.0/16 internal
+         network mesh overlay 10.1.0.0/24
+         foreign theirs bridge
+         foreign lan macvlan
+         foreign inside macvlan internal
+         asker f1 shop n1=172.18.0.9
+         asker in shop cut=172.20.0.9
+         routed 172.30.0.0/16
+         host own 192.0.2.1
+           a1 @n1=172.18.0.2 web.shop 80/tcp
+         host b 192.0.2.2
+           b1 @theirs=172.30.0.2 web.shop 80/tcp
+           b2 @theirs=172.31.0.2 web.shop 80/tcp>0.0.0.0:80
+           b3 @lan=192.168.9.5 web.shop 80/tcp
+           b4 @inside=192.168.9.6 web.shop 80/tcp
+           b5 @mesh=10.1.0.3 web.shop 80/tcp",
+    )
+    .check(
+        "f1 | PTR 2.0.30.172.in-addr.arpa | b10000000000.web.shop.svc.internal.
+         peer | PTR 2.0.30.172.in-addr.arpa | b10000000000.web.shop.svc.internal.
+         f1 | A 2.0.30.172.in-addr.arpa | NODATA
+         in | PTR 2.0.30.172.in-addr.arpa | REFUSED
+         f1 | PTR 3.0.30.172.in-addr.arpa | FORWARD
+         f1 | PTR 2.0.31.172.in-addr.arpa | FORWARD
+         f1 | PTR 5.9.168.192.in-addr.arpa | b30000000000.web.shop.svc.internal.
+         in | PTR 5.9.168.192.in-addr.arpa | REFUSED
+         f1 | PTR 6.9.168.192.in-addr.arpa | FORWARD
+         f1 | PTR 3.0.1.10.in-addr.arpa | b50000000000.web.shop.svc.internal.
+         f1 | PTR 2.0.18.172.in-addr.arpa | a10000000000.web.shop.svc.internal.
+         f1 | PTR 1.2.0.192.in-addr.arpa | FORWARD
+         f1 | PTR 2.2.0.192.in-addr.arpa | FORWARD
+         host | PTR 1.2.0.192.in-addr.arpa | FORWARD",
+    );
+}
