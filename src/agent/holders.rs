@@ -11,10 +11,7 @@ use std::{
     path::Path,
 };
 
-use crate::{
-    dns::{listen::DNS_PORT, server::BindState},
-    model::Problem,
-};
+use crate::{dns::server::BindState, model::Problem};
 
 /// Somebody else's socket on a port that we want.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,15 +162,11 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip.to_canonical(), u16::from_str_radix(port, 16).ok()?))
 }
 
-/// The ports that are worth a look, and how closely: those of addresses that cannot be bound, and port 53 while we answer there.
+/// The ports that are worth a look, and how closely: TCP's tables may be long, so they wait until an address cannot be bound.
 pub(super) fn worth_a_look(bound: &BTreeMap<SocketAddr, BindState>) -> Option<(BTreeSet<u16>, Tables)> {
-    let failed = |state: &BindState| matches!(state, BindState::Failed { .. });
-    let wanted = |(address, state): (&SocketAddr, &BindState)| {
-        (failed(state) || address.port() == DNS_PORT).then_some(address.port())
-    };
-    let ports: BTreeSet<u16> = bound.iter().filter_map(wanted).collect();
-    let tables = if bound.values().any(failed) { Tables::All } else { Tables::Udp };
-    (!ports.is_empty()).then_some((ports, tables))
+    let ports: BTreeSet<u16> = bound.keys().map(SocketAddr::port).collect();
+    let has_failed = bound.values().any(|state| matches!(state, BindState::Failed { .. }));
+    (!ports.is_empty()).then_some((ports, if has_failed { Tables::All } else { Tables::Udp }))
 }
 
 /// What is to be said of those who keep us from answering, or would answer in our place.
@@ -203,9 +196,7 @@ fn problem(holder: &Holder) -> Problem {
         Process::Seen(name, number) => (format!("{name} (process {number})"), Some(name)),
         Process::Hidden(user, known) => {
             let hint = if known.is_empty() { String::new() } else { format!("; {} runs here", list(known)) };
-            let found = format!(
-                "a process of user {user} that this agent may not look into (CAP_SYS_PTRACE, `pid: host`){hint}"
-            );
+            let found = format!("a process of user {user} that we may not see{hint}");
             let only = if let [(name, _)] = known.as_slice() { Some(name) } else { None };
             (found, only)
         }
@@ -216,8 +207,12 @@ fn problem(holder: &Holder) -> Problem {
         || format!("its setting for the addresses that it answers on (`listen`, `bind`) without all of them; `ss -lntup sport = :{port}` shows it"),
         str::to_owned,
     );
+    let sight = match process {
+        Process::Seen(..) => "",
+        Process::Hidden(..) => " (CAP_SYS_PTRACE and `pid: host` let the agent see whose it is)",
+    };
     let whose = if at.ip().is_unspecified() { "all addresses".to_owned() } else { at.ip().to_string() };
-    Problem::new(format!("port {port} of {whose}"), &found, &format!("{line}; this agent tries again by itself"))
+    Problem::new(format!("port {port} of {whose}"), &found, &format!("{line}{sight}; this agent tries again by itself"))
 }
 
 #[cfg(test)]
@@ -371,9 +366,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_looked_for_while_nothing_can_be_in_the_way() {
-        assert_eq!(worth_a_look(&states(&[("127.0.0.1:5300", true)])), None);
+    fn connections_are_not_gone_through_while_all_addresses_are_bound() {
+        assert_eq!(worth_a_look(&states(&[])), None);
         assert_eq!(worth_a_look(&states(&[("172.17.0.1:53", true)])), Some(([53].into(), Tables::Udp)));
-        assert_eq!(worth_a_look(&states(&[("127.0.0.1:5300", false)])), Some(([5300].into(), Tables::All)));
+        let one_failed = states(&[("127.0.0.1:5300", false), ("172.17.0.1:53", true)]);
+        assert_eq!(worth_a_look(&one_failed), Some(([53, 5300].into(), Tables::All)));
     }
 }

@@ -212,7 +212,10 @@ fn difference(running: &BTreeMap<&'static str, String>, next: &BTreeMap<&'static
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Env, Given, key};
+    use crate::{
+        config::{Env, Given, key},
+        dns::{forward::SiteNames, special::SingleLabels},
+    };
 
     #[test]
     fn the_rate_of_the_operator_is_the_servers() {
@@ -222,6 +225,23 @@ mod tests {
                 .per_source
         };
         assert_eq!((rate(&["7"]), rate(&["0"]), rate(&[])), (7, 0, Limits::default().per_source));
+    }
+
+    #[test]
+    fn what_the_operator_says_of_others_names_reaches_who_answers_and_who_forwards() {
+        let given =
+            [("site-names", "answer"), ("single-labels", "forward"), ("upstream", "nas=10.0.0.2,corp.test=10.0.0.3")];
+        let given: Given = given.into_iter().map(|(name, text)| (name, vec![text.to_owned()])).collect();
+        let config = |given: &Given| {
+            Config::load(given, &Env::new(), true, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap()
+        };
+        let chosen = upstreams(&config(&given));
+        assert_eq!((chosen.site_names, chosen.single_labels), (SiteNames::Answer, SingleLabels::Forward));
+        let singles = settings(&config(&given), &[]).unwrap().singles;
+        assert_eq!(singles, Singles { others: SingleLabels::Forward, named: vec!["nas".into()] });
+        let by_default = config(&Given::new());
+        assert_eq!(settings(&by_default, &[]).unwrap().singles, Singles::default());
+        assert_eq!(upstreams(&by_default).site_names, SiteNames::Auto);
     }
 
     #[test]
