@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use hickory_proto::rr::{Name, RecordType};
-use rand::Rng;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
 
 use super::resolve::{self, Neighbours};
@@ -16,7 +16,7 @@ use crate::{
         },
     },
     dns::{
-        answer::Snapshot,
+        answer::{Answer, Snapshot, answer},
         explain::{Explanation, Judged, Out, Seen, explain, words},
         forward::{self, Forwarder},
         name,
@@ -129,7 +129,7 @@ impl Explainer<'_> {
             true => &[RecordType::PTR],
             false => &[RecordType::A, RecordType::AAAA, RecordType::SRV],
         };
-        let answer = |kind: &RecordType, rng: &mut _| {
+        let shown = |kind: &RecordType, rng: &mut _| {
             let asked = resolve::ask(&self.snapshot, &self.neighbours, source, name, *kind, rng);
             let (rcode, answers) = asked.map_or_else(
                 |error| (error.to_string(), Vec::new()),
@@ -144,9 +144,12 @@ impl Explainer<'_> {
         let judged = explanation.candidates.iter();
         let text = name::fold(name);
         let is_known = explanation.searched.iter().any(|(_, found)| *found);
+        // In which order it is given does not matter here.
+        let decided = answer(&self.snapshot, source, name, kinds[0], &mut SmallRng::seed_from_u64(0));
+        let leaves = matches!(decided, Answer::Forward | Answer::Refused);
         let course = || self.neighbours.forwarder.course(name, kinds[0]);
         ExplainedView {
-            course: words::others::course(&self.snapshot, source, &text, is_known, course),
+            course: words::others::course(&self.snapshot, source, &text, is_known, leaves, course),
             asker,
             name: name.to_string(),
             searched: explanation.searched.iter().map(searched).collect(),
@@ -158,7 +161,7 @@ impl Explainer<'_> {
             when_none_ready: service.map(|service| service.policy.to_string()),
             number: choice.as_ref().map(words::number),
             sampled: service.is_some_and(crate::dns::explain::Service::is_sampled),
-            answers: kinds.iter().map(|kind| answer(kind, rng)).collect(),
+            answers: kinds.iter().map(|kind| shown(kind, rng)).collect(),
             candidates: judged.map(|judged| self.candidate(judged, choice.and_then(|choice| choice.number))).collect(),
             reading: explanation.reading,
         }

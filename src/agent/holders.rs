@@ -46,7 +46,7 @@ pub(super) enum Tables {
 }
 
 /// Names of servers that usually answer DNS, as the kernel cuts them off, and how each is kept from answering everywhere.
-const SERVERS: [(&str, &str); 7] = [
+const SERVERS: [(&str, &str); 8] = [
     (
         "dnsmasq",
         "`bind-dynamic`, `except-interface=docker0` and `except-interface=br-*` in /etc/dnsmasq.conf, so that it leaves \
@@ -61,6 +61,7 @@ const SERVERS: [(&str, &str); 7] = [
     ("unbound", "`interface: 127.0.0.1` in unbound.conf, and no `interface: 0.0.0.0`, `::0` or `interface-automatic`"),
     ("coredns", "`bind 127.0.0.1` in each server block of the Corefile"),
     ("docker-proxy", "the container's port published on one address of this host, such as `-p 10.0.0.5:53:53`"),
+    ("dockerd", "the container's port published on one address of this host, such as `-p 10.0.0.5:53:53`"),
     ("portolan", "one agent a host, or `--dns` with other addresses"),
 ];
 

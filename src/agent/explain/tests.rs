@@ -191,7 +191,7 @@ fn course(settings: Settings, upstreams: &[&str], name: &str, asker: &str) -> (S
 #[test]
 fn what_becomes_of_a_name_of_others_is_told_with_its_reason() {
     let forwarding = Settings::default;
-    let rows: [(&str, &str, &[&str], &str, &str); 16] = [
+    let rows: [(&str, &str, &[&str], &str, &str); 18] = [
         ("www.example.org.", "host", &["9.9.9.9"], "asked of 9.9.9.9:53", "FORWARD"),
         ("www.example.org.", "host", &[], "REFUSED: there is no upstream to ask", "FORWARD"),
         ("www.example.org.", "in", &["9.9.9.9"], "REFUSED: the asker has only internal networks", "REFUSED"),
@@ -230,6 +230,8 @@ fn what_becomes_of_a_name_of_others_is_told_with_its_reason() {
         ("nas.home.arpa.", "a1", &["9.9.9.9"], "denied here: it is a name of the site", "NXDOMAIN"),
         ("1.0.0.10.in-addr.arpa.", "a1", &["9.9.9.9"], "denied here: it is a name of the site", "NXDOMAIN"),
         ("1.0.0.10.in-addr.arpa.", "a1", &["169.254.169.254"], "asked of 169.254.169.254:53", "FORWARD"),
+        ("2.0.18.172.in-addr.arpa.", "a1", &["9.9.9.9"], "the reverse name of 172.18.0.2/32", "NOERROR"),
+        ("onion", "a1", &["9.9.9.9"], "a name that nothing in DNS has", "NXDOMAIN"),
         ("8.8.8.8.in-addr.arpa.", "a1", &["9.9.9.9"], "asked of 9.9.9.9:53", "FORWARD"),
         (
             "nas",

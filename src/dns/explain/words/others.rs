@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use crate::dns::{
     answer::{Settings, Snapshot, may_forward},
     forward::Course,
-    name::{self, Subject},
+    name::{self, Named, Subject},
     reach::Viewpoint,
     source::Source,
-    special::{self, Finding, Single, Special},
+    special::{self, Finding, Special},
 };
 
 /// What a special name is.
@@ -22,38 +22,28 @@ pub(super) fn special(found: Finding) -> String {
 }
 
 /// What a question about a name of others gets, in a sentence; `None`: there is nothing to say, as it is ours. `text` is the
-/// folded name, `is_known` says that a service near the asker has it.
+/// folded name, `is_known` says that a service near the asker has it, `leaves` that the answer is not ours to give.
 pub fn course(
     snapshot: &Snapshot<'_>,
     source: &Source,
     text: &str,
     is_known: bool,
+    leaves: bool,
     course: impl FnOnce() -> Course,
 ) -> Option<String> {
-    let special = special::find_text(text);
-    let is_loopback = special.is_some_and(|found| found.special == Special::Loopback);
-    let is_nowhere = special.is_some_and(|found| found.special == Special::Nowhere);
-    let subject = name::classify(text, &snapshot.settings.apex);
-    if *source == Source::Peer
-        && !is_known
-        && !is_loopback
-        && matches!(subject, Subject::Bare(_) | Subject::Service(name::Named { namespace: None, .. }))
-    {
-        return Some(
+    let found = special::find_text(text);
+    let special = found.map(|found| found.special);
+    match name::classify(text, &snapshot.settings.apex) {
+        Subject::Bare(_) if is_known || special == Some(Special::Loopback) => None,
+        Subject::Bare(_) | Subject::Service(Named { namespace: None, .. }) if *source == Source::Peer && !is_known => Some(
             "REFUSED, so that the asker's resolver tries its next server: neither default nor global has it, and only the \
              asker's own host knows whether another namespace does"
                 .to_owned(),
-        );
-    }
-    match subject {
-        Subject::Outside if is_loopback || is_nowhere => None,
-        Subject::Outside | Subject::Reverse(_) | Subject::BelowReverse(_) => {
-            Some(refusal(snapshot, source).unwrap_or_else(|| asked(text, special, course())))
+        ),
+        Subject::Outside | Subject::Reverse(_) | Subject::BelowReverse(_) | Subject::Bare(_) if leaves => {
+            Some(refusal(snapshot, source).unwrap_or_else(|| asked(text, found, course())))
         }
-        Subject::Bare(_) if is_known || is_loopback || is_nowhere => None,
-        Subject::Bare(label) if snapshot.settings.singles.leaves(label.as_bytes()) => {
-            Some(refusal(snapshot, source).unwrap_or_else(|| asked(text, special, course())))
-        }
+        Subject::Bare(_) if special == Some(Special::Nowhere) => found.map(self::special),
         Subject::Bare(label) => Some(format!(
             "denied here: no service near the asker has it, and a single label leaves only if `--upstream {label}=ADDR` or \
              `--single-labels forward` says so; its DS, DNSKEY, NS and SOA are forwarded"
@@ -92,10 +82,7 @@ fn asked(text: &str, special: Option<Finding>, course: Course) -> String {
         ),
         (Course::Denied(_), None) => "denied here".to_owned(),
         (Course::Nobody, _) => "REFUSED: there is no upstream to ask".to_owned(),
-        (Course::Stays, _) => match special::single(1) {
-            Single::Ours if !text.contains('.') => "denied here: single labels do not leave".to_owned(),
-            _ => "denied here: it never leaves".to_owned(),
-        },
+        (Course::Stays, _) => "denied here: it never leaves".to_owned(),
     }
 }
 
