@@ -29,6 +29,9 @@ enum Process {
     Hidden(u32, Vec<(String, u32)>),
 }
 
+/// A process by its name and number.
+type Named = (String, u32);
+
 /// A row of the kernel's tables.
 struct Socket {
     at: SocketAddr,
@@ -95,7 +98,7 @@ pub(super) fn look(proc: &Path, ports: &BTreeSet<u16>, tables: Tables) -> BTreeS
 }
 
 /// Who has these sockets; and name servers that may not be looked into.
-fn processes(proc: &Path, wanted: &BTreeSet<u64>) -> (BTreeMap<u64, (String, u32)>, Vec<(String, u32)>) {
+fn processes(proc: &Path, wanted: &BTreeSet<u64>) -> (BTreeMap<u64, Named>, Vec<Named>) {
     let (mut found, mut hidden) = (BTreeMap::new(), Vec::new());
     for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -213,7 +216,7 @@ fn problem(holder: &Holder) -> Problem {
         Process::Hidden(..) => " (CAP_SYS_PTRACE and `pid: host` let the agent see whose it is)",
     };
     let whose = if at.ip().is_unspecified() { "all addresses".to_owned() } else { at.ip().to_string() };
-    Problem::new(format!("port {port} of {whose}"), &found, &format!("{line}{sight}; this agent tries again by itself"))
+    Problem::new(format!("port {port} of {whose}"), &found, format!("{line}{sight}; this agent tries again by itself"))
 }
 
 #[cfg(test)]

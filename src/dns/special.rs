@@ -163,10 +163,7 @@ impl Row {
 }
 
 /// What is special about a name, given as its labels from last to first, in any letter case. `None`: nothing.
-pub fn find<'a, L>(from_the_right: L) -> Option<Finding>
-where
-    L: Iterator<Item = &'a [u8]> + Clone,
-{
+pub fn find<'a>(from_the_right: &(impl Iterator<Item = &'a [u8]> + Clone)) -> Option<Finding> {
     let last = from_the_right.clone().next()?;
     if !LAST.iter().any(|special| special.eq_ignore_ascii_case(last)) {
         return None;
@@ -179,7 +176,7 @@ where
 
 /// The same for a name as text with dots between its labels.
 pub fn find_text(text: &str) -> Option<Finding> {
-    find(text.rsplit('.').map(str::as_bytes))
+    find(&text.rsplit('.').map(str::as_bytes))
 }
 
 /// Whether a name in wire form may be special: `false` is certain, and costs little.

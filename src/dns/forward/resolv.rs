@@ -58,11 +58,11 @@ pub(super) fn nameservers(text: &str) -> Vec<IpAddr> {
 
 /// The search list: the last `search` or `domain` line counts (resolv.conf(5)).
 pub(super) fn search(text: &str) -> Vec<String> {
-    let lines = text.lines().filter_map(|line| {
+    let mut lines = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         matches!(words.next()?, "search" | "domain").then_some(words)
     });
-    let last = lines.last().into_iter().flatten();
+    let last = lines.next_back().into_iter().flatten();
     last.map(|domain| domain.trim_end_matches('.').to_ascii_lowercase()).filter(|domain| !domain.is_empty()).collect()
 }
 

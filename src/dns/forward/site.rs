@@ -53,7 +53,7 @@ pub(super) fn is_of_a_site(address: IpAddr) -> bool {
 impl Current {
     /// Who may be asked for a name, given as its labels, with this type.
     pub(super) fn whom(&self, labels: &[&[u8]], kind: u16) -> Whom<'_> {
-        let special = special::find(labels.iter().rev().copied());
+        let special = special::find(&labels.iter().rev().copied());
         if special.is_some_and(|found| found.special != Special::Site) {
             return Whom::Stays;
         }

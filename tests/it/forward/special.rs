@@ -91,7 +91,7 @@ async fn check(row: Row) {
             assert_eq!(asked, if is_kept { 0 } else { *times }, "{name} {kind}, asked {again} times before");
             if row.public != Public::First || *times == 0 {
                 let attempts = server.forwarder.counts().attempts - before.1;
-                assert_eq!(attempts as usize, asked, "{name} {kind}: nobody else is asked");
+                assert_eq!(attempts, asked as u64, "{name} {kind}: nobody else is asked");
             }
         }
     }
