@@ -221,7 +221,7 @@ mod tests {
             ("198.51.100.5", Source::Peer),
             ("::ffff:198.51.100.5", Source::Peer),
             ("10.9.0.1", Source::Stranger),
-            // Ours, whoever else advertises it.
+            // Ours, though another host advertises it.
             ("203.0.113.7", Source::Host),
         ] {
             assert_eq!(list.locate(&local(), source.parse().unwrap()), expected, "{source}");

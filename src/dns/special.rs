@@ -1,9 +1,8 @@
 //! Names of others that have a meaning of their own, and the one table of them. Pure.
 //!
-//! Most names of others are nobody's business here: they are asked of the upstreams. The names of this table are not. Some
-//! mean the same everywhere and are answered here; some belong to the site, so that an upstream on the internet can neither
-//! know them nor should learn of them. What becomes of a site's name is decided where the upstreams are known
-//! (`forward/site.rs`).
+//! Most names of others are simply asked of the upstreams. The names of this table are not. Some mean the same everywhere and
+//! are answered here. Some belong to the site: an upstream on the internet cannot know them, and should not learn of them.
+//! What becomes of a site's name is decided where the upstreams are known (`forward/site.rs`).
 
 use std::ops::RangeInclusive;
 
@@ -291,7 +290,8 @@ mod tests {
             TABLE.iter().map(|row| row.parent.rsplit('.').next().unwrap().as_bytes()).collect();
         of_the_table.dedup();
         let mut last = LAST.to_vec();
-        (of_the_table.sort_unstable(), last.sort_unstable());
+        of_the_table.sort_unstable();
+        last.sort_unstable();
         of_the_table.dedup();
         assert_eq!(of_the_table, last);
         for row in &TABLE {

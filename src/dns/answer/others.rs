@@ -1,5 +1,4 @@
-//! Names of others, and names that may be somebody else's: single labels, special names, and what another host's containers
-//! ask for.
+//! Names of others, and names that may be theirs: single labels, special names, and what another host's containers ask for.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +13,7 @@ use crate::dns::{
 };
 
 impl Question<'_> {
-    /// A single label: a service near the asker, else denied here, but for what is always the business of others.
+    /// A single label: a service near the asker, else denied here, except for the types that always belong to others.
     pub(super) fn bare(&self, label: &str, rng: &mut impl Rng) -> Answer {
         let special = special::find_text(label).map(|found| found.special);
         if special == Some(Special::Loopback) {
@@ -56,7 +55,8 @@ impl Question<'_> {
         if may_forward(self.snapshot, self.source) { Answer::Forward } else { Answer::Refused }
     }
 
-    /// `localhost` and all below it. It means every asker's own machine, so it leads nobody anywhere (RFC 6761 section 6.3).
+    /// `localhost` and all below it. It means the asker's own machine, so it shows no asker a way out (RFC 6761 section
+    /// 6.3).
     fn loopback(&self) -> Answer {
         match self.kind {
             RecordType::A => self.records(vec![self.address(self.name, Ipv4Addr::LOCALHOST.into())]),

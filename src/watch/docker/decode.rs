@@ -93,7 +93,7 @@ pub(super) fn summary(listed: wire::Listed) -> Option<Summary> {
     })
 }
 
-/// Search domains of a container that are kept. resolv.conf(5) had a limit of six until glibc 2.26; more are told nobody.
+/// Search domains of a container that are kept. resolv.conf(5) had a limit of six until glibc 2.26; people have fewer.
 const MAX_SEARCH: usize = 16;
 
 /// The answer to an inspect, with what is wanted of its labels and its environment.

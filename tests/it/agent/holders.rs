@@ -29,7 +29,7 @@ fn a_process_on_the_wildcard_address_is_named_in_either_order_of_start() {
     // The test itself is the process.
     let us = format!("(process {})", process::id());
 
-    // It shares its port with everybody of its user but one that was not asked: the agent wants its address alone.
+    // It shares its port with all sockets of its user that share theirs; the agent's first one does not.
     let first = on_all_addresses(port);
     let _agent = home.start();
     let problem = eventually("it is named while it came first", told);

@@ -14,7 +14,7 @@ use portolan::{
 use super::*;
 use crate::dns_server::support::{CLIENT, Server, ask};
 
-/// An address that nobody has, and that is no site's: what is sent there is lost.
+/// An address of documentation, which no machine and no site has: what is sent there is lost.
 const PUBLIC: &str = "203.0.113.53:53";
 
 /// What a row asks, of whom, and what comes of it.
@@ -91,7 +91,7 @@ async fn check(row: Row) {
             assert_eq!(asked, if is_kept { 0 } else { *times }, "{name} {kind}, asked {again} times before");
             if row.public != Public::First || *times == 0 {
                 let attempts = server.forwarder.counts().attempts - before.1;
-                assert_eq!(attempts, asked as u64, "{name} {kind}: nobody else is asked");
+                assert_eq!(attempts, asked as u64, "{name} {kind}: no other upstream is asked");
             }
         }
     }
@@ -316,7 +316,7 @@ async fn what_is_known_of_the_sites_names_counts_only_while_it_may_be_asked_for(
     assert_eq!((upstream.asked(), forwarder.counts().attempts, forwarder.counts().kept), (1, 1, 2));
 }
 
-/// Over UDP, by both paths: who asks from the address that another host advertises is sent on, and is told why.
+/// Over UDP, by both paths: an asker at the address that another host advertises is sent on, with the reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_of_another_host_is_told_to_ask_its_own() {
     // Loopback is always this host, so another address is needed: that of the default route, which nothing here calls ours.
