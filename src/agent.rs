@@ -57,6 +57,7 @@ mod explain;
 mod externals;
 mod facts;
 mod handover;
+mod holders;
 mod life;
 mod names;
 mod reload;
@@ -378,6 +379,7 @@ impl Agent {
             resolv_conf: self.config.resolv_conf.value.clone(),
             local: self.local.1.clone(),
             bound: self.bound.1.clone(),
+            residents: self.residents.1.clone(),
             problems: self.surroundings.0.clone(),
         };
         spawn(tasks, "surroundings", surroundings.follow());
@@ -460,14 +462,20 @@ impl Agent {
                 checked: Arc::clone(&self.checked),
             }),
             resolve: Arc::new({
-                let shared = Arc::clone(&shared);
-                move |request| answer(&shared, &request)
+                let (shared, forwarder) = (Arc::clone(&shared), Arc::clone(&self.forwarder));
+                move |request| answer(&shared, &forwarder, &request)
             }),
             dump: Arc::new({
                 let shared = Arc::clone(&shared);
                 move |request| resolve::dump(&shared, &request)
             }),
-            explain: explain::explainer(self.identity.host.clone(), shared, self.residents.1.clone()),
+            explain: explain::explainer(explain::Sources {
+                host: self.identity.host.clone(),
+                shared,
+                forwarder: Arc::clone(&self.forwarder),
+                residents: self.residents.1.clone(),
+                resolv_conf: self.config.resolv_conf.value.clone(),
+            }),
         }
     }
 }
@@ -493,10 +501,11 @@ pub(crate) fn etcd_of(config: &Config, own_prefixes: Vec<Vec<u8>>) -> Result<Etc
     })?)
 }
 
-fn answer(shared: &Shared, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
+fn answer(shared: &Shared, forwarder: &Forwarder, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {
     let (zone, local, settings) = (shared.zone(), shared.local(), shared.settings());
     let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
-    resolve::resolve(&snapshot, request, &mut rand::rng())
+    let neighbours = resolve::Neighbours { access: &shared.access(), forwarder };
+    resolve::resolve(&snapshot, &neighbours, request, &mut rand::rng())
 }
 
 /// The control socket's withdrawals, one after the other.

@@ -44,7 +44,13 @@ pub use self::{
 };
 use self::{show::Show, values::Upstream};
 use crate::{
-    dns::{forward::PrivateAnswers, listen::Listen, prefer::Prefer, tls::Certificate},
+    dns::{
+        forward::{PrivateAnswers, SiteNames},
+        listen::Listen,
+        prefer::Prefer,
+        special::SingleLabels,
+        tls::Certificate,
+    },
     model::{Aliases, External, ExternalName, HostId, WhenNoneReady},
     watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat},
 };
@@ -168,6 +174,8 @@ pub struct Config {
     pub upstream: Setting<Upstreams>,
     pub resolv_conf: Setting<PathBuf>,
     pub private_answers: Setting<PrivateAnswers>,
+    pub site_names: Setting<SiteNames>,
+    pub single_labels: Setting<SingleLabels>,
     /// 0: none.
     pub cache_size: Setting<Octets>,
     pub prefer: Setting<Prefer>,
@@ -220,7 +228,7 @@ impl Config {
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
         show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence service_env crash_hold aliases fallback_after external routed state_dir on_term check_commands);
-        show!(dns dns_tls tls_cert tls_key allow rate_limit zone ttl when_none_ready upstream resolv_conf private_answers cache_size prefer prefer_floor);
+        show!(dns dns_tls tls_cert tls_key allow rate_limit zone ttl when_none_ready upstream resolv_conf private_answers site_names single_labels cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
     }
@@ -402,6 +410,8 @@ impl<'a> Reader<'a> {
             upstream: self.upstream(),
             resolv_conf: self.one("resolv-conf", values::path),
             private_answers: self.one("private-answers", values::private_answers),
+            site_names: self.one("site-names", values::site_names),
+            single_labels: self.one("single-labels", values::single_labels),
             cache_size: self.one("cache-size", values::cache_size),
             prefer: self.one("prefer", values::prefer),
             prefer_floor: self.one("prefer-floor", values::prefer_floor),

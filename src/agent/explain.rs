@@ -1,12 +1,12 @@
 //! `portolan explain`: questions of the HTTP API, answered from the snapshots of the moment.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use hickory_proto::rr::{Name, RecordType};
-use rand::Rng;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
 
-use super::resolve;
+use super::resolve::{self, Neighbours};
 use crate::{
     api::{
         Explain, ExplainRequest, ResolveError,
@@ -16,8 +16,9 @@ use crate::{
         },
     },
     dns::{
-        answer::Snapshot,
+        answer::{Answer, Snapshot, answer},
         explain::{Explanation, Judged, Out, Seen, explain, words},
+        forward::{self, Forwarder},
         name,
         reach::Obstacle,
         server::Shared,
@@ -36,13 +37,31 @@ const MAX_CONTAINERS: usize = 16;
 /// What another host is called; it sees what a stranger sees.
 const ANOTHER_HOST: &str = "another host";
 
+/// What explanations are made from.
+pub(super) struct Sources {
+    pub(super) host: HostId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) forwarder: Arc<Forwarder>,
+    pub(super) residents: watch::Receiver<Arc<Residents>>,
+    /// The file that dockerd reads, too.
+    pub(super) resolv_conf: PathBuf,
+}
+
 /// A function that explains.
-pub(super) fn explainer(host: HostId, shared: Arc<Shared>, residents: watch::Receiver<Arc<Residents>>) -> Explain {
+pub(super) fn explainer(sources: Sources) -> Explain {
+    let resolved = forward::Options::default().resolved;
     Arc::new(move |request| {
+        let Sources { host, shared, forwarder, residents, resolv_conf } = &sources;
         let (zone, local, settings) = (shared.zone(), shared.local(), shared.settings());
         let residents = Arc::clone(&residents.borrow());
-        let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
-        let explainer = Explainer { host: &host, snapshot, residents: &residents };
+        let explainer = Explainer {
+            host,
+            snapshot: Snapshot { zone: &zone, local: &local, settings: &settings },
+            neighbours: Neighbours { access: &shared.access(), forwarder },
+            residents: &residents,
+            // Without the file there is nothing that a container could lose.
+            search: &forward::search_list(resolv_conf, &resolved).unwrap_or_default(),
+        };
         explainer.reply(&request, &mut rand::rng())
     })
 }
@@ -50,12 +69,15 @@ pub(super) fn explainer(host: HostId, shared: Arc<Shared>, residents: watch::Rec
 struct Explainer<'a> {
     host: &'a HostId,
     snapshot: Snapshot<'a>,
+    neighbours: Neighbours<'a>,
     residents: &'a Residents,
+    /// This host's search list.
+    search: &'a [String],
 }
 
 impl Explainer<'_> {
     fn reply(&self, request: &ExplainRequest, rng: &mut impl Rng) -> Result<ExplainReply, ResolveError> {
-        let source = resolve::find(self.snapshot.local, request.asker.as_ref())?;
+        let source = resolve::find(self.snapshot.local, self.neighbours.access, request.asker.as_ref())?;
         let name = request.name.as_ref().map(|text| {
             let name = resolve::absolute(text, self.snapshot.settings.apex.as_str());
             // What is no DNS name may still be a container.
@@ -79,9 +101,9 @@ impl Explainer<'_> {
             _ => name.clone(),
         };
         let mut views = vec![self.view(words::asker(source), name, source, explanation, rng)];
-        if *source != Source::Stranger {
-            let seen = explain(&self.snapshot, &Source::Stranger, &elsewhere);
-            views.push(self.view(ANOTHER_HOST.to_owned(), &elsewhere, &Source::Stranger, seen, rng));
+        if !matches!(source, Source::Peer | Source::Stranger) {
+            let seen = explain(&self.snapshot, &Source::Peer, &elsewhere);
+            views.push(self.view(ANOTHER_HOST.to_owned(), &elsewhere, &Source::Peer, seen, rng));
         }
         ExplainedName { name: name.to_string(), views }
     }
@@ -107,8 +129,8 @@ impl Explainer<'_> {
             true => &[RecordType::PTR],
             false => &[RecordType::A, RecordType::AAAA, RecordType::SRV],
         };
-        let answer = |kind: &RecordType, rng: &mut _| {
-            let asked = resolve::ask(&self.snapshot, source, name, *kind, rng);
+        let shown = |kind: &RecordType, rng: &mut _| {
+            let asked = resolve::ask(&self.snapshot, &self.neighbours, source, name, *kind, rng);
             let (rcode, answers) = asked.map_or_else(
                 |error| (error.to_string(), Vec::new()),
                 |asked| (asked.rcode, asked.answers.into_iter().map(|record| record.data).collect()),
@@ -120,19 +142,26 @@ impl Explainer<'_> {
         let service = explanation.service.as_ref();
         let choice = service.and_then(|service| service.number);
         let judged = explanation.candidates.iter();
+        let text = name::fold(name);
+        let is_known = explanation.searched.iter().any(|(_, found)| *found);
+        // In which order it is given does not matter here.
+        let decided = answer(&self.snapshot, source, name, kinds[0], &mut SmallRng::seed_from_u64(0));
+        let leaves = matches!(decided, Answer::Forward | Answer::Refused);
+        let course = || self.neighbours.forwarder.course(name, kinds[0]);
         ExplainedView {
+            course: words::others::course(&self.snapshot, source, &text, is_known, leaves, course),
             asker,
             name: name.to_string(),
             searched: explanation.searched.iter().map(searched).collect(),
             advice: match source {
                 Source::Container(asker) => neighbours(self.snapshot.local, asker),
-                Source::Host | Source::Stranger | Source::Unknown => None,
+                Source::Host | Source::Peer | Source::Stranger | Source::Unknown => None,
             },
             standing: service.and_then(|service| service.standing).map(|standing| standing.as_str().to_owned()),
             when_none_ready: service.map(|service| service.policy.to_string()),
             number: choice.as_ref().map(words::number),
             sampled: service.is_some_and(crate::dns::explain::Service::is_sampled),
-            answers: kinds.iter().map(|kind| answer(kind, rng)).collect(),
+            answers: kinds.iter().map(|kind| shown(kind, rng)).collect(),
             candidates: judged.map(|judged| self.candidate(judged, choice.and_then(|choice| choice.number))).collect(),
             reading: explanation.reading,
         }
@@ -226,6 +255,7 @@ impl Explainer<'_> {
             name: resident.name.to_string(),
             namespace: resident.namespace.to_string(),
             advice: match &resident.outsider {
+                _ if lost_search(resident, self.search).is_some() => lost_search(resident, self.search),
                 Some((service, project)) => Some(format!(
                     "its labels of Compose come from its image, so it is no member of service {service} of project {project}: \
                      the labels portolan.service={service} and portolan.namespace={project} make it one"
@@ -261,7 +291,7 @@ impl Explainer<'_> {
         sources.extend(asker.map(|source| (words::asker(source), source.clone())));
         sources.extend(itself.map(|asker| ("itself".to_owned(), Source::Container(Arc::clone(asker)))));
         sources.push(("this host".to_owned(), Source::Host));
-        sources.push((ANOTHER_HOST.to_owned(), Source::Stranger));
+        sources.push((ANOTHER_HOST.to_owned(), Source::Peer));
         let gateway = local.networks.values().find(|network| &*network.name == GWBRIDGE).map(|found| found.id.clone());
         let has_containers = |network: &&Arc<Network>| {
             &*network.name != GWBRIDGE && network.driver != Driver::Host && !network.subnets.is_empty()
@@ -279,6 +309,24 @@ impl Explainer<'_> {
         }));
         sources
     }
+}
+
+/// What to tell a container whose own search list leaves out what this host's has: Docker gives it one or the other.
+fn lost_search(resident: &Resident, of_the_host: &[String]) -> Option<String> {
+    let has =
+        |domain: &&String| resident.search.iter().any(|own| own.trim_end_matches('.').eq_ignore_ascii_case(domain));
+    let lost: Vec<&str> = of_the_host.iter().filter(|domain| !has(domain)).map(String::as_str).collect();
+    if resident.search.is_empty() || lost.is_empty() {
+        return None;
+    }
+    let own: Vec<&str> = resident.search.iter().map(|domain| &**domain).filter(|domain| *domain != ".").collect();
+    Some(format!(
+        "its own dns_search ({}) replaces this host's search list, so short names below {} are not found: dns_search with [{}] \
+         finds both",
+        resident.search.join(", "),
+        lost.join(", "),
+        own.iter().chain(&lost).copied().collect::<Vec<_>>().join(", ")
+    ))
 }
 
 /// What to tell a container of no project that sits on a network of one: it finds the project's services there by Docker's

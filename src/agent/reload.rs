@@ -12,12 +12,14 @@ use tracing::{error, info, warn};
 use super::{Agent, externals};
 use crate::{
     config::{Config, Errors, General, OnTerm},
-    dns::{answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits},
+    dns::{
+        answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits, special::Singles,
+    },
     model::{Externals, HostId},
 };
 
 /// Settings that change while the agent runs; all others need a restart.
-const LIVE: [&str; 13] = [
+const LIVE: [&str; 15] = [
     "allow",
     "external",
     "log",
@@ -26,6 +28,8 @@ const LIVE: [&str; 13] = [
     "prefer-floor",
     "private-answers",
     "routed",
+    "single-labels",
+    "site-names",
     "tls-cert",
     "tls-key",
     "ttl",
@@ -43,12 +47,17 @@ pub type SetLog = Box<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Live {
     pub(super) allow: Vec<IpNet>,
+    pub(super) routed: Vec<IpNet>,
     pub(super) externals: Externals,
 }
 
 impl Live {
     pub(super) fn of(config: &Config) -> Self {
-        Self { allow: config.allow.value.clone(), externals: externals::configured(&config.external.value) }
+        Self {
+            allow: config.allow.value.clone(),
+            routed: config.routed.value.clone(),
+            externals: externals::configured(&config.external.value),
+        }
     }
 }
 
@@ -64,6 +73,7 @@ pub(super) fn settings(config: &Config, host: &HostId, listens: &[Listen]) -> Re
         routed: config.routed.value.clone(),
         nameserver: listens.iter().filter_map(nameserver).collect(),
         forwarding: config.upstream.value.forward(),
+        singles: singles(config),
         when_none_ready: config.when_none_ready.value,
         prefer: Preference {
             by: config.prefer.value,
@@ -74,6 +84,13 @@ pub(super) fn settings(config: &Config, host: &HostId, listens: &[Listen]) -> Re
         host: host.as_str().into(),
         ..Settings::default()
     })
+}
+
+/// Which single labels upstreams are asked for.
+fn singles(config: &Config) -> Singles {
+    let suffixes = config.upstream.value.suffixes.iter().map(|(suffix, _)| suffix.as_str());
+    let named = suffixes.filter(|suffix| !suffix.contains('.')).map(Box::from).collect();
+    Singles { others: config.single_labels.value, named }
 }
 
 /// How much the DNS server takes on, from its start to its end.
@@ -88,8 +105,13 @@ pub(super) fn upstreams(config: &Config) -> forward::Chosen {
         General::None => forward::Upstreams::None,
         General::Addresses(addresses) => forward::Upstreams::Fixed(addresses.clone()),
     };
-    let private = config.private_answers.value;
-    forward::Chosen { general, suffixes: config.upstream.value.by_suffix(), private }
+    forward::Chosen {
+        general,
+        suffixes: config.upstream.value.by_suffix(),
+        private: config.private_answers.value,
+        site_names: config.site_names.value,
+        single_labels: config.single_labels.value,
+    }
 }
 
 /// Which settings differ.
@@ -194,7 +216,10 @@ fn difference(running: &BTreeMap<&'static str, String>, next: &BTreeMap<&'static
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Env, Given, key};
+    use crate::{
+        config::{Env, Given, key},
+        dns::{forward::SiteNames, special::SingleLabels},
+    };
 
     #[test]
     fn the_rate_of_the_operator_is_the_servers() {
@@ -204,6 +229,24 @@ mod tests {
                 .per_source
         };
         assert_eq!((rate(&["7"]), rate(&["0"]), rate(&[])), (7, 0, Limits::default().per_source));
+    }
+
+    #[test]
+    fn what_the_operator_says_of_others_names_reaches_who_answers_and_who_forwards() {
+        let given =
+            [("site-names", "answer"), ("single-labels", "forward"), ("upstream", "nas=10.0.0.2,corp.test=10.0.0.3")];
+        let given: Given = given.into_iter().map(|(name, text)| (name, vec![text.to_owned()])).collect();
+        let config = |given: &Given| {
+            Config::load(given, &Env::new(), true, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap()
+        };
+        let chosen = upstreams(&config(&given));
+        assert_eq!((chosen.site_names, chosen.single_labels), (SiteNames::Answer, SingleLabels::Forward));
+        let host = HostId::parse("h1").unwrap();
+        let singles = settings(&config(&given), &host, &[]).unwrap().singles;
+        assert_eq!(singles, Singles { others: SingleLabels::Forward, named: vec!["nas".into()] });
+        let by_default = config(&Given::new());
+        assert_eq!(settings(&by_default, &host, &[]).unwrap().singles, Singles::default());
+        assert_eq!(upstreams(&by_default).site_names, SiteNames::Auto);
     }
 
     #[test]

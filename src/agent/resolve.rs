@@ -12,19 +12,29 @@ use rand::Rng;
 use crate::{
     api::{AskAs, DumpError, DumpRequest, ResolveError, ResolveRecord, ResolveReply, ResolveRequest},
     dns::{
+        access::AccessList,
         answer::Snapshot,
         explain::words,
         export::{ExportError, export},
+        forward::Forwarder,
         server::Shared,
-        source::{Source, locate},
+        source::Source,
         wire::{Outcome, Transport, respond},
     },
     model::Local,
 };
 
+/// Who else has a say in an answer: hosts that are told from strangers, and upstreams.
+#[derive(Clone, Copy)]
+pub(super) struct Neighbours<'a> {
+    pub(super) access: &'a AccessList,
+    pub(super) forwarder: &'a Forwarder,
+}
+
 /// Answers one question from the snapshots of the moment.
 pub(super) fn resolve(
     snapshot: &Snapshot<'_>,
+    neighbours: &Neighbours<'_>,
     request: &ResolveRequest,
     rng: &mut impl Rng,
 ) -> Result<ResolveReply, ResolveError> {
@@ -32,8 +42,8 @@ pub(super) fn resolve(
     let kind: RecordType = request.kind.parse().map_err(|_| {
         ResolveError::Invalid(format!("`{}` is no record type; A, AAAA, SRV, TXT, PTR, SOA and NS are", request.kind))
     })?;
-    let source = find(snapshot.local, request.asker.as_ref())?;
-    let Asked { rcode, answers, additionals } = ask(snapshot, &source, &name, kind, rng)?;
+    let source = find(snapshot.local, neighbours.access, request.asker.as_ref())?;
+    let Asked { rcode, answers, additionals } = ask(snapshot, neighbours, &source, &name, kind, rng)?;
     if rcode == FORWARD {
         let message = format!("`{name}` is not a name of ours: it would be forwarded to the upstreams");
         return Err(ResolveError::Invalid(message));
@@ -47,7 +57,8 @@ pub(super) fn dump(shared: &Shared, request: &DumpRequest) -> Result<String, Dum
     let (zone, local) = (shared.zone(), shared.local());
     let settings = shared.settings();
     let snapshot = Snapshot { zone: &zone, local: &local, settings: &settings };
-    let source = find(&local, request.asker.as_ref()).map_err(|error| DumpError::NotFound(error.to_string()))?;
+    let source = find(&local, &shared.access(), request.asker.as_ref())
+        .map_err(|error| DumpError::NotFound(error.to_string()))?;
     let apex = settings.apex.as_str();
     let text = request.zone.as_deref().unwrap_or(apex).to_ascii_lowercase();
     let origin = Name::from_ascii(format!("{}.", text.trim_end_matches('.')))
@@ -71,6 +82,7 @@ pub(super) struct Asked {
 /// Asks one question as a packet would.
 pub(super) fn ask(
     snapshot: &Snapshot<'_>,
+    neighbours: &Neighbours<'_>,
     source: &Source,
     name: &Name,
     kind: RecordType,
@@ -81,16 +93,20 @@ pub(super) fn ask(
     let invalid = |error: &dyn std::fmt::Display| ResolveError::Invalid(format!("`{name}` cannot be asked: {error}"));
     let without_records = |rcode: &str| Asked { rcode: rcode.to_owned(), answers: Vec::new(), additionals: Vec::new() };
     let packet = question.to_vec().map_err(|error| invalid(&error))?;
+    let read = |reply: &[u8]| {
+        let reply = Message::from_vec(reply).map_err(|error| invalid(&error))?;
+        Ok(Asked {
+            rcode: rcode(u16::from(reply.metadata.response_code)),
+            answers: records(&reply.answers),
+            additionals: records(&reply.additionals),
+        })
+    };
     Ok(match respond(snapshot, source, &packet, Transport::Tcp, rng) {
-        Outcome::Reply(reply) => {
-            let reply = Message::from_vec(&reply).map_err(|error| invalid(&error))?;
-            Asked {
-                rcode: rcode(u16::from(reply.metadata.response_code)),
-                answers: records(&reply.answers),
-                additionals: records(&reply.additionals),
-            }
-        }
-        Outcome::Forward(_) => without_records(FORWARD),
+        Outcome::Reply(reply) => read(&reply)?,
+        Outcome::Forward(_) => match neighbours.forwarder.denied(&packet, Transport::Tcp) {
+            Some(reply) => read(&reply)?,
+            None => without_records(FORWARD),
+        },
         // Where it leads is asked of the upstreams whenever somebody asks us.
         Outcome::Follow(follow) => Asked { answers: records(&[follow.record().clone()]), ..without_records("NOERROR") },
         // An address inside a Docker network that no container is known to have: what DNS says after its short wait.
@@ -113,10 +129,10 @@ pub(super) fn absolute(text: &str, apex: &str) -> Result<Name, ResolveError> {
     Name::from_ascii(&whole).map_err(|error| ResolveError::Invalid(format!("`{text}` is no DNS name: {error}")))
 }
 
-pub(super) fn find(local: &Local, asker: Option<&AskAs>) -> Result<Source, ResolveError> {
+pub(super) fn find(local: &Local, access: &AccessList, asker: Option<&AskAs>) -> Result<Source, ResolveError> {
     match asker {
         None => Ok(Source::Host),
-        Some(AskAs::Address(address)) => Ok(locate(local, *address)),
+        Some(AskAs::Address(address)) => Ok(access.locate(local, *address)),
         Some(AskAs::Container(text)) => {
             let found = local.askers.values().find(|asker| is_meant(text, &asker.name, asker.container.as_str()));
             found.map(|asker| Source::Container(Arc::clone(asker))).ok_or_else(|| {

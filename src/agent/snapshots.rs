@@ -116,7 +116,13 @@ impl Snapshots {
             if local_changed {
                 self.shared.set_local(Arc::clone(&local));
             }
-            let mut next = zone.later(seconds_since_1970(), self.fallback_after).update(&catalog, &merged);
+            // Which addresses are found depends on it, so all of them are looked at again.
+            let routed_changed = known_live.as_ref().is_none_or(|known: &Arc<Live>| known.routed != live.routed);
+            let (base, before) = match routed_changed {
+                true => (zone.routing(&live.routed), Arc::default()),
+                false => (Zone::clone(&zone), Arc::clone(&catalog)),
+            };
+            let mut next = base.later(seconds_since_1970(), self.fallback_after).update(&before, &merged);
             if let Some(name) = freed {
                 next = next.without_lost(&name);
             }

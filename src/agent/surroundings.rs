@@ -2,7 +2,7 @@
 //! problems, each with its fix, and once in the log.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,13 +12,15 @@ use std::{
 use anyhow::Result;
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
 use tracing::warn;
 
+use super::holders;
 use crate::{
-    dns::{forward, server::BindState},
-    model::{Local, Problem},
+    dns::{forward, listen::DNS_PORT, server::BindState},
+    model::{Local, Problem, Resident, Residents, Silence},
 };
 
 /// How often resolv.conf is looked at, as often as for our own upstreams.
@@ -30,6 +32,7 @@ pub(super) struct Surroundings {
     pub(super) resolv_conf: PathBuf,
     pub(super) local: watch::Receiver<Arc<Local>>,
     pub(super) bound: watch::Receiver<Arc<BTreeMap<SocketAddr, BindState>>>,
+    pub(super) residents: watch::Receiver<Arc<Residents>>,
     pub(super) problems: watch::Sender<Arc<Vec<Problem>>>,
 }
 
@@ -44,14 +47,23 @@ impl Surroundings {
                 changed = self.local.changed() => changed?,
                 changed = self.bound.changed() => changed?,
             }
+            let states = Arc::clone(&self.bound.borrow_and_update());
+            let holders = match holders::worth_a_look(&states) {
+                // It goes through all processes if there is one.
+                Some((ports, tables)) => {
+                    spawn_blocking(move || holders::look(Path::new("/proc"), &ports, tables)).await.unwrap_or_default()
+                }
+                None => BTreeSet::new(),
+            };
             let mut found: Vec<Problem> = {
                 let local = self.local.borrow_and_update();
                 unproven(&local).into_iter().chain(apart(&local)).collect()
             };
+            found.extend(holders::problems(&holders, &states));
+            found.extend(kept_from_starting(&self.residents.borrow(), &states));
             // A file that cannot be read is a problem of the forwarder, if it is one at all.
             if let Ok((path, servers)) = forward::name_servers(&self.resolv_conf, &resolved) {
-                let bound = self.bound.borrow_and_update();
-                let bound = bound.iter().filter(|(_, state)| matches!(state, BindState::Bound { .. }));
+                let bound = states.iter().filter(|(_, state)| matches!(state, BindState::Bound { .. }));
                 found.extend(circles(path, &servers, &bound.map(|(address, _)| *address).collect::<Vec<_>>()));
             }
             self.problems.send_if_modified(|known| {
@@ -74,6 +86,29 @@ fn unproven(local: &Local) -> Option<Problem> {
                     these ports are not offered to containers on other bridges of this host, for without docker-proxy \
                     they would be dropped";
     (!ports.is_empty()).then(|| Problem::new("published ports", &ports.join(" "), expected))
+}
+
+/// Containers that cannot start because they want port 53 of all addresses, some of which we answer on.
+fn kept_from_starting(residents: &Residents, bound: &BTreeMap<SocketAddr, BindState>) -> Vec<Problem> {
+    let is_ours = |(address, state): &(&SocketAddr, &BindState)| {
+        address.port() == DNS_PORT && matches!(state, BindState::Bound { .. })
+    };
+    let ours: Vec<String> = bound.iter().filter(is_ours).map(|(address, _)| address.to_string()).collect();
+    if ours.is_empty() {
+        return Vec::new();
+    }
+    let waits = |resident: &&Arc<Resident>| {
+        resident.wants_dns_port && matches!(resident.silence, Some(Silence::Stopped | Silence::Restarting))
+    };
+    let problem = |resident: &Arc<Resident>| {
+        Problem::new(
+            format!("container {} ({}), published port 53", resident.name, resident.container),
+            &format!("asked for on all addresses of this host, and this agent answers on {}", ours.join(" ")),
+            "one address of this host in front of it (`-p 10.0.0.5:53:53`), or `--dns` of the agent without docker and auto, such \
+             as `--dns 127.0.0.1:5300`: until then Docker cannot start the container",
+        )
+    };
+    residents.values().filter(waits).map(problem).collect()
 }
 
 /// Bridges of the engine that are not in the agent's network namespace.
@@ -134,6 +169,43 @@ mod tests {
                 told.split_whitespace().map(|ip| format!("/etc/resolv.conf, nameserver {ip}")).collect();
             assert_eq!(places, expected, "{servers} while we listen on {bound}");
         }
+    }
+
+    #[test]
+    fn a_container_that_wants_our_port_is_told_the_way_out() {
+        let resident = |name: &str, silence: Option<Silence>, wants_dns_port: bool| {
+            let container = crate::model::ShortId::parse(&format!("{:0<12}", name.len())).unwrap();
+            let namespace = crate::model::Label::default_namespace();
+            let resident = Resident {
+                container,
+                name: name.into(),
+                namespace,
+                silence,
+                problems: Box::default(),
+                outsider: None,
+                search: Box::default(),
+                wants_dns_port,
+            };
+            (container, Arc::new(resident))
+        };
+        let residents = Residents::from_iter([
+            resident("pihole", Some(Silence::Stopped), true),
+            resident("restarts", Some(Silence::Restarting), true),
+            resident("web", Some(Silence::Stopped), false),
+            // It has the port, so it is we who do not.
+            resident("running", None, true),
+        ]);
+        let bound = |text: &str| BTreeMap::from([(text.parse().unwrap(), BindState::Bound { receive_buffer: 1 })]);
+        let problems = kept_from_starting(&residents, &bound("172.17.0.1:53"));
+        let mut places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
+        places.sort_unstable();
+        let expected = [
+            "container pihole (600000000000), published port 53",
+            "container restarts (800000000000), published port 53",
+        ];
+        assert_eq!(places, expected);
+        assert!(problems[0].found.ends_with("172.17.0.1:53") && problems[0].expected.contains("-p 10.0.0.5:53:53"));
+        assert_eq!(kept_from_starting(&residents, &bound("127.0.0.1:5300")), []);
     }
 
     #[test]

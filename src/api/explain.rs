@@ -34,6 +34,9 @@ pub struct ExplainedView {
     pub name: String,
     /// How the name was read.
     pub reading: String,
+    /// What becomes of it, and why, if it is not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub course: Option<String>,
     /// The namespaces looked into, in order.
     pub searched: Vec<Searched>,
     /// What the asker may have meant to do otherwise.

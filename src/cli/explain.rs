@@ -99,6 +99,9 @@ fn names(out: &mut impl Write, views: &[ExplainedView], containers: &[ExplainedC
 fn print_view(out: &mut impl Write, view: &ExplainedView) -> io::Result<()> {
     writeln!(out, "{}  as {}", view.name, view.asker)?;
     writeln!(out, "  read as    {}", view.reading)?;
+    if let Some(course) = &view.course {
+        writeln!(out, "  it is      {course}")?;
+    }
     if view.searched.len() > 1 {
         let mut won = false;
         let looked = view.searched.iter().map(|searched| {

@@ -277,6 +277,24 @@ pub const KEYS: &[Key] = &[
         DNS,
         "addresses inside networks (10.0.0.0/8 …) in the answers of upstreams that have no domain of their own: allow or refuse",
     ),
+    // What the site calls its own machines says something about it, and an upstream on the internet cannot know it.
+    row(
+        "site-names",
+        "WHO",
+        Arity::One,
+        "auto",
+        DNS,
+        "who answers names of the site (test, home.arpa, internal, private reverse zones): auto asks upstreams inside the site only; answer, forward",
+    ),
+    // A name without a dot is a service; what is misspelt would go to every upstream.
+    row(
+        "single-labels",
+        "WHO",
+        Arity::One,
+        "answer",
+        DNS,
+        "names of one label that are no service: answer denies them here, forward asks the upstreams",
+    ),
     // Some 30,000 answers, more than the containers of one host ask for.
     row("cache-size", "SIZE", Arity::One, "16MiB", DNS, "memory for what the upstreams say; 0 for none"),
     // Spreading over everybody is what nobody is surprised by; a host of many clients would overload its own instances.

@@ -12,6 +12,7 @@ use crate::{
         forward::Suffix,
         listen::Listen,
         prefer::Prefer,
+        special::{self, Finding, Special},
         tls::{Certificate, CertificateError},
     },
     registry::external::{leads_out, words},
@@ -154,13 +155,22 @@ impl Reader<'_> {
         }
     }
 
-    /// Our own names are answered here: giving them away would do nothing but mislead.
+    /// Our own names are answered here, and some others on every host: giving them away would do nothing but mislead.
     pub(super) fn settle_upstream(&mut self, config: &Config) {
         let Setting { value, source } = &config.upstream;
         let Ok(zone) = config.zone.value.parse::<Suffix>() else { return };
         for (suffix, server) in value.suffixes.iter().filter(|(suffix, _)| zone.covers(suffix.as_str())) {
             let message = format!("{zone} is our own zone and answered here; name a domain outside of it");
             self.wrong("upstream", &format!("{suffix}={server}"), source, &message);
+        }
+        for (suffix, server) in &value.suffixes {
+            if let Some(Finding { special: Special::Loopback | Special::Nowhere, source: document, .. }) =
+                special::find_text(suffix.as_str())
+            {
+                let message =
+                    format!("{suffix} is answered by every host itself ({document}) and never forwarded; leave it out");
+                self.wrong("upstream", &format!("{suffix}={server}"), source, &message);
+            }
         }
     }
 

@@ -9,7 +9,12 @@ use std::{
 use ipnet::IpNet;
 
 use super::values::{General, LogFormat, Octets, OnTerm, Registry, Upstreams, User};
-use crate::dns::{forward::PrivateAnswers, listen::Listen, prefer::Prefer};
+use crate::dns::{
+    forward::{PrivateAnswers, SiteNames},
+    listen::Listen,
+    prefer::Prefer,
+    special::SingleLabels,
+};
 use crate::model::{Aliases, External, ExternalName, HostId, WhenNoneReady};
 use crate::registry::external::words;
 use crate::watch::{claim::Rule, labels::Namespaces, metadata::Precedence, registrator::Compat};
@@ -140,6 +145,27 @@ impl Show for PrivateAnswers {
         match self {
             Self::Allow => "allow",
             Self::Refuse => "refuse",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for SiteNames {
+    fn show(&self) -> String {
+        match self {
+            Self::Auto => "auto",
+            Self::Answer => "answer",
+            Self::Forward => "forward",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for SingleLabels {
+    fn show(&self) -> String {
+        match self {
+            Self::Answer => "answer",
+            Self::Forward => "forward",
         }
         .to_owned()
     }

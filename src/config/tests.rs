@@ -391,6 +391,9 @@ fn good_values_are_taken() {
         ("cache-size", "256KiB", "256KiB"),
         ("cache-size", "1024MiB", "1GiB"),
         ("private-answers", "refuse", "refuse"),
+        ("site-names", "answer", "answer"),
+        ("site-names", "forward", "forward"),
+        ("single-labels", "forward", "forward"),
         ("dns", "auto", "auto"),
         ("http", "[::]:0", "[::]:0"),
         ("host-id", "node-1.example", "node-1.example"),
@@ -474,6 +477,8 @@ fn bad_values_are_refused() {
         ("host-id", "a/b"),
         ("locality", "/eu"),
         ("private-answers", "yes"),
+        ("site-names", "ask"),
+        ("single-labels", "auto"),
         ("prefer", "near"),
         ("namespaces", "no"),
         ("claim", "db"),
@@ -520,6 +525,23 @@ fn what_an_upstream_cannot_be_is_told_with_the_way_out() {
              domain outside of it",
         ],
     );
+}
+
+#[test]
+fn no_server_is_taken_for_names_that_every_host_answers_itself() {
+    for (domain, document) in
+        [("localhost", "RFC 6761"), ("a.localhost", "RFC 6761"), ("invalid", "RFC 6761"), ("x.onion", "RFC 7686")]
+    {
+        let Errors(errors) = load(&[&format!("--upstream={domain}=10.0.0.2")], &[], "").unwrap_err();
+        let expected = format!(
+            "--upstream \"{domain}=10.0.0.2:53\" (flag): {domain} is answered by every host itself ({document}) and never \
+             forwarded; leave it out"
+        );
+        assert_eq!(errors, [expected]);
+    }
+    for domain in ["test", "home.arpa", "google.internal", "10.in-addr.arpa", "nas"] {
+        assert!(load(&[&format!("--upstream={domain}=10.0.0.2")], &[], "").is_ok(), "{domain}");
+    }
 }
 
 #[test]

@@ -13,9 +13,10 @@ use ipnet::IpNet;
 use super::show::Show;
 use crate::{
     dns::{
-        forward::{PrivateAnswers, Suffix},
+        forward::{PrivateAnswers, SiteNames, Suffix},
         listen::{DNS_PORT, Listen},
         prefer::Prefer,
+        special::SingleLabels,
         tls::TLS_PORT,
     },
     model::{Aliases, AliasesError, EXTERNAL, External, ExternalName, HostId, WhenNoneReady},
@@ -492,6 +493,23 @@ pub(super) fn private_answers(text: &str) -> Result<PrivateAnswers, String> {
         "allow" => Ok(PrivateAnswers::Allow),
         "refuse" => Ok(PrivateAnswers::Refuse),
         _ => fail("use allow, or refuse for answers without such addresses"),
+    }
+}
+
+pub(super) fn site_names(text: &str) -> Result<SiteNames, String> {
+    match text {
+        "auto" => Ok(SiteNames::Auto),
+        "answer" => Ok(SiteNames::Answer),
+        "forward" => Ok(SiteNames::Forward),
+        _ => fail("use auto, answer to deny them here, or forward to ask every upstream"),
+    }
+}
+
+pub(super) fn single_labels(text: &str) -> Result<SingleLabels, String> {
+    match text {
+        "answer" => Ok(SingleLabels::Answer),
+        "forward" => Ok(SingleLabels::Forward),
+        _ => fail("use answer, or forward to ask the upstreams for what is no service"),
     }
 }
 

@@ -10,11 +10,12 @@
 //!   it are machines that Docker knows nothing of. Of those networks only the containers' own addresses are let in;
 //! - the advertise addresses of the hosts in the catalog.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 
+use super::source::{Source, locate};
 use crate::model::{Catalog, Driver, Host, Local};
 
 /// The networks that may ask. Immutable; made anew whenever one of its sources changes.
@@ -22,6 +23,8 @@ use crate::model::{Catalog, Driver, Host, Local};
 pub struct AccessList {
     /// Disjoint and sorted by their first address, so that one binary search decides.
     networks: Box<[IpNet]>,
+    /// The addresses that known hosts advertise.
+    peers: BTreeSet<IpAddr>,
 }
 
 impl AccessList {
@@ -36,7 +39,9 @@ impl AccessList {
             .flatten()
             .filter(|ip| shared_with_the_lan.iter().any(|subnet| subnet.contains(*ip)))
             .map(|ip| host_net(*ip));
-        Self::only(
+        let peers: BTreeSet<IpAddr> =
+            catalog.hosts.values().flat_map(|host| &host.session.advertise).map(IpAddr::to_canonical).collect();
+        let list = Self::only(
             loopback
                 .into_iter()
                 .chain(local.addresses.iter().map(|ip| host_net(*ip)))
@@ -48,9 +53,10 @@ impl AccessList {
                         .flat_map(|n| n.subnets.iter().copied()),
                 )
                 .chain(containers)
-                .chain(catalog.hosts.values().flat_map(|host| &host.session.advertise).map(|ip| host_net(*ip)))
+                .chain(peers.iter().map(|ip| host_net(*ip)))
                 .chain(allow.iter().copied()),
-        )
+        );
+        Self { peers, ..list }
     }
 
     /// Exactly these networks.
@@ -58,7 +64,15 @@ impl AccessList {
         let networks: Vec<IpNet> = networks.into_iter().map(|net| canonical(net).trunc()).collect();
         let mut networks = IpNet::aggregate(&networks);
         networks.sort_unstable_by_key(IpNet::network);
-        Self { networks: networks.into() }
+        Self { networks: networks.into(), peers: BTreeSet::new() }
+    }
+
+    /// Who asks from `source`, known hosts told from other strangers.
+    pub fn locate(&self, local: &Local, source: IpAddr) -> Source {
+        match locate(local, source) {
+            Source::Stranger if self.peers.contains(&source.to_canonical()) => Source::Peer,
+            other => other,
+        }
     }
 
     /// Whether this address may ask. An IPv4-mapped IPv6 address counts as its IPv4 address.
@@ -197,6 +211,23 @@ mod tests {
         for (source, expected) in cases {
             assert_eq!(list.permits(source.parse().unwrap()), expected, "{source}");
         }
+    }
+
+    #[test]
+    fn another_host_is_told_from_a_stranger_by_what_it_advertises() {
+        let list =
+            AccessList::new(&local(), &catalog(&["198.51.100.5", "203.0.113.7"]), &["10.9.0.0/16".parse().unwrap()]);
+        for (source, expected) in [
+            ("198.51.100.5", Source::Peer),
+            ("::ffff:198.51.100.5", Source::Peer),
+            ("10.9.0.1", Source::Stranger),
+            // Ours, though another host advertises it.
+            ("203.0.113.7", Source::Host),
+        ] {
+            assert_eq!(list.locate(&local(), source.parse().unwrap()), expected, "{source}");
+        }
+        let unlisted = Local { listed: false, ..local() };
+        assert_eq!(list.locate(&unlisted, "198.51.100.5".parse().unwrap()), Source::Unknown);
     }
 
     #[test]

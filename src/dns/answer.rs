@@ -11,8 +11,8 @@
 //!   `global`; never a union (`find.rs`). The own one wins because it
 //!   exists, also while none of its instances is ready or reachable: a replica that stops must not hand its clients
 //!   over to a stranger of the same name.
-//! - Nothing of ours is forwarded, and no single label. Names of others are forwarded for this host and for
-//!   containers that may leave their networks (P7).
+//! - Nothing of ours is forwarded, and of single labels only what `answer/others.rs` says. Names of others are forwarded for
+//!   this host and for containers that may leave their networks (P7).
 //!
 //! Names that are asked for without the apex (`web.`) are answered as if the root were ours: negative answers carry
 //! an SOA of the root, as the real root's would, because an SOA must stand above the name it denies (RFC 2308
@@ -21,6 +21,7 @@
 //! The apex is its own name server, so that no service name is taken away for it.
 
 pub(super) mod hosts;
+mod others;
 mod reverse;
 mod sample;
 
@@ -43,6 +44,7 @@ use super::{
     prefer::Preference,
     reach::{Family, Given, Viewpoint, Ways, one_port},
     ready::{self, Chosen},
+    special::Singles,
     zone::{Candidate, Zone},
 };
 use crate::model::{Aliases, Elsewhere, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
@@ -80,6 +82,8 @@ pub struct Settings {
     pub nameserver: Vec<IpAddr>,
     /// Names of others are forwarded; not so with `--upstream none`.
     pub forwarding: bool,
+    /// `--single-labels`, and the `--upstream LABEL=…` among all.
+    pub singles: Singles,
     /// `--when-none-ready`: who is given while no instance of a service is ready.
     pub when_none_ready: WhenNoneReady,
     /// `--prefer`, `--prefer-floor` and where this host stands.
@@ -99,6 +103,7 @@ impl Default for Settings {
             routed: Vec::new(),
             nameserver: Vec::new(),
             forwarding: true,
+            singles: Singles::default(),
             when_none_ready: WhenNoneReady::default(),
             prefer: Preference::default(),
             aliases: Aliases::default(),
@@ -148,6 +153,8 @@ pub enum Answer {
     Forward,
     /// Somebody else's name, and not for this asker: REFUSED.
     Refused,
+    /// Near this host there is no such service, but this asker may stand elsewhere: REFUSED, and why.
+    AskYourHost,
 }
 
 /// Whether names of others are asked for on behalf of `source`: what RA says.
@@ -156,7 +163,7 @@ pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
         && match source {
             Source::Host => true,
             Source::Container(_) => !Viewpoint::new(snapshot.local, &[], source).is_confined(),
-            Source::Stranger | Source::Unknown => false,
+            Source::Peer | Source::Stranger | Source::Unknown => false,
         }
 }
 
@@ -167,10 +174,7 @@ pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: Recor
     let text = name::fold(name);
     match name::classify(&text, apex) {
         Subject::Apex => question.apex(),
-        Subject::Bare(service) => {
-            let soa = question.soa(Name::root());
-            question.service(Named { service, namespace: None }, Members::Ready, soa, rng)
-        }
+        Subject::Bare(label) => question.bare(label, rng),
         Subject::Service(named) => question.named(named, rng),
         Subject::All(named) => question.service(named, Members::All, question.apex_soa(), rng),
         Subject::Port(port, proto, named) => question.port(port, proto, named, question.apex_soa(), rng),
@@ -182,7 +186,7 @@ pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: Recor
         Subject::Nothing => question.nothing(question.apex_soa()),
         Subject::Reverse(prefix) => question.reverse(prefix, reverse::Depth::At),
         Subject::BelowReverse(prefix) => question.reverse(prefix, reverse::Depth::Below),
-        Subject::Outside => question.outside(&text, rng),
+        Subject::Outside => question.others(&text, rng),
     }
 }
 
@@ -252,7 +256,7 @@ impl<'a> Question<'a> {
         let near = loose.named();
         let soa = self.soa(Name::root());
         match (loose, self.find(near)) {
-            (_, Err(Missing::Nothing)) => self.outside(text, rng),
+            (_, Err(Missing::Nothing)) => self.others(text, rng),
             (_, Err(Missing::Lost(_) | Missing::NotYet)) => self.no_data(soa),
             (Loose::All(_), Ok(_)) => self.service(near, Members::All, soa, rng),
             (Loose::Port(port, proto, _), Ok(_)) => self.port(port, proto, near, soa, rng),
@@ -263,9 +267,19 @@ impl<'a> Question<'a> {
     fn service(&self, named: Named<'_>, members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         match self.find(named) {
             Ok(found) => self.of(&found.candidates, members, soa, rng),
-            Err(Missing::Nothing) if !self.stands_above(named, &soa.name) => self.nothing(soa),
-            Err(Missing::Nothing | Missing::Lost(_)) => self.no_data(soa),
-            Err(Missing::NotYet) => Answer::NotYet,
+            Err(Missing::Nothing) if *self.source != Source::Peer && self.stands_above(named, &soa.name) => {
+                self.no_data(soa)
+            }
+            Err(missing) => self.missing(missing, named, soa),
+        }
+    }
+
+    /// A name of which nothing was found.
+    fn missing(&self, missing: Missing, named: Named<'_>, soa: Record) -> Answer {
+        match missing {
+            Missing::NotYet => Answer::NotYet,
+            Missing::Lost(_) if *self.source != Source::Peer => self.no_data(soa),
+            Missing::Lost(_) | Missing::Nothing => self.no_service(named, soa),
         }
     }
 
@@ -343,8 +357,11 @@ impl<'a> Question<'a> {
 
     fn port(&self, port: &str, proto: Proto, named: Named<'_>, soa: Record, rng: &mut impl Rng) -> Answer {
         let is_meant = |offered: &Port| offered.is_called(port, proto);
-        let found = self.find(named);
-        let candidates = found.as_ref().map(|found| &*found.candidates).unwrap_or_default();
+        let found = match self.find(named) {
+            Ok(found) => found,
+            Err(missing) => return self.missing(missing, named, soa),
+        };
+        let candidates = &*found.candidates;
         if !candidates.iter().any(|candidate| candidate.offer().ports.iter().any(is_meant)) {
             return self.nothing(soa);
         }
@@ -359,35 +376,30 @@ impl<'a> Question<'a> {
     }
 
     fn transport(&self, proto: Proto, named: Named<'_>, soa: Record) -> Answer {
-        let found = self.find(named);
-        let candidates = found.as_ref().map(|found| &*found.candidates).unwrap_or_default();
-        let mut ports = candidates.iter().flat_map(|candidate| &candidate.offer().ports);
+        let found = match self.find(named) {
+            Ok(found) => found,
+            Err(missing) => return self.missing(missing, named, soa),
+        };
+        let mut ports = found.candidates.iter().flat_map(|candidate| &candidate.offer().ports);
         match ports.any(|port| port.proto == proto && port.name.is_some()) {
             true => self.no_data(soa),
             false => self.nothing(soa),
         }
     }
 
-    /// A name of somebody else, unless it is an alias with dots: that one has A and AAAA, and only for who reaches it.
-    fn outside(&self, text: &str, rng: &mut impl Rng) -> Answer {
+    /// An alias with dots: it has A and AAAA, and only for who reaches it.
+    fn dotted(&self, text: &str, rng: &mut impl Rng) -> Option<Answer> {
         let Snapshot { zone, settings, .. } = self.snapshot;
-        if matches!(self.kind, RecordType::A | RecordType::AAAA)
-            && let Some(found) = dotted(zone, self.source, text, settings.aliases)
-        {
-            // It is a zone of its own, so that nothing is said of names around it.
-            let soa = self.soa(self.name.clone());
-            match self.of(&found.candidates, Members::Ready, soa, rng) {
-                Answer::NoData(soa) if self.reaches(&found.candidates) => return Answer::NoData(soa),
-                given @ Answer::Records { .. } => return given,
-                _ => {}
-            }
+        if !matches!(self.kind, RecordType::A | RecordType::AAAA) {
+            return None;
         }
-        self.forwarded()
-    }
-
-    /// A name of somebody else.
-    fn forwarded(&self) -> Answer {
-        if may_forward(self.snapshot, self.source) { Answer::Forward } else { Answer::Refused }
+        let found = dotted(zone, self.source, text, settings.aliases)?;
+        // It is a zone of its own, so that nothing is said of names around it.
+        match self.of(&found.candidates, Members::Ready, self.soa(self.name.clone()), rng) {
+            Answer::NoData(soa) if self.reaches(&found.candidates) => Some(Answer::NoData(soa)),
+            given @ Answer::Records { .. } => Some(given),
+            _ => None,
+        }
     }
 
     /// The instances of a service, in the namespace that is meant.

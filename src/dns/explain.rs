@@ -117,7 +117,7 @@ pub fn explain(snapshot: &Snapshot<'_>, source: &Source, name: &Name) -> Explana
     let Snapshot { zone, settings, .. } = snapshot;
     let subject = second_reading(snapshot, source, name::classify(&text, &settings.apex));
     let mut explanation = Explanation {
-        reading: words::reading(&subject, &settings.apex),
+        reading: words::reading(&subject, &text, &settings.apex),
         searched: Vec::new(),
         missing: None,
         service: None,

@@ -133,7 +133,7 @@ impl World {
                 }
             }
         }
-        let zone = Zone::of(&catalog);
+        let zone = Zone::default().routing(&settings.routed).update(&Catalog::default(), &catalog);
         Self { local, catalog, zone, settings }
     }
 
@@ -141,10 +141,11 @@ impl World {
         Snapshot { zone: &self.zone, local: &self.local, settings: &self.settings }
     }
 
-    /// `host`, `stranger`, `unknown`, or the name of an asker.
+    /// `host`, `peer`, `stranger`, `unknown`, or the name of an asker.
     pub(crate) fn source(&self, who: &str) -> Source {
         match who {
             "host" => Source::Host,
+            "peer" => Source::Peer,
             "stranger" => Source::Stranger,
             "unknown" => Source::Unknown,
             id => {

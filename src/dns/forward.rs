@@ -29,7 +29,8 @@
 //!
 //! Deliberately absent: validation (an upstream's AD is handed on to whoever asks for it), and any wish to judge what an
 //! upstream says, but for addresses inside networks where the operator wants that (`private.rs`). Our own
-//! zone and single labels never leave; `answer.rs` sees to that, and a check here makes sure.
+//! zone and most single labels never leave; `answer.rs` sees to that, and a check here makes sure. Names that belong to the site
+//! are asked only of upstreams that may know them, and denied here where there are none (`site.rs`).
 
 use std::{
     collections::BTreeSet,
@@ -40,7 +41,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RecordType};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -49,7 +50,8 @@ use tokio::{
 
 use super::{
     name::Apex,
-    wire::{ResponseCode, Transport, failure},
+    special::{self, Finding},
+    wire::{ResponseCode, Transport, failure, from_empty_zone},
 };
 use crate::model::{Local, Problem};
 
@@ -69,6 +71,7 @@ mod race;
 mod reply;
 mod resolv;
 mod score;
+mod site;
 mod source;
 mod suffix;
 
@@ -76,7 +79,8 @@ pub use cache::CacheCounts;
 pub use counts::ForwardCounts;
 pub use options::{Chosen, DEFAULT_CACHE, Options, PrivateAnswers, Upstreams};
 pub use score::Standing;
-pub use source::name_servers;
+pub use site::SiteNames;
+pub use source::{name_servers, search_list};
 pub use suffix::{Suffix, SuffixError};
 
 use cache::{Again, Cache, Found};
@@ -87,6 +91,7 @@ use message::{Asked, Question};
 use probe::{Probes, Way, is_probe};
 use reply::{Age, Inside};
 use score::Scores;
+use site::Whom;
 use source::Current;
 
 /// Questions under way to upstreams, whoever waits for them: half of those that may wait (`Limits::forwarding`), for
@@ -113,6 +118,19 @@ pub struct UpstreamState {
     pub standing: Standing,
     /// It leads back to us, and is not asked.
     pub is_looping: bool,
+}
+
+/// What becomes of a name that is to be forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// These are asked.
+    Asked(Vec<SocketAddr>),
+    /// It is the site's and denied here, because these, which are asked for other names, may not be asked for it.
+    Denied(Vec<SocketAddr>),
+    /// It is refused: there is no upstream.
+    Nobody,
+    /// It never leaves.
+    Stays,
 }
 
 /// Asks upstreams. One per agent; every method takes `&self`. Dropping it ends everything that is under way.
@@ -184,6 +202,14 @@ impl Forwarder {
     pub fn at_once(&self, packet: &[u8], transport: Transport, now: Instant, out: &mut Vec<u8>) -> bool {
         let Some(asked) = Asked::of(packet) else { return false };
         let inner = &self.inner;
+        if special::may_be(asked.question.name)
+            && !is_probe(asked.question.name)
+            && let Some(reply) = inner.denied(&asked, transport)
+        {
+            count(&inner.counters.asked);
+            *out = reply;
+            return true;
+        }
         let older = match inner.cache.known(Key::of(&asked).octets(), now) {
             Found::Fresh(reply, age) => {
                 inner.write(&reply, Age::Seconds(age), For::Client, &asked, transport, out);
@@ -220,16 +246,22 @@ impl Forwarder {
         if query[2] & 0x80 != 0 {
             return None;
         }
-        let labels: Vec<&[u8]> = asked.question.labels().collect();
-        if inner.must_stay(&labels) || inner.is_own_probe(&asked.question) {
+        let withheld = || {
             count(&counters.withheld);
-            return failure(query, ResponseCode::Refused);
+            failure(query, ResponseCode::Refused)
+        };
+        if inner.is_ours(&asked.question) || inner.is_own_probe(&asked.question) {
+            return withheld();
         }
-        let upstreams = Arc::clone(inner.current.load().upstreams(&labels));
-        if upstreams.is_empty() {
-            count(&counters.refused);
-            return failure(query, ResponseCode::Refused);
-        }
+        let upstreams = match inner.current.load().whom_for(&asked.question) {
+            Whom::Upstreams(upstreams) => Arc::clone(upstreams),
+            Whom::Here(found) => return inner.empty(&asked, found, transport),
+            Whom::Stays => return withheld(),
+            Whom::Nobody => {
+                count(&counters.refused);
+                return failure(query, ResponseCode::Refused);
+            }
+        };
         let write = |reply: &reply::Reply, age| {
             let mut out = Vec::with_capacity(USUAL_REPLY);
             inner.write(reply, Age::Seconds(age), whom, &asked, transport, &mut out);
@@ -247,6 +279,24 @@ impl Forwarder {
         match outcome {
             Ok(reply) => write(&reply, 0),
             Err(_) => inner.fall_back(&asked, query, whom, transport, older),
+        }
+    }
+
+    /// The reply to a query that is answered here although its name is that of others: the site's, and no upstream may be
+    /// asked for it.
+    pub fn denied(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        self.inner.denied(&Asked::of(packet)?, transport)
+    }
+
+    /// What becomes of a name that is to be forwarded, for people.
+    pub fn course(&self, name: &Name, kind: RecordType) -> Course {
+        let labels: Vec<&[u8]> = name.iter().collect();
+        let current = self.inner.current.load();
+        match current.whom(&labels, kind.into()) {
+            Whom::Upstreams(upstreams) => Course::Asked(upstreams.to_vec()),
+            Whom::Here(_) => Course::Denied(current.general.to_vec()),
+            Whom::Nobody => Course::Nobody,
+            Whom::Stays => Course::Stays,
         }
     }
 
@@ -386,22 +436,36 @@ impl Inner {
         duty.tell(outcome);
     }
 
-    /// Whether this question is ours alone: a single label, or in our zone. The root itself may be asked for.
-    fn must_stay(&self, labels: &[&[u8]]) -> bool {
-        let in_zone = labels.len() >= self.apex.len()
-            && labels.iter().rev().zip(self.apex.iter().rev()).all(|(a, b)| a.eq_ignore_ascii_case(b));
-        labels.len() == 1 || in_zone
+    /// Whether this question is about our own zone.
+    fn is_ours(&self, question: &Question<'_>) -> bool {
+        let labels: Vec<&[u8]> = question.labels().collect();
+        labels.len() >= self.apex.len()
+            && labels.iter().rev().zip(self.apex.iter().rev()).all(|(a, b)| a.eq_ignore_ascii_case(b))
+    }
+
+    /// The reply to a query for a name of the site that no upstream may be asked for.
+    fn denied(&self, asked: &Asked<'_>, transport: Transport) -> Option<Vec<u8>> {
+        match self.current.load().whom_for(&asked.question) {
+            Whom::Here(found) if !self.is_ours(&asked.question) => self.empty(asked, found, transport),
+            _ => None,
+        }
+    }
+
+    /// What the empty zone says that was found for a name.
+    fn empty(&self, asked: &Asked<'_>, found: Finding, transport: Transport) -> Option<Vec<u8>> {
+        count(&self.counters.kept);
+        from_empty_zone(asked.packet, found.labels, transport)
     }
 
     /// Whether everybody who may be asked this is down. A question of ours that came back is not for here to decide.
     fn nobody_replies(&self, question: &Question<'_>) -> bool {
-        let labels: Vec<&[u8]> = question.labels().collect();
-        if self.must_stay(&labels) || is_probe(question.name) {
+        if self.is_ours(question) || is_probe(question.name) {
             return false;
         }
-        let current = self.current.load();
-        let upstreams = current.upstreams(&labels);
-        !upstreams.is_empty() && self.scores().are_down(upstreams)
+        match self.current.load().whom_for(question) {
+            Whom::Upstreams(upstreams) => self.scores().are_down(upstreams),
+            Whom::Here(_) | Whom::Nobody | Whom::Stays => false,
+        }
     }
 
     /// What is said where no upstream answers: what one of them said before, with a short TTL, or SERVFAIL.

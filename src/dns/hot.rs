@@ -20,6 +20,7 @@ use rand::Rng;
 use super::{
     answer::{MAX_ADDRESSES, Settings},
     name::{ALL, HOST},
+    source::Source,
     zone::{KeyText, Service, Zone},
 };
 use crate::model::{Aliases, Label};
@@ -101,7 +102,7 @@ pub fn respond(
         if has_second_reading(&question) {
             return None;
         }
-        let denial = denial(zone, &question)?;
+        let denial = denial(zone, &question, ground, view)?;
         return writer.deny(denial, &question, &ground.denials(), zone.revision());
     };
     let memo = service.memo.read();
@@ -152,11 +153,16 @@ fn encode(service: &Service, ground: &Ground, view: &View, kind: Kind) -> std::s
 }
 
 /// How the absence of a service is stated; `None` where it cannot be, yet or here.
-fn denial(zone: &Zone, question: &Question<'_>) -> Option<Denial> {
-    if !zone.is_complete() {
+fn denial(zone: &Zone, question: &Question<'_>, ground: &Ground, view: &View) -> Option<Denial> {
+    // Another host's containers may know what we do not.
+    let is_theirs = view.source == Source::Peer && question.shape != Shape::Full;
+    if !zone.is_complete() || is_theirs {
         return None;
     }
     let first = question.first();
+    if question.shape == Shape::Bare && ground.settings.singles.leaves(first) {
+        return None;
+    }
     let stands_above = match question.shape {
         Shape::Full => false,
         Shape::Near => std::str::from_utf8(first).is_ok_and(|label| zone.has_namespace(label)),

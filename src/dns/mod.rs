@@ -45,6 +45,7 @@ pub mod reach;
 pub mod ready;
 pub mod server;
 pub mod source;
+pub mod special;
 pub mod tls;
 pub mod wire;
 pub mod zone;

@@ -151,7 +151,7 @@ impl<'a> Viewpoint<'a> {
             Source::Container(asker) => {
                 asker.networks.iter().filter_map(|id| local.networks.get(id)).map(|network| &**network).collect()
             }
-            Source::Host | Source::Stranger | Source::Unknown => Vec::new(),
+            Source::Host | Source::Peer | Source::Stranger | Source::Unknown => Vec::new(),
         };
         let is_container = matches!(source, Source::Container(_));
         let leads_out = |network: &&Network| !network.internal;
@@ -334,7 +334,7 @@ impl<'a> Viewpoint<'a> {
         };
         // 172.17.0.1 is another machine on every host: good only where it is known to be this one.
         let own = home.origin == Origin::Own;
-        let elsewhere = !own || *self.source == Source::Stranger;
+        let elsewhere = !own || matches!(self.source, Source::Peer | Source::Stranger);
         if elsewhere && !published.ip.is_unspecified() && (self.is_docker_subnet(address) || is_link_local(address)) {
             return Err(Obstacle::OtherHostsOnly);
         }
@@ -359,7 +359,7 @@ impl<'a> Viewpoint<'a> {
         match self.source {
             Source::Host => self.local.addresses.iter().copied().find(usable),
             Source::Container(_) => self.gateways().find(usable),
-            Source::Stranger | Source::Unknown => None,
+            Source::Peer | Source::Stranger | Source::Unknown => None,
         }
     }
 
@@ -384,7 +384,7 @@ impl<'a> Viewpoint<'a> {
         match self.source {
             Source::Host => true,
             Source::Container(_) => self.is_bridged_to(address),
-            Source::Stranger | Source::Unknown => false,
+            Source::Peer | Source::Stranger | Source::Unknown => false,
         }
     }
 

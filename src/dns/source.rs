@@ -11,6 +11,8 @@ pub enum Source {
     Container(Arc<Asker>),
     /// This host itself, or a container on its network.
     Host,
+    /// Another host of ours, or one of its containers: they share that host's address. Given what a stranger is given.
+    Peer,
     /// Somebody else whom the access list lets in: seen like a process of another host.
     Stranger,
     /// An address that must belong to a container of this host, but to none we have heard of yet. It is never taken
@@ -23,7 +25,7 @@ impl Source {
     pub fn namespace(&self) -> Label {
         match self {
             Self::Container(asker) => asker.namespace.clone(),
-            Self::Host | Self::Stranger | Self::Unknown => Label::default_namespace(),
+            Self::Host | Self::Peer | Self::Stranger | Self::Unknown => Label::default_namespace(),
         }
     }
 }
@@ -33,7 +35,7 @@ impl Source {
 /// Until Docker has been listed nobody can be told from a container, so everybody but this host is unknown. A link-local
 /// source may be a container on any bridge, so it is unknown too. Subnets of macvlan and ipvlan networks are the
 /// surrounding network's: a host cannot be reached from its own containers there, so whoever asks from one is
-/// somebody else.
+/// somebody else. Which strangers are peers is known to the access list (`AccessList::locate`).
 pub fn locate(local: &Local, source: IpAddr) -> Source {
     let source = source.to_canonical();
     if let Some(asker) = local.askers.get(&source) {
@@ -97,6 +99,7 @@ mod tests {
         match locate(local, address.parse().unwrap()) {
             Source::Container(_) => "container",
             Source::Host => "host",
+            Source::Peer => "peer",
             Source::Stranger => "stranger",
             Source::Unknown => "unknown",
         }

@@ -24,6 +24,10 @@ use rand::Rng;
 
 pub use hickory_proto::op::ResponseCode;
 
+mod empty;
+
+pub use empty::from_empty_zone;
+
 use super::{
     answer::{Answer, Snapshot, Source, answer, may_forward},
     cookie::{CLIENT, Cookies, SERVER, Shown},
@@ -53,6 +57,15 @@ pub(super) fn own_opt(dnssec_ok: bool) -> [u8; OPT_LENGTH as usize] {
 const COOKIE: u16 = 10;
 const COOKIE_LENGTH: u16 = 2 + 2 + 8 + 16;
 const _: () = assert!(COOKIE_LENGTH as usize == 4 + CLIENT + SERVER);
+
+/// An extended error (RFC 8914): its option's code, its own code and what people read.
+const EXTENDED: u16 = 15;
+type Extended = (u16, &'static str);
+
+/// Not Authoritative (RFC 8914 section 4.21). Of up to 48 octets, so that even the shortest query with EDNS gets no reply of
+/// more than three times its octets: 33 + name + text against 3 x (27 + name).
+const ASK_YOUR_HOST: Extended = (20, "not in default or global: ask your own host");
+const _: () = assert!(ASK_YOUR_HOST.1.len() <= 48);
 
 /// How many octets leave over UDP for one that came, at most, for a client that has not proven its address.
 pub const MAX_AMPLIFICATION: usize = 3;
@@ -256,6 +269,11 @@ fn decide(
         Answer::Alias { record, .. } => reply.answers = vec![*record],
         Answer::NotYet => return refuse(ResponseCode::ServFail),
         Answer::Refused => return refuse(ResponseCode::Refused),
+        Answer::AskYourHost => {
+            reply.metadata.response_code = ResponseCode::Refused;
+            reply.extended = Some(ASK_YOUR_HOST);
+            return Outcome::Reply(reply.encode(transport));
+        }
         Answer::Forward => return Outcome::Forward(query.clone()),
     }
     reply.metadata.authoritative = true;
@@ -348,7 +366,7 @@ impl Request {
         // Nothing of ours is signed, so there is nothing whose check could be disabled (RFC 4035 section 3.1.6).
         metadata.checking_disabled = false;
         metadata.response_code = code;
-        Reply { request: self, metadata, answers: Vec::new(), authority: None, additionals: Vec::new() }
+        Reply { request: self, metadata, answers: Vec::new(), authority: None, additionals: Vec::new(), extended: None }
     }
 }
 
@@ -415,6 +433,8 @@ struct Reply<'r> {
     answers: Vec<Record>,
     authority: Option<Record>,
     additionals: Vec<Record>,
+    /// Why it is refused, for clients that speak EDNS.
+    extended: Option<Extended>,
 }
 
 impl Reply<'_> {
@@ -422,7 +442,12 @@ impl Reply<'_> {
         let asked = self.request.edns.as_ref().ok().and_then(Option::as_ref);
         let given = self.request.given.filter(|_| asked.is_some());
         let opt = match asked {
-            Some(_) => OPT_LENGTH + given.map_or(0, |_| COOKIE_LENGTH),
+            Some(_) => {
+                // Code and length, then the two octets of the error's own code.
+                let extended =
+                    self.extended.map_or(0, |(_, text)| 4 + 2 + u16::try_from(text.len()).unwrap_or(u16::MAX));
+                OPT_LENGTH + given.map_or(0, |_| COOKIE_LENGTH) + extended
+            }
             None => 0,
         };
         let limit = match (transport, asked) {
@@ -471,6 +496,10 @@ impl Reply<'_> {
             edns.set_dnssec_ok(asked.flags().dnssec_ok);
             if let Some(given) = given {
                 edns.options_mut().insert(EdnsOption::Unknown(COOKIE, given.to_vec()));
+            }
+            if let Some((code, text)) = self.extended {
+                let data = [&code.to_be_bytes(), text.as_bytes()].concat();
+                edns.options_mut().insert(EdnsOption::Unknown(EXTENDED, data));
             }
             edns.emit(&mut encoder).expect("room was left for it");
             counts.additionals += 1;

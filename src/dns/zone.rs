@@ -17,11 +17,12 @@ use std::{
 };
 
 use imbl::{GenericHashMap, OrdMap, ordmap::DiffItem, shared_ptr::DefaultSharedPtr};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use super::hot::Memo;
 use crate::model::{
-    Aliases, Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId,
+    Aliases, Attachment, Catalog, Driver, Host, Label, MAX_LABEL, Offer, Origin, Publication, Scope, Session, ShortId,
 };
 
 mod aliases;
@@ -247,8 +248,10 @@ pub struct Zone {
     services: Services,
     /// The services of each namespace, counted; never 0.
     namespaces: OrdMap<Label, usize>,
-    /// Containers by address: this host's own, and others' on networks that span hosts.
+    /// Containers by address: this host's own, and others' on networks whose addresses mean something here.
     addresses: OrdMap<(IpAddr, Origin, ShortId), Arc<Publication>>,
+    /// `--routed`: of other hosts' networks that end there, those whose addresses mean something here.
+    routed: Arc<[IpNet]>,
     homes: OrdMap<Origin, Arc<Home>>,
     aliases: aliases::Index,
     lost: lost::Lost,
@@ -281,6 +284,13 @@ struct Change {
 }
 
 impl Zone {
+    /// The zone of nothing, in which addresses of these subnets will be found on whichever host they are. It remembers the
+    /// names that this one has lost.
+    #[must_use]
+    pub fn routing(&self, routed: &[IpNet]) -> Self {
+        Self { routed: routed.into(), lost: self.lost.clone(), ..Self::default() }
+    }
+
     /// The zone of a catalog, from nothing.
     pub fn of(catalog: &Catalog) -> Self {
         Self::default().update(&Catalog::default(), catalog)
@@ -357,7 +367,7 @@ impl Zone {
             let candidate = Candidate { home: Arc::clone(home), publication: Arc::clone(publication), offer };
             changes.entry(key(offered)).or_default().new.push(candidate);
         }
-        for address in findable(&home.origin, publication) {
+        for address in findable(&home.origin, publication, &Arc::clone(&self.routed)) {
             let key = (address, home.origin.clone(), publication.container);
             self.addresses.insert(key, Arc::clone(publication));
         }
@@ -394,7 +404,7 @@ impl Zone {
             let gone = (publication.container, origin.clone());
             changes.entry(key(offered)).or_default().gone.push(gone);
         }
-        for address in findable(origin, publication) {
+        for address in findable(origin, publication, &Arc::clone(&self.routed)) {
             self.addresses.remove(&(address, origin.clone(), publication.container));
         }
     }
@@ -603,14 +613,19 @@ fn is_external(home: &Home) -> bool {
     home.origin == Origin::External
 }
 
-/// The addresses of a container by which it may be found: another host's local addresses mean nothing here.
-fn findable(origin: &Origin, publication: &Publication) -> impl Iterator<Item = IpAddr> {
-    let means_something = *origin == Origin::Own;
-    publication
-        .networks
-        .iter()
-        .filter(move |network| network.driver != Driver::Host && (means_something || network.scope != Scope::Local))
-        .flat_map(|network| network.ips.iter().copied())
+/// The addresses of a container by which it may be found. Of another host's, those of networks that end there mean
+/// nothing here, unless they are routed, or lie in the network around all hosts.
+fn findable(origin: &Origin, publication: &Publication, routed: &[IpNet]) -> impl Iterator<Item = IpAddr> {
+    let is_own = *origin == Origin::Own;
+    let means_something = move |network: &Attachment, address: &IpAddr| {
+        is_own
+            || network.scope != Scope::Local
+            || matches!(network.driver, Driver::Macvlan | Driver::Ipvlan)
+            || routed.iter().any(|subnet| subnet.contains(address))
+    };
+    let networks = publication.networks.iter().filter(|network| network.driver != Driver::Host);
+    networks
+        .flat_map(move |network| network.ips.iter().copied().filter(move |address| means_something(network, address)))
 }
 
 #[cfg(test)]

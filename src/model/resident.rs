@@ -24,6 +24,10 @@ pub struct Resident {
     pub problems: Box<[Problem]>,
     /// The Compose service and project that its image's labels name, to which it does not belong.
     pub outsider: Option<(Arc<str>, Arc<str>)>,
+    /// Its own search list (`dns_search`), which stands in the place of the host's; empty: it has none.
+    pub search: Box<[Arc<str>]>,
+    /// It asks for port 53 on all addresses of the host (`-p 53:53`).
+    pub wants_dns_port: bool,
 }
 
 /// Why a container is not published.

@@ -168,6 +168,8 @@ pub struct Inspected {
     pub aliases: BTreeMap<Arc<str>, Box<[Arc<str>]>>,
     /// Its exposed ports.
     pub exposed: BTreeSet<(u16, Proto)>,
+    /// Its own search list.
+    pub search: Box<[Arc<str>]>,
     /// The ports it was asked to publish, in order.
     pub requested: Vec<Requested>,
     /// Its published ports, in order; none while it does not run.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{
     container::{Changes, Containers, Entry},
     desired,
+    facts::Requested,
 };
 use crate::model::{Resident, Residents};
 
@@ -39,11 +40,20 @@ fn resident(containers: &Containers, entry: &Entry) -> Resident {
         silence: desired::silence(containers, entry),
         problems: entry.problems.as_slice().into(),
         outsider: entry.claim.outsider.clone(),
+        search: entry.inspected.as_ref().map(|inspected| inspected.search.clone()).unwrap_or_default(),
+        wants_dns_port: entry.inspected.iter().flat_map(|inspected| &inspected.requested).any(is_dns_everywhere),
     }
+}
+
+/// Whether a port is to be published as port 53 of every address.
+fn is_dns_everywhere(request: &Requested) -> bool {
+    const DNS_PORT: u16 = 53;
+    request.number == Some(DNS_PORT) && request.ip.is_none_or(|ip| ip.is_unspecified())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::{
         model::Silence,
         watch::container::{
@@ -60,6 +70,35 @@ mod tests {
         bed.start(&web);
         change(&mut bed);
         bed.residents[&id(WEB).short()].silence.clone()
+    }
+
+    #[test]
+    fn a_container_that_wants_port_53_of_all_addresses_is_known_by_what_it_asks_for() {
+        let request = |ip: Option<&str>, number: Option<u16>| Requested {
+            port: 5353,
+            proto: crate::model::Proto::Udp,
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            number,
+        };
+        for (requested, expected) in [
+            (vec![request(None, Some(53))], true),
+            (vec![request(Some("0.0.0.0"), Some(53))], true),
+            (vec![request(Some("::"), Some(53))], true),
+            (vec![request(None, Some(80)), request(None, Some(53))], true),
+            (vec![request(Some("10.0.0.5"), Some(53))], false),
+            (vec![request(None, Some(5353))], false),
+            (vec![request(None, None)], false),
+            (vec![], false),
+        ] {
+            let mut bed = Bed::new();
+            let mut web = running(WEB, "10.0.0.2");
+            web.requested = requested.clone();
+            web.search = ["corp.test".into()].into();
+            bed.start(&web);
+            let resident = &bed.residents[&id(WEB).short()];
+            assert_eq!(resident.wants_dns_port, expected, "{requested:?}");
+            assert_eq!(resident.search[..], ["corp.test".into()]);
+        }
     }
 
     #[test]

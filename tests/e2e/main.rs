@@ -25,6 +25,7 @@ mod joined;
 mod lifecycle;
 mod members;
 mod networks;
+mod others;
 mod ports;
 mod prober;
 mod projects;

@@ -36,6 +36,7 @@ mod cache;
 mod down;
 mod loops;
 mod sources;
+mod special;
 mod spoofed;
 
 type Seen = Vec<(Vec<u8>, SocketAddr)>;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// busybox from the distribution, as an image: there is no registry.
-const IMAGE: &str = "portolan-test-busybox:watch";
+pub(crate) const IMAGE: &str = "portolan-test-busybox:watch";
 /// How long a condition may take: an engine that is busy with other tests starts a container in a second or two.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// Where the engine listens.

@@ -3,7 +3,13 @@ use rand::{SeedableRng, rngs::SmallRng};
 use super::*;
 use crate::{
     api::AskAs,
-    dns::fixture::{World, short},
+    dns::{
+        access::AccessList,
+        answer::Settings,
+        fixture::{World, short},
+        forward::Upstreams,
+        name::Apex,
+    },
     model::{Problem, Silence},
 };
 
@@ -29,7 +35,19 @@ fn residents() -> Residents {
         let namespace = Label::parse("shop").unwrap();
         let container = short(id);
         let problems = problems.into();
-        (container, Arc::new(Resident { container, name: name.into(), namespace, silence, problems, outsider: None }))
+        (
+            container,
+            Arc::new(Resident {
+                container,
+                name: name.into(),
+                namespace,
+                silence,
+                problems,
+                outsider: None,
+                search: Box::default(),
+                wants_dns_port: false,
+            }),
+        )
     };
     let broken = Problem::new("container d20000000000 (bad), label portolan.service", "a b", "a name without blanks");
     Residents::from_iter([
@@ -41,10 +59,20 @@ fn residents() -> Residents {
     ])
 }
 
+/// One that asks these, and is never asked itself.
+fn forwarder(upstreams: Upstreams) -> Forwarder {
+    let (_, wanted) = watch::channel(Arc::default());
+    let (_, local) = watch::channel(Arc::default());
+    Forwarder::new(forward::Options { chosen: upstreams.into(), ..Default::default() }, &Apex::default(), wanted, local)
+}
+
 fn reply(name: Option<&str>, container: Option<&str>, asker: Option<&str>) -> Result<ExplainReply, ResolveError> {
     let (world, residents) = (world(), residents());
     let host = HostId::parse("a").unwrap();
-    let explainer = Explainer { host: &host, snapshot: world.snapshot(), residents: &residents };
+    let (access, forwarder) = (AccessList::default(), forwarder(Upstreams::None));
+    let neighbours = Neighbours { access: &access, forwarder: &forwarder };
+    let explainer =
+        Explainer { host: &host, snapshot: world.snapshot(), neighbours, residents: &residents, search: &[] };
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let request =
         ExplainRequest { name: owned(name), container: owned(container), asker: owned(asker).map(AskAs::from) };
@@ -132,4 +160,125 @@ fn a_container_of_no_project_on_a_project_s_network_is_told_how_to_ask_from_ther
         assert_eq!(told.is_some(), expected.is_some(), "{who}: {told:?}");
         assert!(told.is_none_or(|told| expected.is_some_and(|text| told.contains(text))), "{who}");
     }
+}
+
+/// What becomes of a name, and its first answer, for an asker of this world and these upstreams.
+fn course(settings: Settings, upstreams: &[&str], name: &str, asker: &str) -> (String, String) {
+    let mut world = World::parse(
+        "network n bridge 172.18.0.0/16
+         network cut bridge 172.20.0.0/16 internal
+         asker a1 shop n=172.18.0.2
+         asker in shop cut=172.20.0.2
+         host own 192.0.2.1
+           a1 @n=172.18.0.2 name=shop-web-1 web.shop http:80/tcp",
+    );
+    world.settings = settings;
+    let residents = Residents::default();
+    let (access, forwarder) = (
+        AccessList::default(),
+        forwarder(Upstreams::Fixed(upstreams.iter().map(|ip| format!("{ip}:53").parse().unwrap()).collect())),
+    );
+    let (host, neighbours) = (HostId::parse("a").unwrap(), Neighbours { access: &access, forwarder: &forwarder });
+    let explainer =
+        Explainer { host: &host, snapshot: world.snapshot(), neighbours, residents: &residents, search: &[] };
+    let asker = (asker != "host").then(|| AskAs::from(asker.to_owned()));
+    let request = ExplainRequest { name: Some(name.to_owned()), container: None, asker };
+    let view = explainer.reply(&request, &mut SmallRng::seed_from_u64(3)).unwrap().name.unwrap().views.remove(0);
+    let course = view.course.unwrap_or_else(|| view.reading.clone());
+    (course, view.answers[0].rcode.clone())
+}
+
+#[test]
+fn what_becomes_of_a_name_of_others_is_told_with_its_reason() {
+    let forwarding = Settings::default;
+    let rows: [(&str, &str, &[&str], &str, &str); 18] = [
+        ("www.example.org.", "host", &["9.9.9.9"], "asked of 9.9.9.9:53", "FORWARD"),
+        ("www.example.org.", "host", &[], "REFUSED: there is no upstream to ask", "FORWARD"),
+        ("www.example.org.", "in", &["9.9.9.9"], "REFUSED: the asker has only internal networks", "REFUSED"),
+        (
+            "www.example.org.",
+            "198.51.100.1",
+            &["9.9.9.9"],
+            "REFUSED: names of others are asked for this host and",
+            "REFUSED",
+        ),
+        (
+            "localhost",
+            "host",
+            &["9.9.9.9"],
+            "this machine itself, for every asker: always 127.0.0.1 and ::1 (RFC 6761)",
+            "NOERROR",
+        ),
+        ("a.localhost.", "in", &["9.9.9.9"], "this machine itself", "NOERROR"),
+        (
+            "x.onion.",
+            "a1",
+            &["9.9.9.9"],
+            "a name that nothing in DNS has: denied here and never forwarded (RFC 7686)",
+            "NXDOMAIN",
+        ),
+        ("x.invalid.", "a1", &["9.9.9.9"], "a name that nothing in DNS has", "NXDOMAIN"),
+        ("www.test.", "a1", &["9.9.9.9", "10.0.0.2"], "asked of 10.0.0.2:53", "FORWARD"),
+        (
+            "www.test.",
+            "a1",
+            &["9.9.9.9"],
+            "denied here: it is a name of the site, and none of the upstreams 9.9.9.9:53",
+            "NXDOMAIN",
+        ),
+        ("metadata.google.internal.", "a1", &["9.9.9.9"], "denied here: it is a name of the site", "NXDOMAIN"),
+        ("nas.home.arpa.", "a1", &["9.9.9.9"], "denied here: it is a name of the site", "NXDOMAIN"),
+        ("1.0.0.10.in-addr.arpa.", "a1", &["9.9.9.9"], "denied here: it is a name of the site", "NXDOMAIN"),
+        ("1.0.0.10.in-addr.arpa.", "a1", &["169.254.169.254"], "asked of 169.254.169.254:53", "FORWARD"),
+        ("2.0.18.172.in-addr.arpa.", "a1", &["9.9.9.9"], "the reverse name of 172.18.0.2/32", "NOERROR"),
+        ("onion", "a1", &["9.9.9.9"], "a name that nothing in DNS has", "NXDOMAIN"),
+        ("8.8.8.8.in-addr.arpa.", "a1", &["9.9.9.9"], "asked of 9.9.9.9:53", "FORWARD"),
+        (
+            "nas",
+            "a1",
+            &["9.9.9.9"],
+            "denied here: no service near the asker has it, and a single label leaves only if `--upstream nas=ADDR`",
+            "NXDOMAIN",
+        ),
+    ];
+    for (name, asker, upstreams, expected, rcode) in rows {
+        let (told, answer) = course(forwarding(), upstreams, name, asker);
+        assert!(told.starts_with(expected), "{name} as {asker}: {told}");
+        assert_eq!(answer, rcode, "{name} as {asker}");
+    }
+    let denied = course(forwarding(), &["9.9.9.9"], "nas.home.arpa.", "a1").0;
+    assert!(denied.ends_with("`--upstream home.arpa=ADDR` or `--site-names forward` has it asked"), "{denied}");
+    let none = Settings { forwarding: false, ..Settings::default() };
+    assert_eq!(course(none, &[], "www.example.org.", "a1").0, "REFUSED: no name is forwarded (--upstream none)");
+    // A service's name needs no such sentence.
+    assert!(course(forwarding(), &["9.9.9.9"], "web", "a1").0.starts_with("a bare name: service web"));
+}
+
+#[test]
+fn another_hosts_container_is_told_to_be_sent_on() {
+    let explained = reply(Some("nothing"), None, None).unwrap().name.unwrap();
+    let another = &explained.views[1];
+    assert_eq!((&*another.asker, &*another.answers[0].rcode), ("another host", "REFUSED"));
+    assert!(another.course.as_deref().is_some_and(|course| course.contains("tries its next server")), "{another:?}");
+}
+
+#[test]
+fn a_container_with_a_search_list_of_its_own_is_told_what_it_loses() {
+    let resident = |search: &[&str]| {
+        let mut resident = Resident::clone(&residents()[&short("a1")]);
+        resident.search = search.iter().map(|domain| Arc::from(*domain)).collect();
+        resident
+    };
+    let host = ["corp.test".to_owned(), "example.org".to_owned()];
+    for (own, lost, both) in [
+        (&["svc.internal"][..], "corp.test, example.org", "[svc.internal, corp.test, example.org]"),
+        (&["svc.internal", "Corp.Test."], "example.org", "[svc.internal, Corp.Test., example.org]"),
+        (&["."], "corp.test, example.org", "[corp.test, example.org]"),
+    ] {
+        let told = lost_search(&resident(own), &host).unwrap();
+        assert!(told.contains(&format!("below {lost} are not found")) && told.contains(both), "{told}");
+    }
+    assert_eq!(lost_search(&resident(&[]), &host), None);
+    assert_eq!(lost_search(&resident(&["corp.test", "example.org"]), &host), None);
+    assert_eq!(lost_search(&resident(&["svc.internal"]), &[]), None);
 }

@@ -10,8 +10,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Answer, Question, Snapshot};
 use crate::{
-    dns::{name, source::is_ours},
-    model::{Attachment, Origin, Publication},
+    dns::{name, source::is_ours, zone::Candidate},
+    model::{Attachment, Origin, Publication, Scope},
 };
 
 /// Names of one address. Each is the name of one service of the container that has it.
@@ -38,7 +38,7 @@ impl Question<'_> {
                 false => self.pointers(names, depth, self.soa(name::reverse_name(prefix))),
                 // Whose it is will be known once Docker has been listed.
                 true if !local.listed && is_private(prefix.addr()) => Answer::NotYet,
-                true => self.forwarded(),
+                true => self.outside(),
             };
         };
         let soa = self.soa(name::reverse_name(zone));
@@ -73,14 +73,17 @@ impl Question<'_> {
         }
     }
 
-    /// The instance names of an address. What another host says counts only for networks that we are on as well; its
-    /// local networks are not in the index.
+    /// The instance names of an address. What another host says counts only for networks that we are on as well, and where
+    /// this asker is given that very address; most of its local networks are not in the index.
     fn names(&self, address: IpAddr) -> Vec<Name> {
         let Snapshot { zone, local, settings } = self.snapshot;
         let is_known = |origin: &Origin, publication: &Publication| {
             let holds = |network: &&Attachment| network.ips.contains(&address);
+            let spans =
+                |network: &Attachment| network.scope != Scope::Local && local.networks.contains_key(&network.id);
             *origin == Origin::Own
-                || publication.networks.iter().filter(holds).any(|network| local.networks.contains_key(&network.id))
+                || publication.networks.iter().filter(holds).any(spans)
+                || self.is_given(origin, publication, address)
         };
         let known = zone.at(address).filter(|(origin, publication)| is_known(origin, publication));
         let mut names: Vec<Name> = known
@@ -90,6 +93,22 @@ impl Question<'_> {
         names.dedup();
         names.truncate(MAX_NAMES);
         names
+    }
+}
+
+impl Question<'_> {
+    /// Whether this asker is given an address for some service of a container.
+    fn is_given(&self, origin: &Origin, publication: &Publication, address: IpAddr) -> bool {
+        let is_it = |candidate: &&Candidate| {
+            candidate.home.origin == *origin && candidate.publication.container == publication.container
+        };
+        publication.services.iter().any(|offer| {
+            let all = self.snapshot.zone.service(offer.namespace.as_str(), offer.service.as_str()).unwrap_or_default();
+            // In the order of their containers.
+            let first = all.partition_point(|candidate| candidate.publication.container < publication.container);
+            let same = all[first..].iter().take_while(|held| held.publication.container == publication.container);
+            same.filter(is_it).any(|candidate| self.view.ways(candidate).iter().any(|way| way.address == address))
+        })
     }
 }
 

@@ -254,7 +254,7 @@ fn names_of_others_are_forwarded_for_whom_may_ask_for_them() {
          stranger | A example.com | REFUSED
          in | A svc.internal.example.com | REFUSED
          f1 | A com. | NXDOMAIN
-         host | NS com. | NXDOMAIN
+         host | NS com. | FORWARD
          f1 | A none.svc.internal | NXDOMAIN
          in | A none.svc.internal | NXDOMAIN
          unknown | A example.com | WAIT

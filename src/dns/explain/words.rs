@@ -7,10 +7,13 @@ use crate::{
         name::{Apex, Loose, Named, Subject},
         reach::{Basis, Choice, Obstacle, Rule, Way},
         source::Source,
+        special::{self, Special},
         zone::Candidate,
     },
     model::{Label, Silence, Standing},
 };
+
+pub mod others;
 
 /// A short word for programs, a sentence for people, and what would change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,16 @@ fn reason(code: &'static str, sentence: impl Into<String>, fix: &str) -> Reason 
 }
 
 /// How a name was read.
-pub(super) fn reading(subject: &Subject<'_>, apex: &Apex) -> String {
+pub(super) fn reading(subject: &Subject<'_>, text: &str, apex: &Apex) -> String {
+    // A reverse name may lie in a network of Docker's, and a single label may be a service.
+    let special = special::find_text(text).filter(|found| match (subject, found.special) {
+        (Subject::Outside, _) => true,
+        (Subject::Bare(_), special) => special == Special::Loopback,
+        _ => false,
+    });
+    if let Some(found) = special {
+        return others::special(found);
+    }
     let whose = |named: &Named<'_>| match named.namespace {
         Some(namespace) => format!("service {} of namespace {namespace}", named.service),
         None => format!("service {} of the asker's own namespace, else of global", named.service),
@@ -62,7 +74,7 @@ pub(super) fn reading(subject: &Subject<'_>, apex: &Apex) -> String {
         Subject::Nothing => format!("a name below {apex} that nothing can have: it has too many parts"),
         Subject::Reverse(prefix) => format!("the reverse name of {prefix}"),
         Subject::BelowReverse(prefix) => format!("a name below the reverse name of {prefix}, where nothing is"),
-        Subject::Outside => "a name of somebody else: it is forwarded, or refused".to_owned(),
+        Subject::Outside => "a name of others".to_owned(),
     }
 }
 
@@ -114,6 +126,7 @@ pub fn asker(source: &Source) -> String {
     match source {
         Source::Container(asker) => format!("container {} (namespace {})", asker.name, asker.namespace),
         Source::Host => "host".to_owned(),
+        Source::Peer => "another host, or a container of it".to_owned(),
         Source::Stranger => "stranger".to_owned(),
         Source::Unknown => "unknown container".to_owned(),
     }

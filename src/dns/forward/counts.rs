@@ -34,6 +34,8 @@ counts! {
     refused,
     /// Questions that must not leave, stopped here although nobody should have brought them.
     withheld,
+    /// Denied here: names of the site that no upstream may be asked for.
+    kept,
     /// Answered with what is older than it should be, because no upstream answered in time.
     stale,
     /// Handed on empty, or without what stood beside the answer, because that told of addresses inside networks.

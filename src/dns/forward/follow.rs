@@ -45,7 +45,10 @@ impl Inner {
         for problem in current.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
             tracing::warn!(place = problem.place, found = problem.found, "{}", problem.expected);
         }
-        if (&current.general, &current.suffixes) != (&previous.general, &previous.suffixes) {
+        let asks_as_before = current.site_names == previous.site_names
+            && current.single_labels == previous.single_labels
+            && (&current.general, &current.suffixes) == (&previous.general, &previous.suffixes);
+        if !asks_as_before {
             let special: Vec<String> =
                 current.suffixes.iter().map(|(suffix, upstreams)| format!("{suffix}={upstreams:?}")).collect();
             tracing::info!(upstreams = ?current.general, ?special, "other names are asked of these");

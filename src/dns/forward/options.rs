@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::suffix::Suffix;
+use super::{super::special::SingleLabels, site::SiteNames, suffix::Suffix};
 
 /// Where upstreams for all names come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +34,22 @@ pub struct Chosen {
     pub suffixes: Vec<(Suffix, Vec<SocketAddr>)>,
     /// What they may say of addresses inside networks.
     pub private: PrivateAnswers,
+    /// Who may be asked for the site's names.
+    pub site_names: SiteNames,
+    /// Whether anybody may be asked for single labels.
+    pub single_labels: SingleLabels,
 }
 
 /// No domain has upstreams of its own.
 impl From<Upstreams> for Chosen {
     fn from(general: Upstreams) -> Self {
-        Self { general, suffixes: Vec::new(), private: PrivateAnswers::Allow }
+        Self {
+            general,
+            suffixes: Vec::new(),
+            private: PrivateAnswers::Allow,
+            site_names: SiteNames::default(),
+            single_labels: SingleLabels::default(),
+        }
     }
 }
 

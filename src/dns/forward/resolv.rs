@@ -56,6 +56,16 @@ pub(super) fn nameservers(text: &str) -> Vec<IpAddr> {
     servers
 }
 
+/// The search list: the last `search` or `domain` line counts (resolv.conf(5)).
+pub(super) fn search(text: &str) -> Vec<String> {
+    let mut lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        matches!(words.next()?, "search" | "domain").then_some(words)
+    });
+    let last = lines.next_back().into_iter().flatten();
+    last.map(|domain| domain.trim_end_matches('.').to_ascii_lowercase()).filter(|domain| !domain.is_empty()).collect()
+}
+
 /// Whether only systemd-resolved's stub is named, so that the real servers stand in its own file.
 pub(super) fn is_only_resolved(servers: &[IpAddr]) -> bool {
     !servers.is_empty() && servers.iter().all(|server| RESOLVED_STUBS.contains(server))
@@ -88,6 +98,18 @@ mod tests {
                     options ndots:1\nnameserver ::ffff:10.0.0.2";
         assert_eq!(nameservers(text), ips(&["10.0.0.1", "2001:db8::1", "10.0.0.2"]));
         assert_eq!(nameservers(""), ips(&[]));
+    }
+
+    #[test]
+    fn the_last_search_line_counts() {
+        for (text, expected) in [
+            ("search Corp.Test. svc.internal\n", &["corp.test", "svc.internal"][..]),
+            ("search a.test\nnameserver 10.0.0.1\ndomain b.test\n", &["b.test"]),
+            ("search .\n", &[]),
+            ("# search a.test\nresearch b.test", &[]),
+        ] {
+            assert_eq!(search(text), expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -18,9 +18,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    super::special::SingleLabels,
     Chosen, Upstreams,
     probe::Way,
     resolv::{self, Own},
+    site::SiteNames,
     suffix::Suffix,
 };
 use crate::model::Problem;
@@ -33,18 +35,17 @@ const MAX_FILE: u64 = 64 * 1024;
 pub(super) struct Current {
     /// For all names that no suffix covers.
     pub(super) general: Arc<[SocketAddr]>,
+    /// Those of them that may be asked for the site's names.
+    pub(super) of_the_site: Arc<[SocketAddr]>,
     /// Most exact first.
     pub(super) suffixes: Vec<(Suffix, Arc<[SocketAddr]>)>,
+    pub(super) site_names: SiteNames,
+    pub(super) single_labels: SingleLabels,
     pub(super) problems: Arc<[Problem]>,
 }
 
 impl Current {
-    /// Whom to ask for a name, given as its labels.
-    pub(super) fn upstreams(&self, labels: &[&[u8]]) -> &Arc<[SocketAddr]> {
-        self.special(labels).unwrap_or(&self.general)
-    }
-
-    /// The same, if a domain covers it that has upstreams of its own.
+    /// Whom to ask for a name, given as its labels, that a domain covers which has upstreams of its own.
     pub(super) fn special(&self, labels: &[&[u8]]) -> Option<&Arc<[SocketAddr]>> {
         let covers = |suffix: &Suffix| suffix.covers_labels(labels.iter().rev().copied());
         self.suffixes.iter().find(|(suffix, _)| covers(suffix)).map(|(_, upstreams)| upstreams)
@@ -79,6 +80,7 @@ impl Current {
             for (suffix, upstreams) in &mut self.suffixes {
                 *upstreams = keep(Some(suffix.as_str()), upstreams);
             }
+            self.sort_out();
         }
         self.problems = problems.into();
         self
@@ -115,7 +117,11 @@ pub(super) fn read(chosen: &Chosen, resolved: &Path, own: &Own, previous: &Curre
         })
         .collect();
     suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.labels()));
-    Current { general, suffixes, problems: problems.into() }
+    let (site_names, single_labels) = (chosen.site_names, chosen.single_labels);
+    let mut current =
+        Current { general, suffixes, site_names, single_labels, problems: problems.into(), ..Current::default() };
+    current.sort_out();
+    current
 }
 
 /// Those that are not ourselves. `place` says where they come from; without one nobody is missed.
@@ -143,6 +149,12 @@ pub fn name_servers<'a>(path: &'a Path, resolved: &'a Path) -> io::Result<(&'a P
         }
     }
     Ok((file, resolv::at_dns_port(servers).collect()))
+}
+
+/// The search list that Docker gives to containers without one of their own: that of the file which names the servers.
+pub fn search_list(path: &Path, resolved: &Path) -> io::Result<Vec<String>> {
+    let (file, _) = name_servers(path, resolved)?;
+    Ok(resolv::search(&read_text(file)?))
 }
 
 fn read_text(path: &Path) -> io::Result<String> {

@@ -1,7 +1,10 @@
 //! Questions read in place: header, one name, one type, perhaps EDNS without options.
 
 use super::Kind;
-use crate::dns::wire::{HEADER, walk_options};
+use crate::dns::{
+    special,
+    wire::{HEADER, walk_options},
+};
 
 /// The longest name (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 255;
@@ -107,7 +110,8 @@ impl<'p> Usual<'p> {
 const LAST_ORDINARY: u16 = 249;
 
 /// The name in wire form, if the packet asks in the usual way for one that is somebody else's unless it is an alias: of two
-/// labels at least, neither below the apex nor a reverse name, and without words that may stand in front of a bare name.
+/// labels at least, neither below the apex, nor a reverse name, nor one that means the same everywhere (`localhost`, `onion`,
+/// …), and without words that may stand in front of a bare name.
 pub(super) fn is_foreign<'p>(packet: &'p [u8], apex: &[u8]) -> Option<&'p [u8]> {
     let is_it = |usual: &Usual<'_>| {
         let ends_with = |end: &[u8]| {
@@ -119,6 +123,7 @@ pub(super) fn is_foreign<'p>(packet: &'p [u8], apex: &[u8]) -> Option<&'p [u8]> 
             && usual.opt.as_ref().is_none_or(|opt| walk_options(opt.options).is_ok())
             && !ends_with(apex)
             && !ends_with(b"\x04arpa\0")
+            && !special::may_stay(usual.name)
             && !is_loose(usual.name, usual.labels)
     };
     Usual::read(packet).filter(is_it).map(|usual| usual.name)
@@ -161,8 +166,8 @@ impl<'p> Question<'p> {
             3.. if below(starts[1]) => (Shape::Full, starts[1]),
             _ => return None,
         };
-        // `_tcp` and its like have a meaning of their own.
-        if name[1] == b'_' {
+        // `_tcp` and its like have a meaning of their own, and so has `localhost`.
+        if name[1] == b'_' || shape == Shape::Bare && special::may_stay(&name[..length]) {
             return None;
         }
         let kind = match kind {

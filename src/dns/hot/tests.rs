@@ -8,11 +8,12 @@ use crate::dns::{
     fixture::{World, query},
     prefer::{Prefer, Preference},
     reach::oracle::{self, ASKERS},
+    special::{SingleLabels, Singles},
     wire::{self, Outcome, Transport},
 };
 use crate::model::{Catalog, ShortId};
 
-const NAMES: [&str; 34] = [
+const NAMES: [&str; 40] = [
     "000000000011.svc.internal",
     "000000000011.web.svc.internal",
     "c-000000000011",
@@ -25,6 +26,12 @@ const NAMES: [&str; 34] = [
     "host.svc.internal",
     "b.host.svc.internal",
     "web.on.b.host.svc.internal",
+    "localhost",
+    "LOCALHOST",
+    "a.localhost",
+    "onion",
+    "x.onion",
+    "test",
     "web.shop.svc.internal",
     "WeB.Shop.svc.internal",
     "web.shop.SVC.internal",
@@ -89,9 +96,11 @@ proptest! {
         flags in select(&[0x0000u16, 0x0100, 0x0120, 0x0110, 0x01ff & 0x87ff]),
         edns in select(&[None, Some((0, false)), Some((1232, true)), Some((600, false)), Some((65_535, false))]),
         by in select(&[Prefer::None, Prefer::Host, Prefer::Locality]),
+        singles in select(&[(SingleLabels::Answer, ""), (SingleLabels::Answer, "nothing"), (SingleLabels::Forward, "")]),
         seed in any::<u64>(),
     ) {
         let mut world = World::parse(&text);
+        world.settings.singles = Singles { others: singles.0, named: vec![singles.1.into()] };
         world.settings.prefer = Preference { by, floor: 1, locality: "eu/a".into() };
         if !complete_zone {
             world.catalog.registry_listed = false;
@@ -99,7 +108,7 @@ proptest! {
         }
         let ground = ground(&world);
         let mut answered = 0;
-        for who in ASKERS.iter().chain(&ASKERS) {
+        for who in ASKERS.iter().chain(&["peer"]).chain(&ASKERS) {
             let view = View::of(&ground, &world.source(who)).unwrap();
             for name in NAMES {
                 for kind in ["A", "AAAA", "SRV", "TXT"] {
@@ -161,7 +170,8 @@ const SHOP: &str = "
 /// Which of the usual questions the hot path answers; `-` are left to the complete path.
 #[test]
 fn ordinary_questions_are_answered_here() {
-    let world = World::parse(SHOP);
+    let mut world = World::parse(SHOP);
+    world.settings.singles.named.push("nas".into());
     let ground = ground(&world);
     for (who, question, expected) in [
         ("f1", "web.shop.svc.internal A", true),
@@ -181,6 +191,12 @@ fn ordinary_questions_are_answered_here() {
         ("f1", "_http._tcp.web.shop.svc.internal SRV", false),
         ("f1", "example.com A", false),
         ("f1", "svc.internal A", false),
+        ("f1", "localhost A", false),
+        ("f1", "onion A", false),
+        ("f1", "nas A", false),
+        ("peer", "nothing A", false),
+        ("peer", "nothing.svc.internal A", false),
+        ("peer", "nothing.shop.svc.internal A", true),
     ] {
         let view = View::of(&ground, &world.source(who)).unwrap();
         let (name, kind) = question.split_once(' ').unwrap();
@@ -247,6 +263,12 @@ fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
         ("svc.internal", false),
         ("WEB.shop.SVC.internal", false),
         ("9.0.18.172.in-addr.ARPA", false),
+        ("a.localhost", false),
+        ("x.Onion", false),
+        ("www.INVALID", false),
+        ("www.test", true),
+        ("metadata.google.internal", true),
+        ("nas.home.arpa", false),
     ] {
         assert_eq!(may("f1", &usual(name)), expected, "{name}");
         assert!(!may("stranger", &usual(name)), "{name}");

@@ -122,7 +122,7 @@ impl View {
         let (category, standpoint, linked) = match source {
             Source::Unknown => return None,
             Source::Host => (0, Standpoint::Host, false),
-            Source::Stranger => (1, Standpoint::Stranger, false),
+            Source::Peer | Source::Stranger => (1, Standpoint::Stranger, false),
             Source::Container(asker) => {
                 let networks = || asker.networks.iter().filter_map(|id| local.networks.get(id));
                 let standpoint = Standpoint::Container {

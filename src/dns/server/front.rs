@@ -8,7 +8,6 @@ use super::{Shared, query::Later, rate::Rates};
 use crate::dns::{
     access::AccessList,
     hot::{self, Ground, Place, Scratch, Trails, View},
-    source::locate,
     wire::{MAX_AMPLIFICATION, Pace, Transport},
     zone::Zone,
 };
@@ -113,7 +112,8 @@ impl Front {
         let source = source.to_canonical();
         let known = &mut self.sources[place(source)];
         if known.generation != self.generation || known.source != source {
-            let view = self.access.permits(source).then(|| View::of(&self.ground, &locate(&self.ground.local, source)));
+            let asker = || self.access.locate(&self.ground.local, source);
+            let view = self.access.permits(source).then(|| View::of(&self.ground, &asker()));
             *known = Known { generation: self.generation, source, view: view.flatten() };
         }
         let view = known.view.as_ref();

@@ -20,7 +20,6 @@ use super::{
     relay::Parting,
 };
 use crate::dns::{
-    answer::locate,
     forward::Forwarder,
     wire::{Follow, Guard, Outcome, Pace, ResponseCode, Transport, failure, followed, respond_guarded},
 };
@@ -209,7 +208,8 @@ fn outcome(
         // Cookies count in 32 bits (RFC 9018 section 4.3).
         let now = u32::try_from(now & u64::from(u32::MAX)).unwrap_or_default();
         let guard = Guard { cookies: &shared.cookies, address: source, now, pace };
-        respond_guarded(&ground.snapshot(&zone), &locate(&ground.local, source), packet, transport, &guard, rng)
+        let asker = shared.access.load().locate(&ground.local, source);
+        respond_guarded(&ground.snapshot(&zone), &asker, packet, transport, &guard, rng)
     }));
     decided.unwrap_or_else(|_| {
         shard.count(Counter::Panics);

@@ -16,12 +16,12 @@ use std::{
 
 use imbl::OrdSet;
 
-use super::{Candidate, Home};
+use super::{super::special, Candidate, Home};
 use crate::model::{Aliases, Label, Origin, Publication, ShortId, alias, reserved};
 
-/// Top-level names that resolvers give a meaning of their own (RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, and ICANN's
-/// `internal`), with the reverse names: no container's name lies there.
-const SPECIAL: [&str; 8] = ["alt", "arpa", "internal", "invalid", "local", "localhost", "onion", "test"];
+/// Where no container's name lies either, besides the special names: outside of DNS (RFC 9476, RFC 6762), and where reverse
+/// names are.
+const APART: [&str; 3] = ["alt", "local", "arpa"];
 
 /// One seed for all zones of a process, so that equal zones hold equal entries.
 static HASH: LazyLock<foldhash::fast::RandomState> = LazyLock::new(foldhash::fast::RandomState::default);
@@ -100,7 +100,8 @@ fn is_allowed(name: &str, namespace: &Label) -> bool {
         None => is_free(name),
         Some((_, last)) => {
             *namespace != Label::default_namespace()
-                && !SPECIAL.contains(&last)
+                && !APART.contains(&last)
+                && special::find_text(name).is_none()
                 // Programs look for `wpad` below every domain that they are in.
                 && is_free(first)
         }

@@ -51,6 +51,7 @@ pub(crate) fn running(container: &str, ip: &str) -> Inspected {
         endpoints: vec![endpoint(NET, &[ip])],
         aliases: BTreeMap::new(),
         exposed: [(80, Proto::Tcp)].into(),
+        search: Box::default(),
         requested: Vec::new(),
         bindings: Vec::new(),
     }

@@ -94,6 +94,9 @@ pub(super) fn summary(listed: wire::Listed) -> Option<Summary> {
     })
 }
 
+/// Search domains of a container that are kept. resolv.conf(5) had a limit of six until glibc 2.26; people have fewer.
+const MAX_SEARCH: usize = 16;
+
 /// The answer to an inspect, with what is wanted of its labels and its environment.
 pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) -> Inspected {
     let config = answer.config.unwrap_or_default();
@@ -135,6 +138,13 @@ pub(super) fn inspect(wanted: Gather, id: ContainerId, answer: wire::Container) 
         aliases: aliases(network.networks.as_ref()),
         endpoints: endpoints(network.networks),
         exposed,
+        search: host
+            .dns_search
+            .unwrap_or_default()
+            .iter()
+            .take(MAX_SEARCH)
+            .map(|domain| domain.as_str().into())
+            .collect(),
         requested: requested(&configured, every.as_ref()),
         bindings: bindings(network.ports, &configured),
     }

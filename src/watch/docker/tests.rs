@@ -98,6 +98,9 @@ fn what_was_asked_for_is_read_with_its_address_and_number() {
         "Config": {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}}, "HostConfig": {"PublishAllPorts": true}
     });
     assert_eq!(shown(inspected(every)), ["53 None None", "80 None None"], "-P: Docker chooses");
+    let searching = inspected(json!({"HostConfig": {"DnsSearch": ["corp.test", "svc.internal"]}}));
+    assert_eq!(searching.search[..], ["corp.test".into(), "svc.internal".into()]);
+    assert_eq!(inspected(json!({"HostConfig": {"DnsSearch": null}})).search.len(), 0);
 }
 
 #[test]

@@ -114,6 +114,7 @@ pub(super) struct HostConfig {
     pub(super) network_mode: Option<String>,
     pub(super) port_bindings: Option<PortMap>,
     pub(super) publish_all_ports: Option<bool>,
+    pub(super) dns_search: Option<Vec<String>>,
     pub(super) restart_policy: Option<RestartPolicy>,
 }
 

@@ -7,7 +7,7 @@ use super::bed::{Home, engine_bed, eventually};
 use crate::engine::docker;
 
 /// Compiles the little client that is to be run in containers.
-fn compile(compiler: &str, options: &[&str], into: &Path) -> String {
+pub(super) fn compile(compiler: &str, options: &[&str], into: &Path) -> String {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/agent/resolve.c");
     let output = Command::new(compiler)
         .args(options)
@@ -21,7 +21,7 @@ fn compile(compiler: &str, options: &[&str], into: &Path) -> String {
 }
 
 /// A container's address of a family on one network: `IPAddress` or `GlobalIPv6Address`.
-fn address(container: &str, field: &str) -> String {
+pub(super) fn address(container: &str, field: &str) -> String {
     docker(&[
         "inspect",
         "-f",
