@@ -94,16 +94,16 @@ fn kept_from_starting(residents: &Residents, bound: &BTreeMap<SocketAddr, BindSt
         address.port() == DNS_PORT && matches!(state, BindState::Bound { .. })
     };
     let ours: Vec<String> = bound.iter().filter(is_ours).map(|(address, _)| address.to_string()).collect();
-    if ours.is_empty() {
-        return Vec::new();
-    }
+    // A problem shows the first 80 characters of what was found, so one address stands for all.
+    let Some((first, others)) = ours.split_first() else { return Vec::new() };
+    let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
     let waits = |resident: &&Arc<Resident>| {
         resident.wants_dns_port && matches!(resident.silence, Some(Silence::Stopped | Silence::Restarting))
     };
     let problem = |resident: &Arc<Resident>| {
         Problem::new(
             format!("container {} ({}), published port 53", resident.name, resident.container),
-            &format!("asked for on all addresses of this host, and this agent answers on {}", ours.join(" ")),
+            &format!("on all addresses, and this agent answers on {first}{others}"),
             "one address of this host in front of it (`-p 10.0.0.5:53:53`), or `--dns` of the agent without docker and auto, such \
              as `--dns 127.0.0.1:5300`: until then Docker cannot start the container",
         )
