@@ -1,6 +1,6 @@
 //! Who else holds a port that we answer on, by the kernel's tables of sockets and the processes in `/proc`. \[IO\]
 //!
-//! A server on the wildcard address and one on an address of its own cannot both have a port. Whoever comes second fails, so
+//! A server on the wildcard address and one on an address of its own cannot both have a port. The second one fails, so
 //! that such a process is looked for as long as one of our addresses cannot be bound. One that shares its port
 //! (SO_REUSEPORT, the same user) may come second and not fail: it is found because it is looked for every few seconds.
 
@@ -13,7 +13,7 @@ use std::{
 
 use crate::{dns::server::BindState, model::Problem};
 
-/// Somebody else's socket on a port that we want.
+/// Another process's socket on a port that we want.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Holder {
     /// Where it is bound.

@@ -82,7 +82,7 @@ pub struct RegistryFacts {
     pub undecodable: u64,
     /// Differences that a full compare found after the watch had missed them.
     pub repairs: u64,
-    /// Records of this host that were written anew in other words, without another meaning.
+    /// Records of this host that were rewritten in other words, without another meaning.
     pub respelled: u64,
     /// What last went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]

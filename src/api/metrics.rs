@@ -27,7 +27,7 @@
 //! | `portolan_registry_relists_total` | counter | full lists taken |
 //! | `portolan_registry_lease_losses_total` | counter | leases lost |
 //! | `portolan_registry_repairs_total` | counter | differences that a full compare found |
-//! | `portolan_registry_respelled_total` | counter | own records written anew without another meaning, after an upgrade |
+//! | `portolan_registry_respelled_total` | counter | own records rewritten without another meaning, after an upgrade |
 //! | `portolan_dns_queries_total{transport}` | counter | questions received, by `udp` and `tcp` |
 //! | `portolan_dns_replies_total{rcode}` | counter | replies sent |
 //! | `portolan_dns_dropped_total` | counter | packets dropped without a reply |
@@ -178,7 +178,7 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
         counter("registry_relists", "Full lists taken", registry.relists),
         counter("registry_lease_losses", "Leases lost", registry.lease_losses),
         counter("registry_repairs", "Differences that a full compare found", registry.repairs),
-        counter("registry_respelled", "Own records written anew without another meaning", registry.respelled),
+        counter("registry_respelled", "Own records rewritten without another meaning", registry.respelled),
         Row {
             name: "dns_queries",
             help: "Questions received",

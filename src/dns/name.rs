@@ -167,7 +167,7 @@ pub enum Subject<'t> {
     /// Below the reverse name of that prefix, where nothing can be.
     BelowReverse(IpNet),
     /// Read as if the root were our zone, if the service is there near the asker: `all.web.`, `_http._tcp.web.`. Otherwise it
-    /// is somebody else's.
+    /// is a name of others.
     Loose(Loose<'t>),
     /// A name of somebody else, the root among them.
     Outside,

@@ -159,7 +159,7 @@ pub struct Status {
     pub writes: u64,
     /// Leases that ended under us.
     pub lease_losses: u64,
-    /// Records written anew in other words, without another meaning: after an upgrade, spread over an hour.
+    /// Records rewritten in other words, without another meaning: after an upgrade, spread over an hour.
     pub respelled: u64,
     /// Own keys found different though we had written them.
     pub repairs: u64,
@@ -569,7 +569,7 @@ impl Publisher {
         waiting
     }
 
-    /// What etcd has not as it should be, but for those that wait.
+    /// What etcd has not as it should be, those that wait left out.
     fn differences(&self, lease: LeaseId, waiting: &BTreeSet<Vec<u8>>) -> Vec<Op> {
         let session = record::encode_session(&self.identity.session);
         match (&self.stored, self.desired.listed) {

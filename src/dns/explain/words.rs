@@ -101,7 +101,7 @@ pub(super) fn missing(reading: &str, missing: Missing, own: &Label) -> String {
     }
 }
 
-/// A container's alias stands before a name of somebody else.
+/// A container's alias stands before a name of others.
 pub(super) fn shadowing(found: &Found<'_>) -> String {
     format!(
         "an alias of {} in namespace {}, which stands before the name of that kind outside: A and AAAA are the \

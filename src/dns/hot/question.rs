@@ -109,7 +109,7 @@ impl<'p> Usual<'p> {
 /// The types of transfers and the like, which are refused whatever the name, begin behind this.
 const LAST_ORDINARY: u16 = 249;
 
-/// The name in wire form, if the packet asks in the usual way for one that is somebody else's unless it is an alias: of two
+/// The name in wire form, if the packet asks in the usual way for one of others, unless it is an alias: of two
 /// labels at least, neither below the apex, nor a reverse name, nor one that means the same everywhere (`localhost`, `onion`,
 /// …), and without words that may stand in front of a bare name.
 pub(super) fn is_foreign<'p>(packet: &'p [u8], apex: &[u8]) -> Option<&'p [u8]> {

@@ -4,7 +4,7 @@
 //! hash of name and namespace, and where to read them, 24 octets. Hashes are seeded, so containers cannot choose names
 //! that meet; where two do by chance, the texts decide.
 //!
-//! What may not be a name is not in here, whoever wrote the record: in `global` there are no aliases; those without dots
+//! What may not be a name is not in here, whatever host wrote the record: in `global` there are no aliases; those without dots
 //! keep off reserved names, those with dots off `default` and off names that have a meaning of their own everywhere.
 
 use std::{

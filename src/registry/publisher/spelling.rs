@@ -1,7 +1,7 @@
 //! Records of ours that say in other words what they said before.
 //!
 //! A new version may write what an old one left out. If all hosts of a fleet are upgraded within a minute, and each writes
-//! its records anew at once, etcd tells every host of every record: 1,000 hosts with 100 containers would pull some 45 GB out of
+//! its records again at once, etcd tells every host of every record: 1,000 hosts with 100 containers would pull some 45 GB out of
 //! it for nothing. So what changes no meaning waits for a moment of its own within an hour, and is written by and by. A record
 //! that changes anyway is written at once, in the new words.
 
