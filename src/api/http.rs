@@ -45,6 +45,7 @@ use tokio::{
 use super::{
     ApiState, AskAs, DumpError, DumpRequest, ExplainRequest, ResolveError, ResolveRequest,
     changes::{Change, changes},
+    host_names,
     json::{self},
     main_ports, metrics, projects,
 };
@@ -121,7 +122,10 @@ impl Public {
     fn of_the_whole(&self, catalog: &Arc<Catalog>) -> Arc<[Problem]> {
         let mut held = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(held.0.as_ptr(), Arc::as_ptr(catalog)) {
-            let found = [projects::problems(catalog, &self.state.host), main_ports::problems(catalog)].concat();
+            let own = &self.state.host;
+            let found =
+                [projects::problems(catalog, own), main_ports::problems(catalog), host_names::problems(catalog, own)]
+                    .concat();
             *held = (Arc::downgrade(catalog), found.into());
         }
         Arc::clone(&held.1)

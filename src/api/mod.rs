@@ -9,6 +9,7 @@
 //! - `drain.rs`: the shapes of `drain` and `undrain`;
 //! - `explain.rs`: the shapes of explanations;
 //! - `projects.rs`: one Compose project in several directories, as a problem;
+//! - `host_names.rs`: services that have the name of a host, as a problem;
 //! - `main_ports.rs`: instances of one service that disagree on `portolan.port`, as a problem;
 //! - `changes.rs`: two catalogs → what happened between them;
 //! - `metrics.rs`: snapshots → OpenMetrics text;
@@ -32,6 +33,7 @@ pub mod drain;
 pub mod explain;
 pub mod external;
 pub mod facts;
+mod host_names;
 pub mod http;
 pub mod json;
 mod main_ports;

@@ -623,7 +623,7 @@ pub(super) fn instances<'z>(candidates: &'z [Candidate], label: &str) -> Vec<&'z
 }
 
 /// Whether a container's or a host's name, written as a label, is `label`. One that is too long for a label is none.
-fn is_written(name: &str, label: &str) -> bool {
+pub fn is_written(name: &str, label: &str) -> bool {
     let written = |octet: u8| if octet == b'.' { b'-' } else { octet.to_ascii_lowercase() };
     !name.is_empty()
         && name.len() == label.len()
