@@ -124,7 +124,7 @@ pub struct Common {
     pub directory: Option<Arc<str>>,
     /// The namespace that they ask from, and in which they have aliases; without those if it is `global`.
     pub namespace: Label,
-    /// What else they are called beside name and id: see [`alias`](super::alias). In order, at most
+    /// What else they are called beside name and id: see [`alias`](super::alias()). In order, at most
     /// [`MAX_ALIASES`](super::MAX_ALIASES).
     pub aliases: Box<[Arc<str>]>,
 }
