@@ -166,6 +166,13 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Whether it is what a bare name means, in the place of an alias of its container: found before it in the container's own
+    /// namespace; and in `global` it is the name that the container was given explicitly, which other instances share, or
+    /// an external service replaces.
+    pub fn is_in_place_of(&self, alias: &str, namespace: &Label) -> bool {
+        self.service.as_str() == alias && (self.namespace == *namespace || self.namespace == Label::global())
+    }
+
     /// Whether it has no port at all.
     pub fn is_portless(&self) -> bool {
         self.port.is_none() && self.ports.is_empty()

@@ -23,7 +23,7 @@ use crate::{
         reach::Obstacle,
         server::Shared,
         source::Source,
-        zone::Service,
+        zone::{Service, Zone},
     },
     model::{
         Asker, Driver, GWBRIDGE, HostId, Label, Local, Network, NetworkId, Origin, Resident, Residents, ShortId,
@@ -266,6 +266,9 @@ impl Explainer<'_> {
             reason: resident.silence.as_ref().map(|silence| reason(words::silence(silence))),
             problems: resident.problems.to_vec(),
             names: names.collect(),
+            aliases: own
+                .first()
+                .map_or_else(Vec::new, |candidate| Zone::names_of(settings.aliases, &candidate.publication).collect()),
             seen_by: sources.into_iter().map(seen_by).collect(),
         }
     }

@@ -114,3 +114,49 @@ pub(super) fn free(shared: &Shared, free: &mpsc::Sender<String>, name: &str) -> 
     // A queue that is full of such orders loses this one, which is as if it had not been given.
     if held > 0 && free.try_send(name.to_owned()).is_err() { 0 } else { held }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::fixture::World;
+
+    #[test]
+    fn what_a_namespace_has_and_what_it_has_lost_is_lost_at_the_next_start_until_it_is_found() {
+        let world = World::parse(
+            "network n1 bridge 172.18.0.0/16
+             asker f1 shop n1=172.18.0.9
+             host own 192.0.2.1
+               a1 @n1=172.18.0.2 name=shop-db-1 db.shop 5432/tcp web.shop 80/tcp
+               a2 @n1=172.18.0.3 name=blog-db-1 db.blog 5432/tcp
+               a3 @n1=172.18.0.4 name=team-db db.global 5432/tcp",
+        );
+        let now = seconds_since_1970();
+        let mut catalog = world.catalog.clone();
+        catalog.hosts.clear();
+        let lost = world.zone.later(now, 3600).update(&world.catalog, &catalog);
+        let shown = |names: Vec<KeptName>| -> Vec<String> {
+            let until = |kept: &KeptName| kept.until.map_or("now".to_owned(), |until| (until - now).to_string());
+            names.iter().map(|kept| format!("{}.{} {}", kept.name, kept.namespace, until(kept))).collect()
+        };
+        // Of other namespaces no container of this host asks.
+        assert_eq!(shown(names(&world.zone, &world.local)), ["db.shop now", "web.shop now"]);
+        let all = names(&lost, &world.local);
+        assert_eq!(
+            shown(all),
+            ["blog-db-1.blog 3600", "db.blog 3600", "db.shop 3600", "shop-db-1.shop 3600", "web.shop 3600"]
+        );
+
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        assert_eq!(remembered(&state, 3600).lost().count(), 0, "nothing was kept");
+        state.save_names(&names(&world.zone, &world.local)).unwrap();
+        let first = remembered(&state, 3600);
+        assert_eq!(first.lost().map(|(name, ..)| name).collect::<Vec<_>>(), ["db", "web"]);
+        assert!(first.lost().all(|(.., until)| (now + 3600..now + 3700).contains(&until)));
+        assert_eq!(first.update(&Catalog::default(), &world.catalog).lost().count(), 0, "all is there again");
+        assert_eq!(remembered(&state, 0).lost().count(), 0, "--fallback-after 0s");
+        // A file that cannot be read is as good as none.
+        std::fs::write(directory.path().join("names.json"), b"{").unwrap();
+        assert_eq!(remembered(&state, 3600).lost().count(), 0);
+    }
+}

@@ -174,6 +174,9 @@ pub struct ExplainedContainer {
     pub problems: Vec<Problem>,
     /// The names it is answered under.
     pub names: Vec<String>,
+    /// What it is called besides by Docker's own DNS: for askers of its own namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Who reaches it, and how.
     pub seen_by: Vec<SeenBy>,
 }

@@ -201,6 +201,10 @@ fn print_container(out: &mut impl Write, container: &ExplainedContainer) -> io::
     for name in &container.names {
         writeln!(out, "  name       {name}")?;
     }
+    if !container.aliases.is_empty() {
+        let all = container.aliases.join(" ");
+        writeln!(out, "  aliases    {all} (bare, for askers of namespace {namespace})")?;
+    }
     for seen in &container.seen_by {
         writeln!(out, "  seen by {}", seen.asker)?;
         seen.instances.iter().try_for_each(|candidate| print_candidate(out, candidate, false))?;

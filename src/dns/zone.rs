@@ -8,7 +8,7 @@
 //! service that changed is rebuilt once, in the time of its own instances.
 
 use std::{
-    borrow::Borrow,
+    borrow::{Borrow, Cow},
     collections::BTreeMap,
     hash::{Hash, Hasher},
     net::IpAddr,
@@ -457,6 +457,11 @@ impl Zone {
     /// What the containers of a namespace offer that are called `name`, in lower case, by Docker's own DNS.
     pub fn alias(&self, wanted: Aliases, namespace: &str, name: &str) -> Vec<Candidate> {
         self.aliases.find(wanted, namespace, name)
+    }
+
+    /// The names of a publication besides those of its services, for askers of its own namespace; of another host's, too.
+    pub fn names_of(wanted: Aliases, publication: &Publication) -> impl Iterator<Item = String> {
+        aliases::all(publication).filter(move |name| wanted.has(name)).map(Cow::into_owned)
     }
 
     /// Whether there may be such containers; no is certain.

@@ -85,6 +85,21 @@ fn a_service_comes_before_an_alias_and_an_alias_before_global() {
          f1 | A store.shop.svc.internal | NXDOMAIN
          f1 | A shop-db-1.shop.svc.internal | NXDOMAIN",
     );
+    // A container whose explicit name is its own name, too, is found by the service: with all who share that.
+    let text = format!(
+        "{SHOP}
+      b2 @n9=10.0.0.3 name=cache cache.global 6379/tcp>0.0.0.0:6379 in=shop also=cache
+      b3 @n9=10.0.0.4 name=cache-2 cache.global 6379/tcp>0.0.0.0:6379 in=blog
+    host external
+      e2 =192.0.2.78 moved.global 25/tcp
+    host c 192.0.2.3
+      c1 @n9=10.0.0.5 name=moved moved.global 25/tcp>0.0.0.0:25 in=shop"
+    );
+    World::parse(&text).check(
+        "f1 | SRV cache. | b2:6379=192.0.2.2 b3:6379=192.0.2.2
+         f1 | A moved. | 192.0.2.78
+         f1 | A cache-2. | NXDOMAIN",
+    );
     // Its own service is gone, and an alias of that name stays.
     let text = SHOP.replace(" b1 @n9=10.0.0.2 name=shop-db-2 db.shop", " b1 @n9=10.0.0.2 name=shop-db-2 other.shop");
     World::parse(&text.replace("also=store,db2", "also=db,db2")).check("f1 | SRV db. | a1:5432=172.18.0.2");

@@ -113,11 +113,13 @@ fn names(publication: &Publication) -> impl Iterator<Item = (u16, Cow<'_, str>)>
     let namespace = &publication.namespace;
     let count = if *namespace == Label::global() { 0 } else { 2 + publication.aliases.len() };
     let all = (0..).take(count).filter_map(|which| Some((which, text(publication, which)?)));
-    let is_service = |name: &str| {
-        publication.services.iter().any(|offer| offer.service.as_str() == name && offer.namespace == *namespace)
-    };
-    // A service of that name is found before.
+    let is_service = |name: &str| publication.services.iter().any(|offer| offer.is_in_place_of(name, namespace));
     all.filter(move |(which, name)| *which == 0 || (is_allowed(name, namespace) && !is_service(name)))
+}
+
+/// All names under which a publication is found.
+pub(super) fn all(publication: &Publication) -> impl Iterator<Item = Cow<'_, str>> {
+    names(publication).map(|(_, name)| name)
 }
 
 /// Those that bare questions may ask for, and that say more than an id.

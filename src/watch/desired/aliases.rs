@@ -6,13 +6,13 @@
 //! | alias | `aliases:`, `--network-alias`, on each of its networks; Compose gives the service | |
 //! | `<stack>_<service>`, `tasks.…` | Swarm's labels | |
 //!
-//! Names of its own services in its own namespace are left out: these are found first. In `global` there are no aliases, and in
+//! Names of its own services, in its own namespace or in `global`, are left out: the service is meant. In `global` there are no aliases, and in
 //! `default`, where containers of many owners meet, none with dots.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::super::container::{Containers, Endpoint, Entry, Inspected, NetworkMode};
-use crate::model::{Aliases, Label, MAX_ALIASES, Problem, ShortId, alias, in_order, reserved};
+use crate::model::{Aliases, Label, MAX_ALIASES, Offer, Problem, ShortId, alias, in_order, reserved};
 
 /// The aliases that are published, in order.
 pub(super) fn of(wanted: Aliases, entry: &Entry, own: &Inspected) -> Box<[Arc<str>]> {
@@ -34,8 +34,7 @@ fn found(wanted: Aliases, entry: &Entry, own: &Inspected) -> BTreeSet<Arc<str>> 
     let names = claim.swarm.iter().chain(hostname).chain(given).filter_map(|text| alias(text));
     let is_known = |name: &str| {
         let is_id = ShortId::parse(name) == Some(id);
-        let is_service =
-            |offer: &crate::model::Offer| (offer.service.as_str(), &offer.namespace) == (name, &claim.namespace);
+        let is_service = |offer: &Offer| offer.is_in_place_of(name, &claim.namespace);
         is_id || name.eq_ignore_ascii_case(&own.name) || claim.offers.iter().any(is_service)
     };
     let is_one = |name: &str| {

@@ -53,8 +53,9 @@ fn names_of_docker_that_name_id_and_services_do_not_say_are_published() {
         (&[], &["www"], "mail.example.com", &["www"]),
         (&[("portolan.namespace", "global")], &["www"], "mail", &[]),
         (&[("portolan.namespace", "team")], &["www"], "mail.x", &["mail.x", "www"]),
-        // A service that was given its name elsewhere does not take the alias away.
-        (&[("portolan.service", "web"), compose[0], compose[1]], &["web"], "", &["web"]),
+        // Where the user gave the service that name explicitly, the service is meant.
+        (&[("portolan.service", "web"), compose[0], compose[1]], &["web", "www"], "", &["www"]),
+        (&[("portolan.service", "front"), compose[0], compose[1]], &["web"], "", &["web"]),
     ];
     for (labels, names, hostname, expected) in rows {
         let mut web = with(names);
