@@ -254,14 +254,13 @@ impl Explainer<'_> {
             container: resident.container.to_string(),
             name: resident.name.to_string(),
             namespace: resident.namespace.to_string(),
-            advice: match &resident.outsider {
-                _ if lost_search(resident, self.search).is_some() => lost_search(resident, self.search),
+            advice: lost_search(resident, self.search).or_else(|| match &resident.outsider {
                 Some((service, project)) => Some(format!(
                     "its labels of Compose come from its image, so it is no member of service {service} of project {project}: \
                      the labels portolan.service={service} and portolan.namespace={project} make it one"
                 )),
                 None => self.asker_of(resident).and_then(|asker| neighbours(self.snapshot.local, asker)),
-            },
+            }),
             published,
             reason: resident.silence.as_ref().map(|silence| reason(words::silence(silence))),
             problems: resident.problems.to_vec(),

@@ -15,7 +15,7 @@ use super::snapshots::seconds_since_1970;
 use crate::{
     dns::{
         server::Shared,
-        zone::{MAX_LOST, Zone},
+        zone::{MAX_LOST, Service, Zone},
     },
     model::{Catalog, Label, Local},
     registry::state::{KeptName, StateDirectory},
@@ -82,7 +82,7 @@ fn names(zone: &Zone, local: &Local) -> Vec<KeptName> {
     let asking: BTreeSet<&Label> = local.askers.values().map(|asker| &asker.namespace).collect();
     let held = zone
         .services()
-        .map(crate::dns::zone::Service::name)
+        .map(Service::name)
         .filter(|(namespace, _)| asking.contains(namespace) && **namespace != Label::global());
     let held = held.map(|(namespace, name)| KeptName {
         name: name.to_string(),

@@ -39,8 +39,8 @@ use self::sample::{Weighted, sample};
 
 pub use super::source::{Source, locate};
 use super::{
-    find::{Found, Missing, dotted, find},
-    name::{self, Apex, HOST, Loose, Named, Second, Subject},
+    find::{Found, Missing, dotted, find, settle},
+    name::{self, Apex, HOST, Loose, Named, Subject},
     prefer::Preference,
     reach::{Family, Given, Viewpoint, Ways, one_port},
     ready::{self, Chosen},
@@ -169,20 +169,20 @@ pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
 
 /// Answers one question of class IN. `name` is kept as it came, letter case and all.
 pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: RecordType, rng: &mut impl Rng) -> Answer {
-    let Settings { apex, routed, .. } = snapshot.settings;
+    let Settings { apex, routed, aliases, .. } = snapshot.settings;
     let question = Question { snapshot, source, name, kind, view: Viewpoint::new(snapshot.local, routed, source) };
     let text = name::fold(name);
-    match name::classify(&text, apex) {
+    match settle(snapshot.zone, source, *aliases, name::classify(&text, apex)) {
         Subject::Apex => question.apex(),
         Subject::Bare(label) => question.bare(label, rng),
-        Subject::Service(named) => question.named(named, rng),
+        Subject::Service(named) => question.service(named, Members::Ready, question.apex_soa(), rng),
         Subject::All(named) => question.service(named, Members::All, question.apex_soa(), rng),
         Subject::Port(port, proto, named) => question.port(port, proto, named, question.apex_soa(), rng),
         Subject::Transport(proto, named) => question.transport(proto, named, question.apex_soa()),
         Subject::Instance(instance, named) => question.instance(instance, named, rng),
         Subject::Host(host) => question.host(host, rng),
         Subject::On(named, host) => question.on(named, host, rng),
-        Subject::Loose(loose) => question.loose(loose, &text, rng),
+        Subject::Loose(loose) => question.loose(loose, rng),
         Subject::Nothing => question.nothing(question.apex_soa()),
         Subject::Reverse(prefix) => question.reverse(prefix, reverse::Depth::At),
         Subject::BelowReverse(prefix) => question.reverse(prefix, reverse::Depth::Below),
@@ -235,32 +235,14 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// A service, or what its two labels mean if they are none.
-    fn named(&self, named: Named<'_>, rng: &mut impl Rng) -> Answer {
-        let soa = self.apex_soa();
-        if named.namespace.is_some_and(|namespace| self.snapshot.zone.service(namespace, named.service).is_none()) {
-            match name::second(named) {
-                Some(Second::All(near)) if self.find(near).is_ok() => {
-                    return self.service(near, Members::All, soa, rng);
-                }
-                Some(Second::Instance(id, near)) if self.find(near).is_ok() => return self.instance(id, near, rng),
-                Some(Second::Host(host)) => return self.host(host, rng),
-                _ => {}
-            }
-        }
-        self.service(named, Members::Ready, soa, rng)
-    }
-
-    /// A name that is ours if its service is there near the asker.
-    fn loose(&self, loose: Loose<'_>, text: &str, rng: &mut impl Rng) -> Answer {
-        let near = loose.named();
-        let soa = self.soa(Name::root());
-        match (loose, self.find(near)) {
-            (_, Err(Missing::Nothing)) => self.others(text, rng),
-            (_, Err(Missing::Lost(_) | Missing::NotYet)) => self.no_data(soa),
-            (Loose::All(_), Ok(_)) => self.service(near, Members::All, soa, rng),
-            (Loose::Port(port, proto, _), Ok(_)) => self.port(port, proto, near, soa, rng),
-            (Loose::Transport(proto, _), Ok(_)) => self.transport(proto, near, soa),
+    /// A name that is ours because its service is there near the asker, or may be.
+    fn loose(&self, loose: Loose<'_>, rng: &mut impl Rng) -> Answer {
+        let (near, soa) = (loose.named(), self.soa(Name::root()));
+        match loose {
+            _ if self.find(near).is_err() => self.no_data(soa),
+            Loose::All(_) => self.service(near, Members::All, soa, rng),
+            Loose::Port(port, proto, _) => self.port(port, proto, near, soa, rng),
+            Loose::Transport(proto, _) => self.transport(proto, near, soa),
         }
     }
 

@@ -10,8 +10,8 @@ use hickory_proto::rr::Name;
 
 use super::{
     answer::{MAX_ADDRESSES, Members, Settings, Snapshot, hosts, instances, near, numbers, priorities},
-    find::{Found, Missing, dotted, find},
-    name::{self, Loose, Named, Second, Subject},
+    find::{Found, Missing, dotted, find, settle},
+    name::{self, Loose, Named, Subject},
     reach::{Choice, Family, Obstacle, Viewpoint, Way, one_port},
     ready::{self, Chosen},
     source::Source,
@@ -115,7 +115,7 @@ pub enum Out {
 pub fn explain(snapshot: &Snapshot<'_>, source: &Source, name: &Name) -> Explanation {
     let text = name::fold(name);
     let Snapshot { zone, settings, .. } = snapshot;
-    let subject = second_reading(snapshot, source, name::classify(&text, &settings.apex));
+    let subject = settle(zone, source, settings.aliases, name::classify(&text, &settings.apex));
     let mut explanation = Explanation {
         reading: words::reading(&subject, &text, &settings.apex),
         searched: Vec::new(),
@@ -171,30 +171,6 @@ pub fn explain(snapshot: &Snapshot<'_>, source: &Source, name: &Name) -> Explana
         }
     }
     explanation
-}
-
-/// What two labels mean if they are no service and namespace, as answers read them.
-fn second_reading<'t>(snapshot: &Snapshot<'_>, source: &Source, subject: Subject<'t>) -> Subject<'t> {
-    let Snapshot { zone, settings, .. } = snapshot;
-    let is_there = |named: Named<'_>| find(zone, source, named, settings.aliases).is_ok();
-    match subject {
-        Subject::Service(named)
-            if named.namespace.is_some_and(|namespace| zone.service(namespace, named.service).is_none()) =>
-        {
-            match name::second(named) {
-                Some(Second::All(near)) if is_there(near) => Subject::All(near),
-                Some(Second::Instance(id, near)) if is_there(near) => Subject::Instance(id, near),
-                Some(Second::Host(host)) => Subject::Host(host),
-                _ => subject,
-            }
-        }
-        Subject::Loose(loose)
-            if matches!(find(zone, source, loose.named(), settings.aliases), Err(Missing::Nothing)) =>
-        {
-            Subject::Outside
-        }
-        _ => subject,
-    }
 }
 
 impl Explanation {

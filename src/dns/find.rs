@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use super::{
-    name::Named,
+    name::{self, Named, Second, Subject},
     source::Source,
     zone::{Candidate, Seconds, Zone},
 };
@@ -41,17 +41,16 @@ pub enum Missing {
 
 /// Finds a service, in the namespace that is meant.
 pub fn find<'z>(zone: &'z Zone, source: &Source, named: Named<'_>, aliases: Aliases) -> Result<Found<'z>, Missing> {
-    let within = |namespace: Label| {
-        let candidates = Cow::Borrowed(zone.service(namespace.as_str(), named.service)?);
-        Some(Found { namespace, by_alias: false, candidates })
+    let within = |namespace: &str| {
+        let candidates = zone.service(namespace, named.service)?;
+        let namespace = candidates.first()?.offer().namespace.clone();
+        Some(Found { namespace, by_alias: false, candidates: Cow::Borrowed(candidates) })
     };
     if let Some(namespace) = named.namespace {
-        let candidates = zone.service(namespace, named.service).ok_or(Missing::Nothing)?;
-        let namespace = candidates.first().ok_or(Missing::Nothing)?.offer().namespace.clone();
-        return Ok(Found { namespace, by_alias: false, candidates: Cow::Borrowed(candidates) });
+        return within(namespace).ok_or(Missing::Nothing);
     }
     let own = source.namespace();
-    if let Some(found) = within(own.clone()).or_else(|| alias(zone, own.clone(), named.service, aliases)) {
+    if let Some(found) = within(own.as_str()).or_else(|| alias(zone, own.clone(), named.service, aliases)) {
         return Ok(found);
     }
     if own == Label::global() {
@@ -63,7 +62,27 @@ pub fn find<'z>(zone: &'z Zone, source: &Source, named: Named<'_>, aliases: Alia
     if !zone.is_complete() {
         return Err(Missing::NotYet);
     }
-    within(Label::global()).ok_or(Missing::Nothing)
+    within(Label::GLOBAL).ok_or(Missing::Nothing)
+}
+
+/// What a name means to this asker, where its text leaves that open: two labels that are no service and namespace have a
+/// [second reading](name::second), and words in front of a bare name count only where its service is.
+pub(super) fn settle<'t>(zone: &Zone, source: &Source, aliases: Aliases, subject: Subject<'t>) -> Subject<'t> {
+    let missing = |named: Named<'_>| find(zone, source, named, aliases).err();
+    match subject {
+        Subject::Service(named)
+            if named.namespace.is_some_and(|namespace| zone.service(namespace, named.service).is_none()) =>
+        {
+            match name::second(named) {
+                Some(Second::All(near)) if missing(near).is_none() => Subject::All(near),
+                Some(Second::Instance(id, near)) if missing(near).is_none() => Subject::Instance(id, near),
+                Some(Second::Host(host)) => Subject::Host(host),
+                _ => subject,
+            }
+        }
+        Subject::Loose(loose) if missing(loose.named()) == Some(Missing::Nothing) => Subject::Outside,
+        _ => subject,
+    }
 }
 
 /// Finds the containers that Docker's own DNS calls so, within one namespace.
