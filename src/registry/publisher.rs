@@ -28,7 +28,7 @@
 //! fenced off should its reply be lost, but nothing can be put either before a claim does that.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -530,14 +530,15 @@ impl Publisher {
 
     /// The next difference to write, or the echo when it is time, or a lease of the right length.
     fn next_write(&mut self, now: Duration, lease: LeaseId) -> Option<Step> {
-        let waiting = self.waiting(now, lease);
-        let mut ops = self.differences(lease, &waiting);
+        let mut spellings = std::mem::take(&mut self.spellings);
+        let mut ops = self.differences(now, lease, &mut spellings);
         let waits = self.desired.drained.then_some(self.desired.round);
         if ops.is_empty() && self.desired.listed && self.identity.session.waits != waits {
             // Only now: who has seen this session has seen all that was to be known by then.
             self.identity.session.waits = waits;
-            ops = self.differences(lease, &waiting);
+            ops = self.differences(now, lease, &mut spellings);
         }
+        self.spellings = spellings;
         self.status.synced = ops.is_empty() && self.desired.listed;
         let step = if !ops.is_empty() {
             Step::Write { ops }
@@ -558,25 +559,14 @@ impl Publisher {
         self.asked > 0 && self.asked != self.acknowledged
     }
 
-    /// Records whose other words can wait.
-    fn waiting(&mut self, now: Duration, lease: LeaseId) -> BTreeSet<Vec<u8>> {
-        let mut spellings = std::mem::take(&mut self.spellings);
-        let waiting = match &self.stored {
-            Some(stored) if self.desired.listed => spellings.look(now, &self.wanted(&[]), stored, lease),
-            _ => BTreeSet::new(),
-        };
-        self.spellings = spellings;
-        waiting
-    }
-
-    /// What etcd has not as it should be, those that wait left out.
-    fn differences(&self, lease: LeaseId, waiting: &BTreeSet<Vec<u8>>) -> Vec<Op> {
+    /// What etcd has not as it should be, records left out whose other words can wait.
+    fn differences(&self, now: Duration, lease: LeaseId, spellings: &mut Spellings) -> Vec<Op> {
         let session = record::encode_session(&self.identity.session);
         match (&self.stored, self.desired.listed) {
             (Some(stored), true) => {
                 let mut wanted = self.wanted(&session);
-                for key in waiting {
-                    if let (Some(value), Some(held)) = (wanted.get_mut(key), stored.get(key)) {
+                for key in spellings.look(now, &wanted, stored, lease) {
+                    if let (Some(value), Some(held)) = (wanted.get_mut(&key), stored.get(&key)) {
                         *value = &held.value;
                     }
                 }
