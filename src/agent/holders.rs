@@ -97,7 +97,7 @@ pub(super) fn look(proc: &Path, ports: &BTreeSet<u16>, tables: Tables) -> BTreeS
     sockets.into_iter().map(holder).collect()
 }
 
-/// Who has these sockets; and name servers that may not be looked into.
+/// The processes that have these sockets; and name servers that may not be looked into.
 fn processes(proc: &Path, wanted: &BTreeSet<u64>) -> (BTreeMap<u64, Named>, Vec<Named>) {
     let (mut found, mut hidden) = (BTreeMap::new(), Vec::new());
     for entry in fs::read_dir(proc).into_iter().flatten().flatten() {

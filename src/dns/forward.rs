@@ -128,7 +128,7 @@ pub enum Course {
     /// It is the site's and denied here, because these, which are asked for other names, may not be asked for it.
     Denied(Vec<SocketAddr>),
     /// It is refused: there is no upstream.
-    Nobody,
+    NoUpstream,
     /// It never leaves.
     Stays,
 }
@@ -257,7 +257,7 @@ impl Forwarder {
             Whom::Upstreams(upstreams) => Arc::clone(upstreams),
             Whom::Here(found) => return inner.empty(&asked, found, transport),
             Whom::Stays => return withheld(),
-            Whom::Nobody => {
+            Whom::NoUpstream => {
                 count(&counters.refused);
                 return failure(query, ResponseCode::Refused);
             }
@@ -295,7 +295,7 @@ impl Forwarder {
         match current.whom(&labels, kind.into()) {
             Whom::Upstreams(upstreams) => Course::Asked(upstreams.to_vec()),
             Whom::Here(_) => Course::Denied(current.general.to_vec()),
-            Whom::Nobody => Course::Nobody,
+            Whom::NoUpstream => Course::NoUpstream,
             Whom::Stays => Course::Stays,
         }
     }
@@ -464,7 +464,7 @@ impl Inner {
         }
         match self.current.load().whom_for(question) {
             Whom::Upstreams(upstreams) => self.scores().are_down(upstreams),
-            Whom::Here(_) | Whom::Nobody | Whom::Stays => false,
+            Whom::Here(_) | Whom::NoUpstream | Whom::Stays => false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What Docker's own DNS calls a container, asked for by everybody who may ask; and when `global` is looked into.
+//! What Docker's own DNS calls a container, asked for by all who may ask; and when `global` is looked into.
 
 use crate::{
     dns::{

@@ -36,7 +36,7 @@ pub struct Chosen {
     pub private: PrivateAnswers,
     /// Who may be asked for the site's names.
     pub site_names: SiteNames,
-    /// Whether anybody may be asked for single labels.
+    /// Whether upstreams may be asked for single labels.
     pub single_labels: SingleLabels,
 }
 

@@ -36,11 +36,11 @@ pub enum SiteNames {
 pub(super) enum Whom<'c> {
     /// These.
     Upstreams(&'c Arc<[SocketAddr]>),
-    /// Nobody: it is answered here, from the empty zone that was found.
+    /// None: it is answered here, from the empty zone that was found.
     Here(Finding),
-    /// Nobody, because there is no upstream.
-    Nobody,
-    /// Nobody: it is ours alone, and should not have come here.
+    /// None, because there is no upstream.
+    NoUpstream,
+    /// None: it is ours alone, and should not have come here.
     Stays,
 }
 
@@ -69,13 +69,13 @@ impl Current {
             (Some(named), _) => named,
             (None, Some(found)) if !found.is_parents(labels.len(), kind) => match self.site_names {
                 SiteNames::Forward => &self.general,
-                _ if self.general.is_empty() => return Whom::Nobody,
+                _ if self.general.is_empty() => return Whom::NoUpstream,
                 SiteNames::Auto if !self.of_the_site.is_empty() => &self.of_the_site,
                 SiteNames::Auto | SiteNames::Answer => return Whom::Here(found),
             },
             (None, _) => &self.general,
         };
-        if upstreams.is_empty() { Whom::Nobody } else { Whom::Upstreams(upstreams) }
+        if upstreams.is_empty() { Whom::NoUpstream } else { Whom::Upstreams(upstreams) }
     }
 
     /// The same for a question that came in.
@@ -122,7 +122,7 @@ mod tests {
         match current.whom(&labels, kind) {
             Whom::Upstreams(all) => all.iter().map(|one| one.ip().to_string()).collect::<Vec<_>>().join(" "),
             Whom::Here(found) => format!("here {}", found.labels),
-            Whom::Nobody => "nobody".to_owned(),
+            Whom::NoUpstream => "nobody".to_owned(),
             Whom::Stays => "stays".to_owned(),
         }
     }

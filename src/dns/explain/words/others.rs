@@ -81,7 +81,7 @@ fn asked(text: &str, special: Option<Finding>, course: Course) -> String {
             last(labels)
         ),
         (Course::Denied(_), None) => "denied here".to_owned(),
-        (Course::Nobody, _) => "REFUSED: there is no upstream to ask".to_owned(),
+        (Course::NoUpstream, _) => "REFUSED: there is no upstream to ask".to_owned(),
         (Course::Stays, _) => "denied here: it never leaves".to_owned(),
     }
 }

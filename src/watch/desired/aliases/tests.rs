@@ -45,7 +45,7 @@ fn names_of_docker_that_name_id_and_services_do_not_say_are_published() {
         (compose, &[], "app1", &["app1"]),
         // Another container's id is a name like others.
         (compose, &["cccccccccccc"], "", &["cccccccccccc"]),
-        // What no question can ask for, and what belongs to everybody.
+        // What no question can ask for, and what belongs to all.
         (compose, &["a b", "ä", "x..y", "localhost", "all", "wpad", "_tcp", ""], "", &[]),
         (swarm, &["web"], "", &["shop_web", "tasks.shop_web", "tasks.web"]),
         // In `default` there are none with dots.
