@@ -57,8 +57,8 @@ bench-restart: setup ## Restarts, takeovers and reloads at 5,000 q/s: queries lo
 bench-rolling: setup ## Rolling restart of ten replicas under load: requests lost with and without drain --wait
 	cargo bench --bench rolling
 
-bench-scale: setup ## 100,000 instances of 10,000 services from 1,000 hosts: time, memory, cost of a change
-	cargo bench --bench scale
+bench-scale: setup ## 100,000 instances of 10,000 services from 1,000 hosts: time, memory, cost of a change; BEFORE=COMMIT ROUNDS=10
+	before=$(call before,scale); BENCH_BEFORE=$$before BENCH_ROUNDS=$(ROUNDS) cargo bench --bench scale
 
 bench-zone: ## One change at 1,000 and at 1,000,000 instances, and what instances and answers weigh
 	cargo bench --bench zone

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# before.sh dns|portolan COMMIT: prints the path of an older binary, for a benchmark to set beside the present one: the
-# DNS benchmark's own (its server is in it), or the agent's. Both are built once for each commit, as benchmarks are,
-# from a copy of its files that is gone afterwards; target/before/COMMIT/ keeps them. A COMMIT that is a file is the
-# binary itself.
+# before.sh dns|portolan|scale COMMIT: prints the path of an older binary, for a benchmark to set beside the present one: a
+# benchmark's own, or the agent's. All are built once for each commit, as benchmarks are, from a copy of its files that is
+# gone afterwards; target/before/COMMIT/ keeps them. A COMMIT that is a file is the binary itself.
 set -euo pipefail
 name=${1:-} wish=${2:-}
-case $name in dns | portolan) ;; *)
-    sed -n '2,5p' "$0" | cut -c3- >&2
+case $name in dns | portolan | scale) ;; *)
+    sed -n '2,4p' "$0" | cut -c3- >&2
     exit 2
     ;;
 esac
@@ -38,16 +37,19 @@ build() ( # in a shell of its own, whose end cleans up
         cp -a --reflink=auto "$target/release" "$before/target/"
     fi
     messages=$(cd "$source" && CARGO_TARGET_DIR=$before/target \
-        cargo bench --locked --no-run --bench dns --message-format json-render-diagnostics)
+        cargo bench --locked --no-run --bench dns --bench scale --message-format json-render-diagnostics)
     keep bench dns
+    keep bench scale
     keep bin portolan
 )
 
 keep() { # KIND NAME: of an executable that cargo has told
     local built
-    built=$(sed -n 's/.*"kind":\["'"$1"'"\].*"executable":"\([^"]*\)".*/\1/p' <<<"$messages")
+    built=$(sed -n 's/.*"kind":\["'"$1"'"\].*"executable":"\([^"]*\)".*/\1/p' <<<"$messages" | grep "/$2[^/]*$")
     mv "$built" "$kept/$2"
 }
 
 if [ ! -x "$kept/$name" ]; then build >&2; fi
+# The benchmark starts the agent that cargo built with it, where cargo put it.
+if [ "$name" = scale ]; then cp "$kept/portolan" "$before/target/release/portolan"; fi
 echo "$kept/$name"

@@ -17,7 +17,7 @@
 //!
 //! `BENCH_ROUNDS`, `BENCH_ONLY=a,b`, `BENCH_PEERS=nsd,echo` and `BENCH_SMOKE=1` (seconds, to see that it works) choose.
 //!
-//! `BENCH_BEFORE=PATH`, an older binary of this benchmark, sets its server beside the present one in parts a, b and e.
+//! `BENCH_BEFORE=PATH`, an older binary of this benchmark, sets its server beside the present one in parts a, b, e and f.
 //! Then a and b are measured, without peers, unless others are chosen. `versions.rs` says how a difference is judged.
 
 use std::{
@@ -117,8 +117,8 @@ struct Bench {
     names: usize,
     only: Option<Vec<String>>,
     peers: Option<Vec<String>>,
-    /// Our own servers.
-    ours: Vec<Kind>,
+    /// Our own servers: the present one, or where an older one is beside it, each of these.
+    ours: Vec<Option<Version>>,
     folder: tempfile::TempDir,
     figures: Figures,
     bad: u64,
@@ -137,11 +137,11 @@ impl Bench {
         let (each, warm_up, names) = if is_smoke { (300, 50, 1_000) } else { (1_000, 100, NAMES) };
         let plan = Plan { rounds, each: Duration::from_millis(each), warm_up: Duration::from_millis(warm_up) };
         let (mut only, mut peers) = (list("BENCH_ONLY"), list("BENCH_PEERS"));
-        let (mut figures, mut ours) = (Figures::new("dns"), vec![Kind::Ours]);
+        let (mut figures, mut ours) = (Figures::new("dns"), vec![None]);
         if let Some(older) = versions::older()? {
             only = only.or_else(|| Some(PARTS_OF_VERSIONS.map(str::to_owned).to_vec()));
             peers = peers.or_else(|| Some(vec![]));
-            ours = Version::ALL.map(Kind::Version).to_vec();
+            ours = Version::ALL.map(Some).to_vec();
             figures = Figures::new("dns-before");
             figures.say(&format!("before: {}", older.display()));
         }
@@ -203,6 +203,12 @@ impl Bench {
         kinds.iter().filter(is_chosen).map(start).collect()
     }
 
+    /// Our own servers, then others.
+    fn ours_and(&self, others: &[Kind]) -> Vec<Kind> {
+        let ours = self.ours.iter().map(|version| version.map_or(Kind::Ours, Kind::Version));
+        ours.chain(others.iter().copied()).collect()
+    }
+
     fn questions(&self, kind: u16, additionals: u16) -> Questions {
         let answers = u16::try_from(world::REPLICAS).unwrap_or_default();
         Questions::of((0..self.names).map(world::name), kind, Expect::Records { answers, additionals })
@@ -239,7 +245,7 @@ impl Bench {
     /// All who can be asked for addresses, after a check that they say the same.
     fn all_for_addresses(&self, load: Load) -> Result<rounds::Results> {
         let peers = [Kind::Nsd { srv: false }, Kind::Knot { srv: false }, Kind::Dnsmasq, Kind::Echo, Kind::EchoBatches];
-        let mut servers = self.start(&[&self.ours, &peers[..]].concat())?;
+        let mut servers = self.start(&self.ours_and(&peers))?;
         for server in servers.iter().filter(|server| !server.kind.is_echo()) {
             server.check(self.names)?;
         }
@@ -250,7 +256,7 @@ impl Bench {
 
     fn services(&mut self) -> Result<()> {
         let peers = [Kind::Nsd { srv: true }, Kind::Knot { srv: true }];
-        let mut servers = self.start(&[&self.ours, &peers[..]].concat())?;
+        let mut servers = self.start(&self.ours_and(&peers))?;
         let questions = self.questions(SRV, u16::try_from(world::REPLICAS)?);
         let contenders = Self::contenders(&servers, &questions, &questions);
         let results = rounds::run(self.plan, Load::Closed, &mut servers, &contenders)?;
@@ -288,7 +294,9 @@ impl Bench {
     fn forwarded(&mut self) -> Result<()> {
         let upstream = Server::start(Kind::NsdForeign, self.folder.path(), self.names)?;
         let at = upstream.address;
-        let mut servers = self.start(&[Kind::OursForwarding(at), Kind::Unbound(at), Kind::DnsmasqForwarding(at)])?;
+        let ours = self.ours.iter().map(|version| Kind::OursForwarding(*version, at));
+        let kinds: Vec<Kind> = ours.chain([Kind::Unbound(at), Kind::DnsmasqForwarding(at)]).collect();
+        let mut servers = self.start(&kinds)?;
         for server in &servers {
             peers::fill(server.address, self.names)?;
         }
@@ -310,7 +318,7 @@ impl Bench {
     }
 
     fn forwarded_in_vain(&mut self, what: &str, upstream: SocketAddr) -> Result<()> {
-        let mut servers = self.start(&[Kind::OursForwarding(upstream)])?;
+        let mut servers = self.start(&[Kind::OursForwarding(None, upstream)])?;
         let questions = self.questions(A, 0);
         let foreign = (0..self.names).map(|number| format!("{number:08x}.bench-nowhere.org"));
         let nowhere = Questions { unique: true, ..Questions::of(foreign, A, Expect::Any) };

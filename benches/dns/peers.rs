@@ -35,8 +35,8 @@ pub(crate) enum Kind {
     Ours,
     /// The same, where an older one is measured beside it.
     Version(Version),
-    /// Forwards what is not ours, too.
-    OursForwarding(SocketAddr),
+    /// Either of them, which forwards what is not ours, too.
+    OursForwarding(Option<Version>, SocketAddr),
     /// A bare UDP echo of our own: what the kernel alone costs.
     Echo,
     /// An echo that takes and sends datagrams in batches: what the kernel costs at the least.
@@ -65,8 +65,8 @@ impl Kind {
     /// The name in tables, and in `PEERS`.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Ours | Self::OursForwarding(_) => "portolan",
-            Self::Version(version) => version.name(),
+            Self::Ours | Self::OursForwarding(None, _) => "portolan",
+            Self::Version(version) | Self::OursForwarding(Some(version), _) => version.name(),
             Self::Echo => "echo",
             Self::EchoBatches => "batches",
             Self::Nsd { .. } | Self::NsdForeign => "nsd",
@@ -80,7 +80,7 @@ impl Kind {
     fn port(self) -> u16 {
         match self {
             Self::Ours => 5380,
-            Self::OursForwarding(_) => 5381,
+            Self::OursForwarding(None, _) => 5381,
             Self::Echo => 5382,
             Self::Nsd { srv } => 5383 + u16::from(srv),
             Self::NsdForeign => 5385,
@@ -90,12 +90,13 @@ impl Kind {
             Self::Unbound(_) => 5390,
             Self::EchoBatches => 5391,
             Self::Version(version) => 5392 + version as u16,
+            Self::OursForwarding(Some(version), _) => 5395 + version as u16,
         }
     }
 
     /// Is what this is about.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::Version(_) | Self::OursForwarding(_))
+        matches!(self, Self::Ours | Self::Version(_) | Self::OursForwarding(..))
     }
 
     /// Sends back what comes.
@@ -272,7 +273,7 @@ pub(crate) fn fill(server: SocketAddr, names: usize) -> Result<()> {
 fn invocation(kind: Kind, address: SocketAddr, folder: &Path, names: usize) -> Result<Vec<String>> {
     let own = |mode: &str, more: &[String]| -> Result<Vec<String>> {
         let program = match kind {
-            Kind::Version(Version::Before) => versions::older()?.context(versions::BEFORE)?,
+            Kind::Version(Version::Before) | Kind::OursForwarding(Some(Version::Before), _) => versions::older()?.context(versions::BEFORE)?,
             _ => std::env::current_exe()?,
         };
         Ok([&[program.display().to_string(), mode.to_owned(), address.to_string()][..], more].concat())
@@ -287,7 +288,7 @@ fn invocation(kind: Kind, address: SocketAddr, folder: &Path, names: usize) -> R
     let words = |text: String| text.split(' ').map(str::to_owned).collect();
     match kind {
         Kind::Ours | Kind::Version(_) => own("--server", &[names.to_string()]),
-        Kind::OursForwarding(upstream) => own("--server", &[names.to_string(), upstream.to_string()]),
+        Kind::OursForwarding(_, upstream) => own("--server", &[names.to_string(), upstream.to_string()]),
         Kind::Echo => own("--echo", &[]),
         Kind::EchoBatches => own("--echo-batches", &[]),
         Kind::Nsd { .. } | Kind::NsdForeign => {

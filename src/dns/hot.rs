@@ -83,17 +83,25 @@ pub fn respond(
         Shape::Full => (question.key(), zone.find(question.key(), |met| scratch.trail.pass(met))),
         Shape::Bare | Shape::Near => {
             // The asker's own namespace, else `global`: never both.
-            let mut within = |namespace: &[u8]| {
-                near = KeyText::new();
+            let mut within = |namespace: &[u8], near: &mut KeyText| {
+                *near = KeyText::new();
                 let is_name = near.push(question.first()) && near.push(namespace);
-                is_name.then(|| zone.find(&near, |met| scratch.trail.pass(met))).flatten()
+                is_name.then(|| zone.find(near, |met| scratch.trail.pass(met))).flatten()
             };
-            let mut service = within(&view.namespace);
+            let mut service = within(&view.namespace, &mut near);
             if service.is_none() && *view.namespace != *Label::GLOBAL.as_bytes() {
                 if may_be_another(ground, zone, view, &question) {
                     return None;
                 }
-                service = within(Label::GLOBAL.as_bytes());
+                if zone.is_lost(&near) {
+                    // Another host's containers may know what we do not.
+                    let may_deny = view.source != Source::Peer;
+                    let denials = ground.denials();
+                    return may_deny
+                        .then(|| writer.deny(Denial::NoData, &question, &denials, zone.revision()))
+                        .flatten();
+                }
+                service = within(Label::GLOBAL.as_bytes(), &mut near);
             }
             (&*near, service)
         }
@@ -113,14 +121,12 @@ pub fn respond(
     write(&encoded, ground, zone, &question, key, rng, scratch, writer)
 }
 
-/// Whether a name that is no service of the asker's namespace may be something else than one of `global`: an alias there, a
-/// name that was lost a moment ago, or one of which too little is known. The complete path tells.
+/// Whether a name that is no service of the asker's namespace may be something else than one of `global`: an alias there, or
+/// one of which too little is known. The complete path tells.
 #[inline]
 fn may_be_another(ground: &Ground, zone: &Zone, view: &View, question: &Question<'_>) -> bool {
-    let mut key = KeyText::new();
     !zone.is_complete()
         || (ground.settings.aliases != Aliases::Off && zone.may_be_alias(&view.namespace, question.first()))
-        || (key.push(question.first()) && key.push(&view.namespace) && zone.is_lost(&key))
 }
 
 /// Whether the labels of no service may mean something else, which the complete path knows: see [`second`](super::name::second).

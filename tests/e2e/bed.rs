@@ -73,9 +73,10 @@ impl Host {
         })
     }
 
-    /// The end of the engine's log: of an engine that does not start, the only one who knows why.
-    fn engine_s_last_words(&self) -> String {
-        let tail = "grep -E 'level=(error|fatal)' /var/log/dockerd.log | tail -n 3";
+    /// The end of the engine's log: of an engine that does not start, the only one who knows why. The reason why it ends is
+    /// a line without a level, so all but what it says in its ordinary work is shown.
+    pub(crate) fn engine_s_last_words(&self) -> String {
+        let tail = "date -u; grep -vE 'level=(info|debug)' /var/log/dockerd.log | tail -n 8";
         run(Command::new("docker").args(["exec", self.container, "sh", "-c", tail])).unwrap_or_else(|error| error)
     }
 

@@ -401,8 +401,12 @@ fn kill_a_host<T: Topology>(coins: &Coins<T>) -> Vec<Death> {
     let back = Mend(|| {
         outer(&["start", C.container]);
         let until = Instant::now() + LONG;
-        while C.try_docker(&["info"]).is_err() && Instant::now() < until {
-            thread::park_timeout(Duration::from_millis(50));
+        while let Err(why) = C.try_docker(&["info"]) {
+            match (Instant::now() < until, thread::panicking()) {
+                (true, _) => thread::park_timeout(Duration::from_millis(50)),
+                (false, true) => return eprintln!("{} has no engine: {why}", C.container),
+                (false, false) => panic!("{} has no engine within {LONG:?}: {why}", C.container),
+            }
         }
     });
     let (until, gone) = (now(), Instant::now() + LEASE + AFTER_LEASE);

@@ -73,6 +73,12 @@ fn complete(world: &World, view: &View, packet: &[u8], seed: u64) -> Outcome {
     wire::respond(&world.snapshot(), &view.source, packet, Transport::Udp, &mut rng)
 }
 
+/// The zone shortly after a namespace has lost a name.
+fn with_lost(zone: &Zone, lost: Option<(&str, &str)>) -> Zone {
+    let lost = lost.map(|(name, namespace)| (name.to_owned(), namespace.to_owned(), 20));
+    zone.later(10, 60).with_lost(lost.into_iter())
+}
+
 /// A query with flags, and with EDNS if `size` says so.
 fn packet(name: &str, kind: &str, flags: u16, edns: Option<(u16, bool)>) -> Vec<u8> {
     let mut packet = query(name, kind).to_vec().unwrap();
@@ -96,6 +102,7 @@ proptest! {
         flags in select(&[0x0000u16, 0x0100, 0x0120, 0x0110, 0x01ff & 0x87ff]),
         edns in select(&[None, Some((0, false)), Some((1232, true)), Some((600, false)), Some((65_535, false))]),
         by in select(&[Prefer::None, Prefer::Host, Prefer::Locality]),
+        lost in select(&[None, Some(("web", "shop")), Some(("nothing", "shop")), Some(("store", "default"))]),
         singles in select(&[(SingleLabels::Answer, ""), (SingleLabels::Answer, "nothing"), (SingleLabels::Forward, "")]),
         seed in any::<u64>(),
     ) {
@@ -106,6 +113,7 @@ proptest! {
             world.catalog.registry_listed = false;
             world.zone = Zone::of(&world.catalog);
         }
+        world.zone = with_lost(&world.zone, lost);
         let ground = ground(&world);
         let mut answered = 0;
         for who in ASKERS.iter().chain(&["peer"]).chain(&ASKERS) {
@@ -172,6 +180,7 @@ const SHOP: &str = "
 fn ordinary_questions_are_answered_here() {
     let mut world = World::parse(SHOP);
     world.settings.singles.named.push("nas".into());
+    world.zone = with_lost(&world.zone, Some(("gone", "shop")));
     let ground = ground(&world);
     for (who, question, expected) in [
         ("f1", "web.shop.svc.internal A", true),
@@ -194,6 +203,8 @@ fn ordinary_questions_are_answered_here() {
         ("f1", "localhost A", false),
         ("f1", "onion A", false),
         ("f1", "nas A", false),
+        ("f1", "gone A", true),
+        ("f1", "gone.svc.internal AAAA", true),
         ("peer", "nothing A", false),
         ("peer", "nothing.svc.internal A", false),
         ("peer", "nothing.shop.svc.internal A", true),

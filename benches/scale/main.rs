@@ -5,6 +5,9 @@
 //! a put to the changed answer. The same change (one watch event through mirror, catalog and zone) is then timed in this
 //! process at three sizes of catalog, with its allocations counted: it must not grow with the catalog. Once each change is
 //! of another instance, far from what is in the processor's caches, and once always of the same one.
+//!
+//! `BENCH_BEFORE=PATH`, an older binary of this benchmark, is run in turns with the present one, `BENCH_ROUNDS` times each,
+//! and figure is set beside figure (`compare.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -28,14 +31,17 @@ use portolan::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-#[path = "../tests/support/agent.rs"]
+#[path = "../../tests/support/agent.rs"]
 mod agent;
-#[path = "../tests/support/counting.rs"]
+mod compare;
+#[path = "../../tests/support/counting.rs"]
 mod counting;
-#[path = "../tests/support/etcd.rs"]
+#[path = "../../tests/support/etcd.rs"]
 mod etcd_fixture;
-#[path = "../tests/support/figures.rs"]
+#[path = "../../tests/support/figures.rs"]
 mod figures;
+#[path = "../../tests/support/versions.rs"]
+mod versions;
 
 use agent::{Agent, Asker, DEADLINE, Want};
 use counting::Counting;
@@ -62,6 +68,13 @@ const TIMED: usize = 2_000;
 static COUNTING: Counting = Counting;
 
 fn main() -> Result<()> {
+    match versions::older()? {
+        Some(older) => compare::run(&older),
+        None => measure(),
+    }
+}
+
+fn measure() -> Result<()> {
     let etcd = etcd_fixture::Cluster::single();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = {
