@@ -37,9 +37,9 @@ pub use self::{
     env::unknown_variables,
     keys::{Arity, KEYS, Key, key},
     values::{
-        General, LogFormat, MAX_CACHE, MAX_FALLBACK, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX, MAX_RATE,
-        MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry, Secret,
-        Upstreams, User, parse_duration,
+        General, LogFormat, MAX_ALLOWANCE, MAX_CACHE, MAX_FALLBACK, MAX_FLOOR, MAX_LEASE, MAX_LOCALITY, MAX_PREFIX,
+        MAX_RATE, MAX_SOCKET_PATH, MAX_TTL, MAX_VALUES, MAX_ZONE, MIN_CACHE, MIN_LEASE, Octets, OnTerm, Registry,
+        Secret, Upstreams, User, parse_duration,
     },
 };
 use self::{show::Show, values::Upstream};
@@ -166,6 +166,9 @@ pub struct Config {
     pub allow: Setting<Vec<IpNet>>,
     /// Queries per second; 0: any number.
     pub rate_limit: Setting<u32>,
+    /// Octets per second.
+    pub reply_allowance: Setting<Octets>,
+    pub reply_allowance_network: Setting<Octets>,
     /// Lower case, without the final dot.
     pub zone: Setting<String>,
     /// Seconds.
@@ -228,7 +231,7 @@ impl Config {
         }
         show!(registry etcd_endpoints etcd_prefix etcd_ca etcd_cert etcd_key etcd_user etcd_password_file lease);
         show!(docker_host host_id advertise locality namespaces claim compat explicit tags precedence service_env crash_hold aliases fallback_after external routed state_dir on_term check_commands);
-        show!(dns dns_tls tls_cert tls_key allow rate_limit zone ttl when_none_ready upstream resolv_conf private_answers site_names single_labels cache_size prefer prefer_floor);
+        show!(dns dns_tls tls_cert tls_key allow rate_limit reply_allowance reply_allowance_network zone ttl when_none_ready upstream resolv_conf private_answers site_names single_labels cache_size prefer prefer_floor);
         show!(http control api config log_format log);
         rows
     }
@@ -404,6 +407,8 @@ impl<'a> Reader<'a> {
             certificate: None,
             allow: self.many("allow", values::allow),
             rate_limit: self.one("rate-limit", values::rate_limit),
+            reply_allowance: self.one("reply-allowance", values::allowance),
+            reply_allowance_network: self.one("reply-allowance-network", values::allowance),
             zone: self.one("zone", values::zone),
             ttl: self.one("ttl", values::ttl),
             when_none_ready: self.one("when-none-ready", values::when_none_ready),

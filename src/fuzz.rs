@@ -22,11 +22,11 @@ use rand::{SeedableRng, rngs::SmallRng};
 use crate::{
     dns::{
         cookie::Cookies,
-        fixture::World,
+        fixture::{ADDRESS, World},
         forward,
         hot::{self, Ground, Scratch, View},
         source::Source,
-        wire::{self, Guard, MAX_AMPLIFICATION, MAX_UDP, MAX_UDP_PLAIN, Outcome, Pace, ResponseCode, Transport},
+        wire::{self, Guard, MAX_AMPLIFICATION, MAX_UDP, MAX_UDP_PLAIN, Outcome, Pace, ResponseCode, Transport, Why},
         zone::Zone,
     },
     model::ShortId,
@@ -105,7 +105,7 @@ static STAGE: LazyLock<Stage> = LazyLock::new(|| {
     let ground = Ground::new(Arc::new(world.local.clone()), Arc::new(world.settings.clone()));
     let mut catalog = world.catalog.clone();
     catalog.registry_listed = false;
-    let view = |who: &&str| View::of(&ground, &world.source(who)).expect("all but the unknown have a view");
+    let view = |who: &&str| View::of(&ground, &world.source(who), ADDRESS).expect("all but the unknown have a view");
     let views = ASKERS.iter().map(view).collect();
     Stage { incomplete: Zone::of(&catalog), views, ground, world, cookies: Cookies::new([3; 16]) }
 });
@@ -117,7 +117,7 @@ pub fn hot(packet: &[u8]) {
         let source = stage.world.source(who);
         for zone in [&stage.world.zone, &stage.incomplete] {
             let snapshot = stage.ground.snapshot(zone);
-            let complete = || wire::respond(&snapshot, &source, packet, Transport::Udp, &mut chance());
+            let complete = || wire::respond(&snapshot, &source, ADDRESS, packet, Transport::Udp, &mut chance());
             let (mut scratch, mut reply) = (Scratch::default(), [0xaa; MAX_UDP as usize]);
             let length = hot::respond(&stage.ground, zone, view, packet, &mut chance(), &mut scratch, &mut reply);
             if let Some(length) = length {
@@ -138,7 +138,7 @@ pub fn complete(packet: &[u8]) {
     for who in ASKERS.iter().chain(&["unknown"]) {
         let source = stage.world.source(who);
         for transport in [Transport::Udp, Transport::Tcp] {
-            let outcome = wire::respond(&snapshot, &source, packet, transport, &mut chance());
+            let outcome = wire::respond(&snapshot, &source, ADDRESS, packet, transport, &mut chance());
             let may_forward = matches!(*who, "f1" | "f2" | "a5" | "host");
             check_outcome(&outcome, packet, transport, may_forward);
             assert_eq!(outcome == Outcome::Drop, !is_query(packet), "queries, and nothing else, are answered");
@@ -150,7 +150,9 @@ pub fn complete(packet: &[u8]) {
         .iter()
         .flat_map(|pace| strangers.iter().map(move |source| (*pace, source)))
     {
-        let guard = Guard { cookies: &stage.cookies, address, now: 1_700_000_000, pace };
+        let is_part = std::cell::Cell::default();
+        let guard =
+            Guard { cookies: &stage.cookies, address, now: 1_700_000_000, pace, allows: &|_| false, is_part: &is_part };
         let transport = Transport::Udp;
         let outcome = wire::respond_guarded(&snapshot, source, packet, transport, &guard, &mut chance());
         check_outcome(&outcome, packet, transport, false);
@@ -160,7 +162,7 @@ pub fn complete(packet: &[u8]) {
             assert!(reply.len() <= most, "{} octets for {} of a stranger", reply.len(), packet.len());
         }
     }
-    let failed = wire::failure(packet, ResponseCode::ServFail);
+    let failed = wire::failure(packet, ResponseCode::ServFail, Some(Why::Fault), false);
     assert_eq!(failed.is_some(), is_query(packet));
     if let Some(reply) = failed {
         check_reply(&reply, packet, Transport::Udp);
@@ -182,7 +184,8 @@ fn check_outcome(outcome: &Outcome, packet: &[u8], transport: Transport, may_for
             assert!(is_foreign(&asked.queries[0].name), "{} is ours", asked.queries[0].name);
             // Whatever the upstream says; the packet itself is as good as anything.
             for told in [&follow.query(), packet] {
-                let reply = wire::followed(packet, transport, follow, told).expect("it was a query");
+                let reply =
+                    wire::followed(packet, transport, follow, told, None, &mut chance()).expect("it was a query");
                 check_reply(&reply, packet, transport);
             }
         }

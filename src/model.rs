@@ -27,7 +27,9 @@ mod standing;
 pub use alias::{Aliases, AliasesError, MAX_ALIAS, MAX_ALIASES, alias, in_order};
 pub use check::{Ask, Check, Checks, Initial, Security, Unshown};
 pub use external::{Elsewhere, External, ExternalName, ExternalTarget, Externals};
-pub use names::{EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a, reserved};
+pub use names::{
+    EXTERNAL, HostId, HostIdError, Label, LabelError, ShortId, external_host, fnv1a, reserved, unfindable,
+};
 pub use outage::{Outage, in_words};
 pub use publication::{Attachment, Common, Ips, Publication, Segment};
 pub use resident::{Detached, Lost, Resident, Residents, Silence};

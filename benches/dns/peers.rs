@@ -273,7 +273,9 @@ pub(crate) fn fill(server: SocketAddr, names: usize) -> Result<()> {
 fn invocation(kind: Kind, address: SocketAddr, folder: &Path, names: usize) -> Result<Vec<String>> {
     let own = |mode: &str, more: &[String]| -> Result<Vec<String>> {
         let program = match kind {
-            Kind::Version(Version::Before) | Kind::OursForwarding(Some(Version::Before), _) => versions::older()?.context(versions::BEFORE)?,
+            Kind::Version(Version::Before) | Kind::OursForwarding(Some(Version::Before), _) => {
+                versions::older()?.context(versions::BEFORE)?
+            }
             _ => std::env::current_exe()?,
         };
         Ok([&[program.display().to_string(), mode.to_owned(), address.to_string()][..], more].concat())

@@ -16,7 +16,7 @@ use crate::{
         },
     },
     dns::{
-        answer::{Answer, Snapshot, answer},
+        answer::{Answer, Room, Snapshot, answer},
         explain::{Explanation, Judged, Out, Seen, explain, words},
         forward::{self, Forwarder},
         name,
@@ -141,11 +141,19 @@ impl Explainer<'_> {
             |(namespace, found): &(Label, bool)| Searched { namespace: namespace.to_string(), found: *found };
         let service = explanation.service.as_ref();
         let choice = service.and_then(|service| service.number);
+        let held = service.and_then(|service| words::held::held(name, service.addresses));
         let judged = explanation.candidates.iter();
         let text = name::fold(name);
         let is_known = explanation.searched.iter().any(|(_, found)| *found);
         // In which order it is given does not matter here.
-        let decided = answer(&self.snapshot, source, name, kinds[0], &mut SmallRng::seed_from_u64(0));
+        let decided = answer(
+            &self.snapshot,
+            source,
+            name,
+            kinds[0],
+            Room::whole(resolve::ADDRESS),
+            &mut SmallRng::seed_from_u64(0),
+        );
         let leaves = matches!(decided, Answer::Forward | Answer::Refused);
         let course = || self.neighbours.forwarder.course(name, kinds[0]);
         ExplainedView {
@@ -160,7 +168,8 @@ impl Explainer<'_> {
             standing: service.and_then(|service| service.standing).map(|standing| standing.as_str().to_owned()),
             when_none_ready: service.map(|service| service.policy.to_string()),
             number: choice.as_ref().map(words::number),
-            sampled: service.is_some_and(crate::dns::explain::Service::is_sampled),
+            sampled: held.is_some(),
+            held,
             answers: kinds.iter().map(|kind| shown(kind, rng)).collect(),
             candidates: judged.map(|judged| self.candidate(judged, choice.and_then(|choice| choice.number))).collect(),
             reading: explanation.reading,

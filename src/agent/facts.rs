@@ -94,6 +94,8 @@ impl Sources {
             replies,
             dropped: counts.get(Counter::Dropped),
             too_often: counts.get(Counter::TooOften),
+            part_answers: counts.get(Counter::PartAnswers),
+            truncated: counts.get(Counter::Truncated),
             odd_over_cap: counts.get(Counter::OddOverCap),
             forwarded: counts.get(Counter::Forwarded),
             forward_failures: forwarded.failed,

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{Agent, externals};
 use crate::{
-    config::{Config, Errors, General, OnTerm},
+    config::{Config, Errors, General, Octets, OnTerm},
     dns::{
         answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits, special::Singles,
     },
@@ -95,7 +95,13 @@ fn singles(config: &Config) -> Singles {
 
 /// How much the DNS server takes on, from its start to its end.
 pub(super) fn limits(config: &Config) -> Limits {
-    Limits { per_source: config.rate_limit.value, ..Limits::default() }
+    let octets = |size: Octets| u32::try_from(size.0).unwrap_or(u32::MAX);
+    Limits {
+        per_source: config.rate_limit.value,
+        allowance: octets(config.reply_allowance.value),
+        network_allowance: octets(config.reply_allowance_network.value),
+        ..Limits::default()
+    }
 }
 
 /// Whom other names are asked of.
@@ -229,6 +235,20 @@ mod tests {
                 .per_source
         };
         assert_eq!((rate(&["7"]), rate(&["0"]), rate(&[])), (7, 0, Limits::default().per_source));
+    }
+
+    #[test]
+    fn the_allowances_of_the_operator_are_the_servers() {
+        let allowances = |given: &[(&'static str, &str)]| {
+            let given: Given = given.iter().map(|(key, size)| (*key, vec![(*size).to_owned()])).collect();
+            let none = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+            let limits = limits(&Config::load(&given, &Env::new(), true, &none).unwrap());
+            (limits.allowance, limits.network_allowance)
+        };
+        let default = Limits::default();
+        assert_eq!(allowances(&[]), (default.allowance, default.network_allowance));
+        let given = [("reply-allowance", "0"), ("reply-allowance-network", "1MiB")];
+        assert_eq!(allowances(&given), (0, 1 << 20));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! `portolan resolve`: a question of the HTTP API, taken through the very path that a packet takes, so that what it
 //! shows is what DNS says.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use hickory_proto::{
     op::{Message, Query},
@@ -69,7 +72,10 @@ pub(super) fn dump(shared: &Shared, request: &DumpRequest) -> Result<String, Dum
     })
 }
 
-/// In place of a response code: somebody else is asked.
+/// Where askers ask from, as far as it matters here: which addresses one is given where not all fit.
+pub(super) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// In place of a response code: an upstream is asked.
 pub(super) const FORWARD: &str = "FORWARD";
 
 /// What DNS says.
@@ -101,14 +107,14 @@ pub(super) fn ask(
             additionals: records(&reply.additionals),
         })
     };
-    Ok(match respond(snapshot, source, &packet, Transport::Tcp, rng) {
+    Ok(match respond(snapshot, source, ADDRESS, &packet, Transport::Tcp, rng) {
         Outcome::Reply(reply) => read(&reply)?,
         Outcome::Forward(_) => match neighbours.forwarder.denied(&packet, Transport::Tcp) {
             Some(reply) => read(&reply)?,
             None => without_records(FORWARD),
         },
-        // Where it leads is asked of the upstreams whenever somebody asks us.
-        Outcome::Follow(follow) => Asked { answers: records(&[follow.record().clone()]), ..without_records("NOERROR") },
+        // What the upstreams say of the other name is asked of them for each question.
+        Outcome::Follow(follow) => without_records(&format!("{FORWARD} {}", follow.shown())),
         // An address inside a Docker network that no container is known to have: what DNS says after its short wait.
         Outcome::Wait => without_records("SERVFAIL"),
         Outcome::Drop => return Err(invalid(&"it makes no valid question")),

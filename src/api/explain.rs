@@ -51,8 +51,11 @@ pub struct ExplainedView {
     /// The one number that A and AAAA stand for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<String>,
-    /// There are more addresses than an answer holds.
+    /// There are more addresses than the smallest answer holds.
     pub sampled: bool,
+    /// How many an answer holds then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
     /// What DNS says right now.
     pub answers: Vec<ExplainedAnswer>,
     /// Every instance of the service.

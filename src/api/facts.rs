@@ -108,6 +108,10 @@ pub struct DnsFacts {
     pub too_often: u64,
     /// Packets with unusual questions, dropped because too many of those waited for the complete path.
     pub odd_over_cap: u64,
+    /// Answers that hold a part of the addresses that there are, as all do not fit.
+    pub part_answers: u64,
+    /// Replies that say they are cut, so that the client asks over TCP.
+    pub truncated: u64,
     /// Questions passed on to an upstream.
     pub forwarded: u64,
     /// Questions that no upstream answered, asked or known to be down.

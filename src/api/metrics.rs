@@ -33,6 +33,8 @@
 //! | `portolan_dns_dropped_total` | counter | packets dropped without a reply |
 //! | `portolan_dns_too_often_total` | counter | packets beyond the rate of their source: truncated or dropped, unless they carried a cookie of ours |
 //! | `portolan_dns_odd_over_cap_total` | counter | packets with unusual questions, dropped because too many of those waited |
+//! | `portolan_dns_part_answers_total` | counter | answers with a part of the addresses that there are, as all do not fit |
+//! | `portolan_dns_truncated_total` | counter | replies that say they are cut, so that the client asks over TCP |
 //! | `portolan_dns_forwarded_total` | counter | questions passed on |
 //! | `portolan_dns_forward_failures_total` | counter | questions that no upstream answered, asked or known to be down |
 //! | `portolan_dns_private_answers_total` | counter | answers of upstreams handed on empty because they told of addresses inside networks |
@@ -198,6 +200,8 @@ fn rows((catalog, policy): Known<'_>, local: &Local, facts: &Facts, problems: us
             "Packets with unusual questions, dropped because too many waited",
             dns.odd_over_cap,
         ),
+        counter("dns_part_answers", "Answers with a part of the addresses that there are", dns.part_answers),
+        counter("dns_truncated", "Replies that say they are cut", dns.truncated),
         counter("dns_forwarded", "Questions passed on", dns.forwarded),
         counter(
             "dns_forward_failures",

@@ -135,8 +135,8 @@ fn print_view(out: &mut impl Write, view: &ExplainedView) -> io::Result<()> {
         let data = if data == "NOERROR" { "NODATA".to_owned() } else { data };
         writeln!(out, "  {:<9}  {data}", answer.kind)?;
     }
-    if view.sampled {
-        writeln!(out, "  note       there are more addresses than an answer holds: each one is a sample")?;
+    if let Some(held) = &view.held {
+        writeln!(out, "  note       {held}")?;
     }
     view.candidates.iter().try_for_each(|candidate| print_candidate(out, candidate, true))
 }

@@ -246,6 +246,16 @@ pub const KEYS: &[Key] = &[
         DNS,
         "queries a second over UDP that one address is answered, if it is neither this host's nor a container's of it; 0: any number",
     ),
+    // A load balancer that asks every second for a full datagram takes 1 KiB of it; a forged address is sent a megabit.
+    row(
+        "reply-allowance",
+        "SIZE",
+        Arity::One,
+        "128KiB",
+        DNS,
+        "a second over UDP for such an address, beyond three octets for one of its queries; 0: never more than those",
+    ),
+    row("reply-allowance-network", "SIZE", Arity::One, "512KiB", DNS, "the same for its /24, or its /56 of IPv6"),
     // `internal` is reserved for private use by ICANN; Compose's own names never end in it.
     row("zone", "DOMAIN", Arity::One, "svc.internal", DNS, "the domain we answer for"),
     // Docker gives a freed address to the very next container.

@@ -58,6 +58,9 @@ pub const MAX_FLOOR: u32 = 1000;
 /// Highest `--rate-limit` but for none: more than a thread answers, so it would limit nothing.
 pub const MAX_RATE: u32 = 1_000_000;
 
+/// Highest `--reply-allowance`: more than a line of ten gigabits carries.
+pub const MAX_ALLOWANCE: usize = 1 << 30;
+
 /// Smallest cache of what upstreams say, other than none: some hundred answers.
 pub const MIN_CACHE: usize = 256 << 10;
 
@@ -581,9 +584,26 @@ fn name_server(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-/// `0`, or a whole number and its unit: `512KiB`, `16MiB`, `1GiB`.
 pub(super) fn cache_size(text: &str) -> Result<Octets, String> {
-    let expected = "a size is a whole number and a unit: 512KiB, 16MiB, 1GiB; or 0 for no cache";
+    match size(text, "no cache")? {
+        Octets(1..MIN_CACHE) => {
+            fail(format!("too small to hold what is used; use at least {}, or 0", Octets(MIN_CACHE).show()))
+        }
+        octets if octets.0 > MAX_CACHE => fail(format!("use at most {}", Octets(MAX_CACHE).show())),
+        octets => Ok(octets),
+    }
+}
+
+pub(super) fn allowance(text: &str) -> Result<Octets, String> {
+    match size(text, "none")? {
+        octets if octets.0 > MAX_ALLOWANCE => fail(format!("use at most {}", Octets(MAX_ALLOWANCE).show())),
+        octets => Ok(octets),
+    }
+}
+
+/// `0`, or a whole number and its unit: `512KiB`, `16MiB`, `1GiB`.
+fn size(text: &str, nothing: &str) -> Result<Octets, String> {
+    let expected = format!("a size is a whole number and a unit: 512KiB, 16MiB, 1GiB; or 0 for {nothing}");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: usize = match &text[digits.len()..] {
         "" if digits == "0" => 1,
@@ -592,14 +612,7 @@ pub(super) fn cache_size(text: &str) -> Result<Octets, String> {
         "GiB" => 1 << 30,
         _ => return fail(expected),
     };
-    let octets = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).ok_or(expected)?;
-    match octets {
-        1..MIN_CACHE => {
-            fail(format!("too small to hold what is used; use at least {}, or 0", Octets(MIN_CACHE).show()))
-        }
-        octets if octets > MAX_CACHE => fail(format!("use at most {}", Octets(MAX_CACHE).show())),
-        octets => Ok(Octets(octets)),
-    }
+    digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).map(Octets).ok_or(expected)
 }
 
 pub(super) fn http(text: &str) -> Result<SocketAddr, String> {

@@ -23,20 +23,21 @@
 pub(super) mod hosts;
 mod others;
 mod reverse;
+mod room;
 mod sample;
 
 use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, AAAA, CNAME, HINFO, NS, SOA, SRV, TXT},
+    rdata::{A, AAAA, HINFO, NS, SOA, SRV, TXT},
 };
 use ipnet::IpNet;
 use rand::{Rng, seq::SliceRandom};
 
-pub(super) use self::sample::{Order, distinct};
-use self::sample::{Weighted, sample};
+pub(super) use self::sample::{Order, Weighted, distinct, sample};
 
+pub use self::room::Room;
 pub use super::source::{Source, locate};
 use super::{
     find::{Found, Missing, dotted, find, settle},
@@ -49,9 +50,8 @@ use super::{
 };
 use crate::model::{Aliases, Elsewhere, Local, MAX_LABEL, Port, Proto, ShortId, WhenNoneReady};
 
-/// Addresses in one answer, sampled from all. 16 AAAA of 28 octets are 448, which leaves 64 of the 512 that every
-/// resolver takes for header (12), EDNS (11) and a question of 41.
-pub const MAX_ADDRESSES: usize = 16;
+/// Addresses that are given for the name server itself.
+const MAX_NAMESERVERS: usize = 16;
 
 /// SRV records in one answer, sampled from all, however short they are: more is work for few.
 pub const MAX_TARGETS: usize = 256;
@@ -132,6 +132,8 @@ pub enum Answer {
         answers: Vec<Record>,
         /// Addresses of names in `answers`, grouped by name and type.
         additionals: Vec<Record>,
+        /// There are more addresses than fit: these are the asker's part.
+        is_part: bool,
     },
     /// The name exists, but not with this type: NOERROR, and the SOA to keep that by.
     NoData(Box<Record>),
@@ -139,15 +141,12 @@ pub enum Answer {
     NoName(Box<Record>),
     /// Ours, but not enough is known yet: SERVFAIL.
     NotYet,
-    /// The name has another name, which is somebody else's. `follow`: its records are wanted, and may be asked for on
-    /// behalf of this asker.
-    Alias {
-        /// The CNAME record.
-        record: Box<Record>,
+    /// The service has another name, one of others: its addresses of this family are the service's.
+    Elsewhere {
         /// The other name.
         target: Name,
-        /// Resolvers of containers do not follow it by themselves.
-        follow: bool,
+        /// What says that there are none, and how long that may be kept.
+        soa: Box<Record>,
     },
     /// Somebody else's name, to be asked for on behalf of this asker.
     Forward,
@@ -167,10 +166,18 @@ pub fn may_forward(snapshot: &Snapshot<'_>, source: &Source) -> bool {
         }
 }
 
-/// Answers one question of class IN. `name` is kept as it came, letter case and all.
-pub fn answer(snapshot: &Snapshot<'_>, source: &Source, name: &Name, kind: RecordType, rng: &mut impl Rng) -> Answer {
+/// Answers one question of class IN, as far as there is room. `name` is kept as it came, letter case and all.
+pub fn answer(
+    snapshot: &Snapshot<'_>,
+    source: &Source,
+    name: &Name,
+    kind: RecordType,
+    room: Room,
+    rng: &mut impl Rng,
+) -> Answer {
     let Settings { apex, routed, aliases, .. } = snapshot.settings;
-    let question = Question { snapshot, source, name, kind, view: Viewpoint::new(snapshot.local, routed, source) };
+    let question =
+        Question { snapshot, source, name, kind, room, view: Viewpoint::new(snapshot.local, routed, source) };
     let text = name::fold(name);
     match settle(snapshot.zone, source, *aliases, name::classify(&text, apex)) {
         Subject::Apex => question.apex(),
@@ -212,6 +219,7 @@ struct Question<'a> {
     source: &'a Source,
     name: &'a Name,
     kind: RecordType,
+    room: Room,
     view: Viewpoint<'a>,
 }
 
@@ -223,7 +231,7 @@ impl<'a> Question<'a> {
             RecordType::SOA => self.records(vec![self.soa(self.name.clone())]),
             RecordType::NS => {
                 let additionals = addresses.iter().map(|address| self.address(apex, *address)).collect();
-                Answer::Records { answers: vec![self.record(RData::NS(NS(apex.clone())))], additionals }
+                Answer::Records { answers: vec![self.record(RData::NS(NS(apex.clone())))], additionals, is_part: false }
             }
             RecordType::A | RecordType::AAAA if addresses.iter().any(|address| self.wants(*address)) => {
                 let wanted = addresses.iter().filter(|address| self.wants(**address));
@@ -268,8 +276,8 @@ impl<'a> Question<'a> {
     /// What instances of one name give.
     fn of(&self, candidates: &[Candidate], members: Members, soa: Record, rng: &mut impl Rng) -> Answer {
         let chosen = members.choose(candidates, self.snapshot.settings);
-        if let Some(alias) = self.alias(&chosen) {
-            return alias;
+        if let Some(target) = self.elsewhere(&chosen) {
+            return Answer::Elsewhere { target, soa: Box::new(soa) };
         }
         match self.kind {
             RecordType::A | RecordType::AAAA => {
@@ -279,24 +287,17 @@ impl<'a> Question<'a> {
                 self.addresses(weighted.collect(), !one.given.is_empty(), soa, rng)
             }
             RecordType::SRV => self.targets(&chosen, &|_| true, soa, rng),
-            RecordType::TXT => self.tags(&chosen.members, soa),
             RecordType::ANY => self.any(),
             _ => self.no_data(soa),
         }
     }
 
-    /// The other name of what was chosen, if it has one and this question is about it.
-    fn alias(&self, chosen: &Chosen<'_>) -> Option<Answer> {
+    /// The other name of what was chosen, if it has one and addresses are asked for. An asker that may not leave its networks
+    /// gets no way out.
+    fn elsewhere(&self, chosen: &Chosen<'_>) -> Option<Name> {
         let [only] = chosen.members.as_slice() else { return None };
-        let target = named(only)?;
-        // SRV and TXT are ours to say: of the port, and of the tags. Whoever may not leave gets no way out.
-        let is_ours = matches!(self.kind, RecordType::SRV | RecordType::TXT | RecordType::ANY);
-        if is_ours || self.view.is_confined() {
-            return None;
-        }
-        let record = Box::new(self.record(RData::CNAME(CNAME(target.clone()))));
-        let follow = self.kind != RecordType::CNAME && may_forward(self.snapshot, self.source);
-        Some(Answer::Alias { record, target, follow })
+        let asks = matches!(self.kind, RecordType::A | RecordType::AAAA);
+        if asks && !self.view.is_confined() { named(only) } else { None }
     }
 
     /// Whether a name that is no service has names below it: a namespace its services, the last label of the apex us.
@@ -320,8 +321,8 @@ impl<'a> Question<'a> {
         if chosen.is_empty() {
             return self.nothing(soa);
         }
-        if let Some(alias) = self.alias(&Chosen { members: chosen.clone(), standing: None }) {
-            return alias;
+        if let Some(target) = self.elsewhere(&Chosen { members: chosen.clone(), standing: None }) {
+            return Answer::Elsewhere { target, soa: Box::new(soa) };
         }
         match self.kind {
             RecordType::A | RecordType::AAAA => {
@@ -401,8 +402,13 @@ impl<'a> Question<'a> {
             // See the exception above.
             return if any { Answer::NoData(Box::new(soa)) } else { self.no_data(soa) };
         }
-        let sampled = sample(addresses, MAX_ADDRESSES, rng);
-        self.records(sampled.iter().map(|(address, _)| self.address(self.name, *address)).collect())
+        let data = if self.family() == Family::V4 { 4 } else { 16 };
+        let most = self.room.records(self.name.len() + 1, data);
+        let addresses = distinct(addresses);
+        let is_part = addresses.len() > most;
+        let sampled = sample(addresses, most, self.room.asker, rng);
+        let answers = sampled.iter().map(|(address, _)| self.address(self.name, *address)).collect();
+        Answer::Records { answers, additionals: Vec::new(), is_part }
     }
 
     fn targets(
@@ -445,7 +451,7 @@ impl<'a> Question<'a> {
                 break;
             }
         }
-        if answers.is_empty() { self.no_data(soa) } else { Answer::Records { answers, additionals } }
+        if answers.is_empty() { self.no_data(soa) } else { Answer::Records { answers, additionals, is_part: false } }
     }
 
     /// All tags of the instances as one record, one string per tag, in alphabetical order.
@@ -476,7 +482,7 @@ impl<'a> Question<'a> {
     }
 
     fn records(&self, answers: Vec<Record>) -> Answer {
-        Answer::Records { answers, additionals: Vec::new() }
+        Answer::Records { answers, additionals: Vec::new(), is_part: false }
     }
 
     fn record(&self, data: RData) -> Record {
@@ -520,7 +526,7 @@ impl<'a> Question<'a> {
         if addresses.is_empty() && !self.view.is_confined() {
             addresses.clone_from(&self.snapshot.settings.nameserver);
         }
-        addresses.truncate(MAX_ADDRESSES);
+        addresses.truncate(MAX_NAMESERVERS);
         addresses
     }
 }

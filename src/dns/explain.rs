@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use hickory_proto::rr::Name;
 
 use super::{
-    answer::{MAX_ADDRESSES, Members, Settings, Snapshot, hosts, instances, near, numbers, priorities},
+    answer::{Members, Settings, Snapshot, hosts, instances, near, numbers, priorities},
     find::{Found, Missing, dotted, find, settle},
     name::{self, Loose, Named, Subject},
     reach::{Choice, Family, Obstacle, Viewpoint, Way, one_port},
@@ -45,15 +45,8 @@ pub struct Service {
     pub policy: WhenNoneReady,
     /// The one number that addresses stand for, and why; `None` for a name that needs none.
     pub number: Option<Choice>,
-    /// Different addresses that might be given, per family; beyond [`MAX_ADDRESSES`] each answer is a sample.
+    /// Different addresses that might be given, per family: an answer holds as many as there is room for.
     pub addresses: [usize; 2],
-}
-
-impl Service {
-    /// Whether answers hold a sample only.
-    pub fn is_sampled(&self) -> bool {
-        self.addresses.iter().any(|count| *count > MAX_ADDRESSES)
-    }
 }
 
 /// One instance and what becomes of it.

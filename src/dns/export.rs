@@ -4,8 +4,8 @@
 //! answers are made of; what remains is to go through all names there are. So the file holds what answers hold, with these
 //! differences that its form demands:
 //!
-//! - it is whole where an answer is a sample ([`MAX_ADDRESSES`](super::answer::MAX_ADDRESSES) addresses);
-//! - a name with an alias holds the CNAME alone (RFC 1034 section 3.6.2), its SRV records stand beside it as a comment;
+//! - it is whole where an answer holds no more than fits ([`Room`]);
+//! - the addresses of a service with another name are looked up for each who asks: in their place a comment has the name;
 //! - ANY has no form in a zone file, and bare names (`web.`) lie outside of every zone of ours.
 
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
@@ -14,7 +14,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rand::Rng;
 
 use super::{
-    answer::{Answer, Members, Settings, Snapshot, answer, instances, near, numbers, priorities},
+    answer::{Answer, Members, Room, Settings, Snapshot, answer, instances, near, numbers, priorities},
     find::find,
     name::{self, Named, Subject},
     reach::{Family, Viewpoint, one_port},
@@ -41,6 +41,9 @@ pub enum ExportError {
     },
 }
 
+/// What is asked for here is the same for all addresses of one asker.
+const ASKER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 /// Most zones that an error lists: a host has a few networks, and somebody who has many knows their subnets.
 const LISTED: usize = 32;
 
@@ -54,7 +57,8 @@ pub fn export(
     if !snapshot.zone.is_complete() {
         return Err(ExportError::NotYet);
     }
-    let Answer::Records { answers: soa, .. } = answer(snapshot, source, origin, RecordType::SOA, rng) else {
+    let room = Room::whole(ASKER);
+    let Answer::Records { answers: soa, .. } = answer(snapshot, source, origin, RecordType::SOA, room, rng) else {
         return Err(ExportError::NoSuchZone { asked: origin.to_string(), known: known(snapshot) });
     };
     let view = Viewpoint::new(snapshot.local, &snapshot.settings.routed, source);
@@ -154,19 +158,20 @@ impl File<'_> {
             Subject::Instance(label, named) => {
                 let all = found(named);
                 let members = instances(&all, label);
-                if members.is_empty() || self.alias(name, &Chosen { members: members.clone(), standing: None }, rng) {
+                if members.is_empty() {
                     return;
                 }
                 let ways: Vec<IpAddr> =
                     members.iter().flat_map(|member| self.view.ways(member).iter().map(|way| way.address)).collect();
+                self.elsewhere(name, rng);
                 self.addresses(name, ways);
-                self.targets(name, &Chosen { members, standing: None }, &|_| true, "");
+                self.targets(name, &Chosen { members, standing: None }, &|_| true);
                 self.answered(name, RecordType::TXT, rng);
             }
             Subject::Port(port, proto, named) => {
                 let all = found(named);
                 let chosen = Members::Ready.choose(&all, self.snapshot.settings);
-                self.targets(name, &chosen, &|offered| offered.is_called(port, proto), "");
+                self.targets(name, &chosen, &|offered| offered.is_called(port, proto));
             }
             _ => {}
         }
@@ -175,27 +180,26 @@ impl File<'_> {
     /// The records of a service, or of all its instances.
     fn members(&mut self, name: &Name, all: &[Candidate], members: Members, rng: &mut impl Rng) {
         let chosen = members.choose(all, self.snapshot.settings);
-        if self.alias(name, &chosen, rng) {
-            return;
-        }
+        self.elsewhere(name, rng);
         let one = one_port(&self.view, all, &chosen.members);
         let given = Family::BOTH.into_iter().flat_map(|family| {
             near(&self.view, self.snapshot.settings, &chosen, &one.given, family).map(|given| given.way.address)
         });
         let given = given.collect();
         self.addresses(name, given);
-        self.targets(name, &chosen, &|_| true, "");
-        self.answered(name, RecordType::TXT, rng);
+        self.targets(name, &chosen, &|_| true);
     }
 
-    /// The name's other name, if it has one for this asker.
-    fn alias(&mut self, name: &Name, chosen: &Chosen<'_>, rng: &mut impl Rng) -> bool {
-        let Answer::Alias { record, .. } = answer(self.snapshot, self.source, name, RecordType::A, rng) else {
-            return false;
-        };
-        self.records(&[*record]);
-        self.targets(name, chosen, &|_| true, "; ");
-        true
+    /// The other name that has the addresses of this one, for this asker.
+    fn elsewhere(&mut self, name: &Name, rng: &mut impl Rng) {
+        if let Answer::Elsewhere { target, .. } = self.ask(name, RecordType::A, rng) {
+            let _infallible = writeln!(self.text, "; {} has the addresses of {}", name.to_ascii(), target.to_ascii());
+        }
+    }
+
+    /// What DNS decides, with all the room there is.
+    fn ask(&self, name: &Name, kind: RecordType, rng: &mut impl Rng) -> Answer {
+        answer(self.snapshot, self.source, name, kind, Room::whole(ASKER), rng)
     }
 
     fn addresses(&mut self, name: &Name, mut addresses: Vec<IpAddr>) {
@@ -210,7 +214,7 @@ impl File<'_> {
         }
     }
 
-    fn targets(&mut self, name: &Name, chosen: &Chosen<'_>, is_meant: &dyn Fn(&Port) -> bool, before: &str) {
+    fn targets(&mut self, name: &Name, chosen: &Chosen<'_>, is_meant: &dyn Fn(&Port) -> bool) {
         let mut lines = BTreeSet::new();
         for (candidate, priority) in priorities(&self.view, self.snapshot.settings, chosen, is_meant) {
             let offer = candidate.offer();
@@ -224,13 +228,13 @@ impl File<'_> {
         }
         for data in lines {
             let ttl = self.snapshot.settings.ttl;
-            let _infallible = writeln!(self.text, "{before}{} {ttl} IN SRV {data}", name.to_ascii());
+            let _infallible = writeln!(self.text, "{} {ttl} IN SRV {data}", name.to_ascii());
         }
     }
 
     /// What DNS answers, where an answer is always whole.
     fn answered(&mut self, name: &Name, kind: RecordType, rng: &mut impl Rng) {
-        if let Answer::Records { answers, .. } = answer(self.snapshot, self.source, name, kind, rng) {
+        if let Answer::Records { answers, .. } = self.ask(name, kind, rng) {
             self.records(&answers);
         }
     }

@@ -27,6 +27,9 @@ use hickory_proto::{
 use ipnet::IpNet;
 use rand::{SeedableRng, rngs::SmallRng};
 
+/// Where all askers ask from, as far as it matters: which addresses one is given where not all fit.
+pub(crate) const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 99));
+
 use super::{
     answer::{Settings, Snapshot, Source},
     wire::{Outcome, Transport, respond},
@@ -176,7 +179,7 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(7);
         let source = self.source(who);
         let packet = query.to_vec().unwrap();
-        match respond(&self.snapshot(), &source, &packet, Transport::Tcp, &mut rng) {
+        match respond(&self.snapshot(), &source, ADDRESS, &packet, Transport::Tcp, &mut rng) {
             Outcome::Reply(reply) => self.show(&Message::from_vec(&reply).unwrap()),
             Outcome::Forward(_) => "FORWARD".into(),
             Outcome::Follow(follow) => format!("FOLLOW {}", follow.shown()),

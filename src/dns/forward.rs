@@ -51,7 +51,7 @@ use tokio::{
 use super::{
     name::Apex,
     special::{self, Finding},
-    wire::{ResponseCode, Transport, failure, from_empty_zone},
+    wire::{ResponseCode, Transport, Why, failure, from_empty_zone},
 };
 use crate::model::{Local, Problem};
 
@@ -242,13 +242,13 @@ impl Forwarder {
         let inner = &self.inner;
         let counters = &inner.counters;
         count(&counters.asked);
-        let Some(asked) = Asked::of(query) else { return failure(query, ResponseCode::FormErr) };
+        let Some(asked) = Asked::of(query) else { return failure(query, ResponseCode::FormErr, None, true) };
         if query[2] & 0x80 != 0 {
             return None;
         }
         let withheld = || {
             count(&counters.withheld);
-            failure(query, ResponseCode::Refused)
+            failure(query, ResponseCode::Refused, Some(Why::Withheld), true)
         };
         if inner.is_ours(&asked.question) || inner.is_own_probe(&asked.question) {
             return withheld();
@@ -259,7 +259,7 @@ impl Forwarder {
             Whom::Stays => return withheld(),
             Whom::NoUpstream => {
                 count(&counters.refused);
-                return failure(query, ResponseCode::Refused);
+                return failure(query, ResponseCode::Refused, Some(Why::NoUpstream), true);
             }
         };
         let write = |reply: &reply::Reply, age| {
@@ -479,7 +479,7 @@ impl Inner {
     ) -> Option<Vec<u8>> {
         let Some(older) = older else {
             count(&self.counters.failed);
-            return failure(query, ResponseCode::ServFail);
+            return failure(query, ResponseCode::ServFail, Some(Why::Unanswered), true);
         };
         count(&self.counters.stale);
         let mut out = Vec::with_capacity(USUAL_REPLY);

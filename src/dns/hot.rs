@@ -15,10 +15,12 @@
 //! certain. Where it answers, its reply is octet for octet that of the complete path, given the same chance; a property
 //! test holds both against each other.
 
+use std::net::IpAddr;
+
 use rand::Rng;
 
 use super::{
-    answer::{MAX_ADDRESSES, Settings},
+    answer::Settings,
     name::{ALL, HOST},
     source::Source,
     zone::{KeyText, Service, Zone},
@@ -54,9 +56,17 @@ pub struct Scratch {
     pub(super) order: super::answer::Order,
     /// Where the last answer lay.
     trail: Trail,
+    /// It holds a part of the addresses that there are.
+    is_part: bool,
 }
 
 impl Scratch {
+    /// Whether the last answer holds a part of the addresses that there are.
+    #[inline]
+    pub fn is_part(&self) -> bool {
+        self.is_part
+    }
+
     /// Remembers where the last answer lay.
     #[inline]
     pub fn note(&self, trails: &mut Trails, place: Place) {
@@ -75,7 +85,7 @@ pub fn respond(
     scratch: &mut Scratch,
     reply: &mut [u8],
 ) -> Option<usize> {
-    scratch.trail = Trail::default();
+    (scratch.trail, scratch.is_part) = (Trail::default(), false);
     let question = Question::parse(packet, &ground.apex)?;
     let writer = Writer::new(packet, &question, view.forwards, reply)?;
     let mut near = KeyText::new();
@@ -115,10 +125,10 @@ pub fn respond(
     };
     let memo = service.memo.read();
     if let Some(encoded) = memo.find(ground, view, question.kind, &mut scratch.trail) {
-        return write(encoded, ground, zone, &question, key, rng, scratch, writer);
+        return write(encoded, ground, zone, view.address, &question, key, rng, scratch, writer);
     }
     let encoded = encode(service, ground, view, question.kind);
-    write(&encoded, ground, zone, &question, key, rng, scratch, writer)
+    write(&encoded, ground, zone, view.address, &question, key, rng, scratch, writer)
 }
 
 /// Whether a name that is no service of the asker's namespace may be something else than one of `global`: an alias there, or
@@ -184,6 +194,7 @@ fn write(
     encoded: &Encoded,
     ground: &Ground,
     zone: &Zone,
+    asker: IpAddr,
     question: &Question<'_>,
     key: &[u8],
     rng: &mut impl Rng,
@@ -193,7 +204,15 @@ fn write(
     let ttl = ground.settings.ttl;
     match encoded {
         Encoded::Addresses(addresses) => {
-            let order = scratch.order.draw(addresses.len(), addresses.weights(), MAX_ADDRESSES, rng);
+            let (count, most) = (addresses.len(), writer.most(addresses, asker));
+            let order = match count <= most {
+                true => scratch.order.draw(count, addresses.weights(), rng),
+                false => {
+                    scratch.is_part = true;
+                    let octets = |place| addresses.get(place);
+                    scratch.order.draw_some(count, addresses.weights(), most, asker, octets, rng)
+                }
+            };
             writer.addresses(addresses, order, ttl)
         }
         Encoded::Targets(targets) => {

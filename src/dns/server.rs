@@ -46,6 +46,7 @@ use super::{
 use crate::model::Local;
 
 mod admission;
+mod allowance;
 mod batch;
 mod bind;
 mod front;
@@ -65,6 +66,7 @@ pub use relay::{Connection, Handed, Kind, Order, Parting, Relay};
 pub use tls::Tls;
 
 use admission::Admission;
+use allowance::Allowance;
 use metrics::Metrics;
 use query::Desk;
 use tcp::Protocol;
@@ -96,6 +98,10 @@ pub struct Limits {
     /// Queries per second over UDP that one source is answered, twice as many at once, by each worker; 0: any number. This
     /// host and its containers are not counted: nobody else's packets come from there.
     pub per_source: u32,
+    /// Octets per second over UDP that an address is sent beyond three times those of its queries, where it may be forged.
+    pub allowance: u32,
+    /// The same for its network: the /24 of an IPv4 address, the /56 of an IPv6 one.
+    pub network_allowance: u32,
     /// Questions being forwarded: as many as Docker's own DNS forwards. At 5 s each, 200 a second to dead upstreams.
     pub forwarding: usize,
     /// Questions of one source being forwarded.
@@ -122,6 +128,8 @@ impl Default for Limits {
             tcp_write: Duration::from_secs(5),
             tls_handshake: Duration::from_secs(5),
             per_source: 1000,
+            allowance: 128 * 1024,
+            network_allowance: 512 * 1024,
             forwarding: 1024,
             forwarding_per_source: 128,
             waiting: 256,
@@ -147,6 +155,7 @@ pub struct Shared {
     /// `None`: TLS is not spoken.
     tls: ArcSwapOption<Tls>,
     cookies: Cookies,
+    allowance: Allowance,
     limits: Limits,
     metrics: Metrics,
     /// What upstreams have said before, once somebody serves.
@@ -170,6 +179,7 @@ impl Shared {
             access: ArcSwap::default(),
             tls: ArcSwapOption::empty(),
             cookies: Cookies::new(rand::random()),
+            allowance: Allowance::new(limits.allowance, limits.network_allowance),
             metrics: Metrics::new(limits.udp_workers),
             forwarder: OnceLock::new(),
             forwarding: Admission::new(limits.forwarding, limits.forwarding_per_source),

@@ -181,6 +181,23 @@ pub fn reserved(service: &Label, namespace: &Label) -> Option<&'static str> {
     }
 }
 
+/// Why programs do not find a service of this name, though DNS answers it; `None`: they do.
+///
+/// It is answered all the same: harm is done to itself alone.
+pub fn unfindable(service: &Label) -> Option<&'static str> {
+    let text = service.as_str();
+    let digits = text.strip_prefix("0x").filter(|rest| !rest.is_empty());
+    let is_number = match digits {
+        Some(digits) => digits.bytes().all(|octet| octet.is_ascii_hexdigit()),
+        None => text.bytes().all(|octet| octet.is_ascii_digit()),
+    };
+    if is_number {
+        return Some("another name: programs take a number for an address (inet_aton) and never ask for it");
+    }
+    let is_outside = text.starts_with('-') || text.ends_with('-');
+    is_outside.then_some("another name: programs refuse host names that begin or end with '-' (RFC 1123 section 2.1)")
+}
+
 /// FNV-1a, 64 bits: the same for one text in every process and version, where nobody gains by making two texts equal.
 pub fn fnv1a(text: &str) -> u64 {
     let step = |hash: u64, octet: u8| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);

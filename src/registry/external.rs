@@ -33,6 +33,7 @@ use crate::{
     model::{
         Ask, Check, Checks, Common, Desired, Elsewhere, External, ExternalName, ExternalTarget, Externals, Health,
         Initial, Label, Offer, Phase, Port, Problem, Proto, Publication, Security, ShortId, Unshown, fnv1a, reserved,
+        unfindable,
     },
     watch::{
         check::{
@@ -74,13 +75,22 @@ pub fn parse_name(text: &str) -> Result<ExternalName, ExternalError> {
     Ok(name)
 }
 
+/// The same for a name that is only about to be used: programs must find it.
+fn parse_new_name(text: &str) -> Result<ExternalName, ExternalError> {
+    let name = parse_name(text)?;
+    match unfindable(&name.service) {
+        Some(expected) => wrong(format!("{text:?} is no name for a service; {expected}")),
+        None => Ok(name),
+    }
+}
+
 /// Takes the words of the table above.
 pub fn parse(text: &str) -> Result<(ExternalName, External), ExternalError> {
     let mut words = text.split_whitespace();
     let Some(name) = words.next().filter(|name| !name.contains('=')) else {
         return wrong("the name comes first: redis cname=redis.example.com:6379");
     };
-    let name = parse_name(name)?;
+    let name = parse_new_name(name)?;
     let mut wire = Wire::default();
     let mut check = CheckWire::default();
     for word in words {

@@ -55,7 +55,7 @@ use super::{
     },
     registrator::{self, Compat},
 };
-use crate::model::{Aliases, Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, fnv1a};
+use crate::model::{Aliases, Check, Label, LabelError, Offer, Port, Problem, Proto, Silence, fnv1a, unfindable};
 
 mod values;
 
@@ -299,6 +299,12 @@ impl<'a> Reader<'a> {
             }
         }
         groups.retain(|(service, namespace), _| self.may_have(service, namespace, &own, image));
+        for (service, namespace) in groups.keys() {
+            if let Some(expected) = unfindable(service) {
+                let place = format!("{}, service {service}", self.place);
+                self.problems.push(Problem::new(place, &format!("{service}.{namespace}"), expected));
+            }
+        }
         let (weight, when_none_ready) = (self.weight(), self.when_none_ready());
         if groups.is_empty() {
             return silent(match ignored {

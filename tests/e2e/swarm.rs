@@ -68,11 +68,14 @@ fn leave(host: Host) -> Result<(), String> {
     loop {
         let left = host.try_docker(&["swarm", "leave", "--force"]);
         let state = host.try_docker(&["info", "-f", "{{.Swarm.LocalNodeState}}"])?;
-        if state.trim() == "inactive" {
+        // What it would join again by when it starts.
+        let kept = host.try_shell("ls -A /var/lib/docker/swarm")?;
+        if state.trim() == "inactive" && kept.trim().is_empty() {
             return Ok(());
         }
         if Instant::now() >= until {
-            return Err(format!("{} is still {} in its swarm: {left:?}", host.container, state.trim()));
+            let (name, state) = (host.container, state.trim());
+            return Err(format!("{name} is still {state} in its swarm: {left:?}; {kept}"));
         }
         thread::park_timeout(Duration::from_millis(200));
     }

@@ -1,26 +1,46 @@
-//! Which addresses an answer holds, and in what order: by weight, and by chance.
+//! In what order an answer holds its addresses: by weight, and by chance. Which ones, where not all fit, `room.rs` says.
 //!
 //! A client takes the first address, or one of the first, so the order shares the load. It is drawn without putting
 //! back: each place goes to one of those left, in proportion to their weights. One key per address does that: the time
 //! until something happens that happens `weight` times as often (Efraimidis and Spirakis, 2006). Weight 0 never
-//! happens: such addresses stand at the end, and are left out first when there are too many.
+//! happens: such addresses stand at the end.
 
 use std::net::IpAddr;
 
 use rand::{Rng, RngExt, seq::SliceRandom};
 
+use super::room::score;
+
 /// An address with the sum of the weights of those who have it.
 pub(in crate::dns) type Weighted = (IpAddr, u32);
 
-/// At most `most` of the addresses in the order of the answer. Equal ones become one.
-pub(super) fn sample(addresses: Vec<Weighted>, most: usize, rng: &mut impl Rng) -> Vec<Weighted> {
-    let addresses = distinct(addresses);
+/// At most `most` of the addresses, which are [distinct]: those of this asker, in the order of the answer.
+pub(in crate::dns) fn sample(
+    addresses: Vec<Weighted>,
+    most: usize,
+    asker: IpAddr,
+    rng: &mut impl Rng,
+) -> Vec<Weighted> {
     let weights: Vec<u32> = addresses.iter().map(|(_, weight)| *weight).collect();
-    // Nobody said a weight: no logarithm for anyone.
+    // Where no weight is given there is no logarithm either.
     let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
     let weights = (!equal).then_some(weights.as_slice());
     let mut order = Order::default();
-    order.draw(addresses.len(), weights, most, rng).iter().map(|place| addresses[*place as usize]).collect()
+    let drawn = match addresses.len() <= most {
+        true => order.draw(addresses.len(), weights, rng),
+        false => {
+            let octets: Vec<Vec<u8>> = addresses.iter().map(|(address, _)| octets(*address)).collect();
+            order.draw_some(addresses.len(), weights, most, asker, |place| &octets[place], rng)
+        }
+    };
+    drawn.iter().map(|place| addresses[*place as usize]).collect()
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// The addresses in their own order, each once, with the weights of all who have it.
@@ -42,31 +62,53 @@ pub(in crate::dns) struct Order {
 }
 
 impl Order {
-    /// At most `most` of `count` places; `weights`: of each, unless all are equal.
-    pub(in crate::dns) fn draw(
+    /// All of `count` places; `weights`: of each, unless all are equal.
+    pub(in crate::dns) fn draw(&mut self, count: usize, weights: Option<&[u32]>, rng: &mut impl Rng) -> &[u32] {
+        self.places.clear();
+        self.places.extend((0..).take(count));
+        self.arrange(weights, rng)
+    }
+
+    /// `most` of `count` places, fewer than all: those that are this asker's, given the `octets` of each.
+    pub(in crate::dns) fn draw_some<'a>(
         &mut self,
         count: usize,
         weights: Option<&[u32]>,
         most: usize,
+        asker: IpAddr,
+        octets: impl Fn(usize) -> &'a [u8],
         rng: &mut impl Rng,
     ) -> &[u32] {
+        self.timed.clear();
+        self.timed.extend((0u32..).take(count).map(|place| {
+            let at = place as usize;
+            let (counts, score) = score(asker, octets(at), weights.map_or(1, |weights| weights[at]));
+            (!counts, -score, place)
+        }));
+        self.timed.select_nth_unstable_by(most, sooner);
+        self.places.clear();
+        self.places.extend(self.timed[..most].iter().map(|(.., place)| *place));
+        // So that chance alone decides on the order.
+        self.places.sort_unstable();
+        self.arrange(weights, rng)
+    }
+
+    /// The chosen places in the order of an answer.
+    fn arrange(&mut self, weights: Option<&[u32]>, rng: &mut impl Rng) -> &[u32] {
         let Some(weights) = weights else {
-            self.places.clear();
-            self.places.extend((0..).take(count));
-            let (chosen, _) = self.places.partial_shuffle(rng, most);
-            return chosen;
+            self.places.shuffle(rng);
+            return &self.places;
         };
         self.timed.clear();
-        self.timed.extend((0..).zip(weights).map(|(place, weight)| {
+        self.timed.extend(self.places.iter().map(|place| {
+            let weight = weights[*place as usize];
             // In (0, 1], so that its logarithm is finite.
             let chance = 1.0 - rng.random::<f64>();
-            (*weight == 0, -chance.ln() / f64::from((*weight).max(1)), place)
+            (weight == 0, -chance.ln() / f64::from(weight.max(1)), *place)
         }));
-        self.timed.sort_unstable_by(|(never, time, _), (other_never, other, _)| {
-            never.cmp(other_never).then_with(|| time.total_cmp(other))
-        });
+        self.timed.sort_unstable_by(sooner);
         self.places.clear();
-        self.places.extend(self.timed.iter().take(most).map(|(.., place)| *place));
+        self.places.extend(self.timed.iter().map(|(.., place)| *place));
         &self.places
     }
 
@@ -79,11 +121,18 @@ impl Order {
     }
 }
 
+/// Who never comes stands last; of the others, who comes first.
+fn sooner(left: &(bool, f64, u32), right: &(bool, f64, u32)) -> std::cmp::Ordering {
+    left.0.cmp(&right.0).then_with(|| left.1.total_cmp(&right.1))
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::*;
+
+    const ASKER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
 
     fn addresses(weights: &[u32]) -> Vec<Weighted> {
         (1u32..).zip(weights).map(|(n, weight)| (IpAddr::from(n.to_be_bytes()), *weight)).collect()
@@ -101,7 +150,7 @@ mod tests {
     fn firsts(weights: &[u32], most: usize, rounds: u64) -> Vec<u64> {
         let mut counts = vec![0; weights.len()];
         for seed in 0..rounds {
-            let given = sample(addresses(weights), most, &mut SmallRng::seed_from_u64(seed));
+            let given = sample(addresses(weights), most, ASKER, &mut SmallRng::seed_from_u64(seed));
             counts[places(&given)[0] as usize - 1] += 1;
         }
         counts
@@ -129,7 +178,7 @@ mod tests {
         // After the 8, the 1 and the 3 share the second place one to three.
         let mut seconds = [0u32; 2];
         for seed in 0..20_000 {
-            let given = places(&sample(addresses(&[8, 1, 3]), 16, &mut SmallRng::seed_from_u64(seed)));
+            let given = places(&sample(addresses(&[8, 1, 3]), 16, ASKER, &mut SmallRng::seed_from_u64(seed)));
             if given[0] == 1 {
                 seconds[usize::from(given[1] == 3)] += 1;
             }
@@ -143,11 +192,12 @@ mod tests {
         let weights: Vec<u32> = (0..20).map(|n| u32::from(n % 2 == 1)).collect();
         for seed in 0..200 {
             let rng = &mut SmallRng::seed_from_u64(seed);
-            let given: Vec<u32> = sample(addresses(&weights), 16, rng).iter().map(|(_, weight)| *weight).collect();
+            let given: Vec<u32> =
+                sample(addresses(&weights), 16, ASKER, rng).iter().map(|(_, weight)| *weight).collect();
             assert_eq!(given, [&[1; 10][..], &[0; 6]].concat());
         }
         // Nothing else is there: then they serve.
-        assert_eq!(sample(addresses(&[0, 0]), 16, &mut SmallRng::seed_from_u64(1)).len(), 2);
+        assert_eq!(sample(addresses(&[0, 0]), 16, ASKER, &mut SmallRng::seed_from_u64(1)).len(), 2);
     }
 
     #[test]
@@ -156,7 +206,7 @@ mod tests {
         let mut first = 0;
         for seed in 0..10_000 {
             let all = vec![one(2), (IpAddr::from([192, 0, 2, 2]), 5), one(3)];
-            let given = sample(all, 16, &mut SmallRng::seed_from_u64(seed));
+            let given = sample(distinct(all), 16, ASKER, &mut SmallRng::seed_from_u64(seed));
             assert_eq!(given.len(), 2);
             first += u32::from(given[0].0 == one(0).0);
         }

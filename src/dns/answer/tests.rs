@@ -5,7 +5,10 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
 use crate::{
-    dns::{fixture::World, prefer::Prefer},
+    dns::{
+        fixture::{ADDRESS, World},
+        prefer::Prefer,
+    },
     model::NetworkId,
 };
 
@@ -118,7 +121,7 @@ fn all_holds_what_is_not_ready_too() {
     World::parse(SHOP).check(
         "f1 | A all.web.shop.svc.internal | 172.18.0.2 172.18.0.3 172.18.0.4
          f1 | A all.stopped.shop.svc.internal | 172.18.0.8
-         f1 | TXT all.web.shop.svc.internal | a,b,c,late
+         f1 | TXT all.web.shop.svc.internal | NODATA
          f1 | SRV all.stopped.shop.svc.internal | a7:80=172.18.0.8
          f1 | A all.nothing.shop.svc.internal | NXDOMAIN
          f1 | A all.shop.nothing.svc.internal | NXDOMAIN",
@@ -140,7 +143,8 @@ fn services_have_their_ports_tags_and_nothing_else() {
          f1 | ANY _http._tcp.web.shop.svc.internal | RFC8482
          f1 | SRV dns.shop.svc.internal | a9:53=172.18.0.12
          f1 | SRV _dns._udp.dns.shop.svc.internal | a9:53=172.18.0.12
-         f1 | TXT web.svc.internal | a,b,c
+         f1 | TXT web.svc.internal | NODATA
+         f1 | TXT a10000000000.web.svc.internal | a,b
          f1 | TXT mail.svc.internal | NODATA
          f1 | MX web.svc.internal | NODATA
          f1 | TYPE65 web.svc.internal | NODATA
@@ -307,8 +311,8 @@ fn nothing_is_denied_before_everything_is_known() {
 fn answers(world: &World, name: &str, kind: RecordType, seed: u64) -> (Vec<Record>, Vec<Record>) {
     let name = Name::from_ascii(name).unwrap();
     let mut rng = SmallRng::seed_from_u64(seed);
-    match answer(&world.snapshot(), &Source::Host, &name, kind, &mut rng) {
-        Answer::Records { answers, additionals } => (answers, additionals),
+    match answer(&world.snapshot(), &Source::Host, &name, kind, Room::whole(ADDRESS), &mut rng) {
+        Answer::Records { answers, additionals, .. } => (answers, additionals),
         other => panic!("{other:?}"),
     }
 }
@@ -319,20 +323,64 @@ fn many(count: usize, tail: &str) -> World {
     World::parse(&format!("network n1 bridge 172.18.0.0/16\nhost own\n{}", containers.collect::<String>()))
 }
 
-#[test]
-fn addresses_are_a_fair_sample_of_sixteen() {
-    let world = many(40, "80/tcp");
-    let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
-    let mut first: BTreeSet<IpAddr> = BTreeSet::new();
-    for seed in 0..200 {
-        let (records, _) = answers(&world, "web.", RecordType::A, seed);
-        let addresses: Vec<IpAddr> = records.iter().map(|record| record.data.ip_addr().unwrap()).collect();
-        assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), MAX_ADDRESSES);
-        first.insert(addresses[0]);
-        seen.extend(addresses);
+/// The addresses that an asker is given in so many octets.
+fn given(world: &World, octets: usize, asker: &str, seed: u64) -> Vec<IpAddr> {
+    let (name, room) = (Name::from_ascii("web.").unwrap(), Room { octets, asker: asker.parse().unwrap() });
+    let mut rng = SmallRng::seed_from_u64(seed);
+    match answer(&world.snapshot(), &Source::Host, &name, RecordType::A, room, &mut rng) {
+        Answer::Records { answers, .. } => answers.iter().map(|record| record.data.ip_addr().unwrap()).collect(),
+        other => panic!("{other:?}"),
     }
-    assert_eq!(seen.len(), 40);
-    assert!(first.len() > 30, "{} of 40 came first in 200 answers", first.len());
+}
+
+#[test]
+fn all_addresses_are_given_where_they_fit_and_else_always_the_same_ones() {
+    let world = many(60, "80/tcp");
+    for seed in 0..50 {
+        assert_eq!(given(&world, 60 * 16, "192.0.2.1", seed).iter().collect::<BTreeSet<_>>().len(), 60);
+    }
+    let few = |asker: &str, seed| given(&world, 20 * 16, asker, seed);
+    let first: BTreeSet<IpAddr> = few("192.0.2.1", 0).into_iter().collect();
+    assert_eq!(first.len(), 20);
+    let mut in_front = BTreeSet::new();
+    for seed in 0..200 {
+        let again = few("192.0.2.1", seed);
+        assert_eq!(again.iter().copied().collect::<BTreeSet<_>>(), first, "only the order is random");
+        in_front.insert(again[0]);
+    }
+    assert_eq!(in_front.len(), 20, "each comes first now and then");
+    let all: BTreeSet<IpAddr> = (0..40).flat_map(|n| few(&format!("192.0.2.{n}"), 0)).collect();
+    assert_eq!(all.len(), 60, "many askers share all of them");
+}
+
+/// What an asker is given of so many instances, of which the first ones are gone.
+fn of(count: usize, gone: usize, tail: &dyn Fn(usize) -> String) -> BTreeSet<IpAddr> {
+    let containers = (gone..count).map(|i| format!("{i:012x} @n1=172.18.0.{} web.default 80/tcp{}\n", i + 2, tail(i)));
+    let text = format!("network n1 bridge 172.18.0.0/16\nhost own\n{}", containers.collect::<String>());
+    given(&World::parse(&text), 20 * 16, "192.0.2.1", 0).into_iter().collect()
+}
+
+#[test]
+fn one_replica_more_or_less_moves_one_address() {
+    let plain = |_: usize| String::new();
+    for count in 21..60 {
+        let (before, after) = (of(count, 0, &plain), of(count + 1, 0, &plain));
+        assert!(before.difference(&after).count() <= 1, "{count} and one more");
+        let fewer = of(count, 1, &plain);
+        assert!(fewer.difference(&before).count() <= 1, "{count} and one less");
+    }
+}
+
+#[test]
+fn weights_decide_who_is_among_those_that_fit_and_weight_nought_comes_last() {
+    let heavy = |i: usize| if i < 30 { " weight=9".to_owned() } else { String::new() };
+    let given = of(60, 0, &heavy);
+    let is_heavy = |address: &&IpAddr| matches!(address, IpAddr::V4(ip) if ip.octets()[3] < 32);
+    assert!(given.iter().filter(is_heavy).count() >= 15, "{given:?}");
+    let idle = |i: usize| if i < 45 { " weight=0".to_owned() } else { String::new() };
+    let given = of(60, 0, &idle);
+    let counts = given.iter().filter(|address| matches!(address, IpAddr::V4(ip) if ip.octets()[3] >= 47)).count();
+    assert_eq!((counts, given.len()), (15, 20));
 }
 
 #[test]
@@ -472,7 +520,7 @@ fn srv_records_are_bounded_and_carry_weight_and_time() {
 fn tags_beyond_a_string_or_the_limit_are_left_out() {
     let tags: String = (0..150).map(|i| format!("tag={i:03} ")).collect();
     let world = many(1, &format!("tag={} {tags}", "!".repeat(256)));
-    let (records, _) = answers(&world, "web.", RecordType::TXT, 1);
+    let (records, _) = answers(&world, "000000000000.web.default.svc.internal.", RecordType::TXT, 1);
     let [Record { data: RData::TXT(txt), .. }] = &records[..] else { panic!("{records:?}") };
     assert_eq!(txt.txt_data.len(), MAX_TAGS);
     assert_eq!(&*txt.txt_data[0], b"000");
@@ -514,14 +562,16 @@ fn an_external_service_stands_in_the_place_of_all_containers_of_its_name() {
     World::parse(MOVED).check(
         "f1 | A redis.global.svc.internal | FOLLOW A redis.example.com.
          host | AAAA redis.svc.internal | FOLLOW AAAA redis.example.com.
-         host | MX redis.svc.internal | FOLLOW MX redis.example.com.
+         host | MX redis.svc.internal | NODATA
          host | A all.redis.global.svc.internal | FOLLOW A redis.example.com.
-         host | CNAME redis.svc.internal | redis.example.com.
-         stranger | A redis.global.svc.internal | redis.example.com.
+         host | CNAME redis.svc.internal | NODATA
+         host | ANY redis.svc.internal | RFC8482
+         stranger | A redis.global.svc.internal | FOLLOW A redis.example.com.
          f1 | A redis.svc.internal | 172.18.0.3
          f1 | SRV redis.global.svc.internal | 0 1 6379 redis.example.com.
          host | SRV cache.svc.internal | NODATA
-         host | TXT redis.svc.internal | managed
+         host | TXT redis.svc.internal | NODATA
+         host | TXT e10000000000.redis.global.svc.internal | managed
          host | A a10000000000.redis.global.svc.internal | NXDOMAIN
          host | A e10000000000.redis.global.svc.internal | FOLLOW A redis.example.com.
          f2 | A redis.global.svc.internal | NODATA
@@ -539,8 +589,11 @@ fn an_external_service_stands_in_the_place_of_all_containers_of_its_name() {
 }
 
 #[test]
-fn without_upstreams_another_name_is_told_but_not_followed() {
+fn without_upstreams_a_service_with_another_name_has_its_port_but_no_addresses() {
     let mut world = World::parse(MOVED);
     world.settings.forwarding = false;
-    world.check("f1 | A redis.global.svc.internal | redis.example.com.");
+    world.check(
+        "f1 | A redis.global.svc.internal | SERVFAIL
+         f1 | SRV redis.global.svc.internal | 0 1 6379 redis.example.com.",
+    );
 }

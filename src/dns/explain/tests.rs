@@ -4,8 +4,8 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
 use crate::dns::{
-    answer::{Answer, answer, named},
-    fixture::World,
+    answer::{Answer, Room, answer, named},
+    fixture::{ADDRESS, World},
     prefer::Prefer,
     reach::oracle::{ASKERS, world},
 };
@@ -38,7 +38,7 @@ fn claimed(explanation: &Explanation, kind: RecordType, world: &World) -> Vec<St
 
 fn given(world: &World, source: &Source, name: &Name, kind: RecordType) -> Vec<String> {
     let Answer::Records { answers, .. } =
-        answer(&world.snapshot(), source, name, kind, &mut SmallRng::seed_from_u64(1))
+        answer(&world.snapshot(), source, name, kind, Room::whole(ADDRESS), &mut SmallRng::seed_from_u64(1))
     else {
         return Vec::new();
     };

@@ -13,6 +13,7 @@ use crate::{
     model::{Label, Silence, Standing},
 };
 
+pub mod held;
 pub mod others;
 
 /// A short word for programs, a sentence for people, and what would change it.
@@ -205,7 +206,9 @@ pub fn obstacle(obstacle: Obstacle) -> Reason {
         Obstacle::OtherFamily => {
             reason("other-family", "it was registered with addresses of the other family only", "")
         }
-        Obstacle::Named => reason("named", "it was registered with another name (CNAME), which has the addresses", ""),
+        Obstacle::Named => {
+            reason("named", "it was registered with another name, whose addresses are looked up for each question", "")
+        }
     }
 }
 

@@ -169,7 +169,8 @@ impl Reply {
         let (message, places) = self.octets.split_at(self.message.into());
         let limit = asked.limit(transport) - if asked.opt.is_some() { usize::from(OPT_LENGTH) } else { 0 };
         let end = asked.question.end();
-        // What fits: all, all but ADDITIONAL, whose absence is no truncation (RFC 2181 section 9), or nothing.
+        // What fits: all, or all but ADDITIONAL, whose absence is no truncation (RFC 2181 section 9); else the records of the
+        // answer that do, with TC. Clients that never ask over TCP (musl before 1.2.4) still hold addresses that work.
         let (lengths, age) = match part {
             Part::Whole(age) => (&[message.len(), self.additional.into()][..], age),
             Part::Answer(age) => (&[self.additional.into()][..], age),
@@ -177,8 +178,9 @@ impl Reply {
         };
         let length = lengths.iter().copied().find(|length| *length <= limit);
         let is_cut = length.is_none() && part != Part::Empty;
+        let (answers, fitting) = if is_cut { self.fitting(end, limit) } else { (0, end) };
         out.clear();
-        out.extend_from_slice(&message[..length.unwrap_or(end)]);
+        out.extend_from_slice(&message[..length.unwrap_or(fitting)]);
         out[..2].copy_from_slice(&asked.packet[..2]);
         // We are no authority for it, whoever is; recursion is what we are here for.
         out[2] = 0x80 | asked.packet[2] & RD | if is_cut { 0b10 } else { 0 };
@@ -186,22 +188,22 @@ impl Reply {
         let wants_ad = (asked.has(AD) || asked.dnssec_ok()) && part != Part::Empty;
         out[3] = 0x80 | message[3] & (0x0f | if wants_ad { AD } else { 0 }) | asked.packet[3] & CD;
         out[HEADER..end].copy_from_slice(&asked.packet[HEADER..end]);
-        if let Some(length) = length {
-            if length < message.len() {
-                out[10..HEADER].fill(0);
+        match length {
+            Some(length) if length < message.len() => out[10..HEADER].fill(0),
+            Some(_) => {}
+            None => {
+                out[6..8].copy_from_slice(&answers.to_be_bytes());
+                out[8..HEADER].fill(0);
             }
-            for place in places.chunks_exact(2) {
-                let at = usize::from(u16::from_be_bytes([place[0], place[1]]));
-                let Some(ttl) = out.get_mut(at..at + 4) else { break };
-                let now = match age {
-                    Age::Seconds(age) => u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]).saturating_sub(age),
-                    Age::Stale => STALE_TTL,
-                };
-                ttl.copy_from_slice(&now.to_be_bytes());
-            }
-        } else {
-            // A part must not be taken for the whole.
-            out[6..HEADER].fill(0);
+        }
+        for place in places.chunks_exact(2) {
+            let at = usize::from(u16::from_be_bytes([place[0], place[1]]));
+            let Some(ttl) = out.get_mut(at..at + 4) else { break };
+            let now = match age {
+                Age::Seconds(age) => u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]).saturating_sub(age),
+                Age::Stale => STALE_TTL,
+            };
+            ttl.copy_from_slice(&now.to_be_bytes());
         }
         if let Some(opt) = asked.opt {
             out.extend(own_opt(opt.flags & DO != 0));
@@ -209,6 +211,20 @@ impl Reply {
             let additional = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
             out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
         }
+    }
+}
+
+impl Reply {
+    /// How many records of the answer stand below `limit`, and where the last of them ends.
+    fn fitting(&self, question_end: usize, limit: usize) -> (u16, usize) {
+        let (message, places) = self.octets.split_at(self.message.into());
+        let answers = read_u16(message, 6).unwrap_or_default();
+        let ends = places.chunks_exact(2).take(answers.into()).map_while(|place| {
+            // Behind the TTL stands the length of the data.
+            let length = usize::from(u16::from_be_bytes([place[0], place[1]])) + 4;
+            Some(length + 2 + usize::from(read_u16(message, length)?))
+        });
+        (1..).zip(ends).take_while(|(_, end)| *end <= limit).last().unwrap_or((0, question_end))
     }
 }
 

@@ -198,6 +198,10 @@ pub(super) struct Target {
     pub(super) v6: Option<Box<[u8; 16]>>,
 }
 
+/// Addresses of which each asker's are chosen here: of more the complete path chooses, which is the time of some 10
+/// microseconds.
+const MAX_ADDRESSES: usize = 512;
+
 /// Instances whose SRV records may still fit into a datagram: more are left to the complete path.
 const MAX_TARGETS: usize = 16;
 
@@ -230,6 +234,9 @@ impl Encoded {
         let addresses = answer::distinct(weighted.collect());
         if addresses.is_empty() {
             return Self::NoData { any: !one.given.is_empty() };
+        }
+        if addresses.len() > MAX_ADDRESSES {
+            return Self::Unknown;
         }
         let octets = addresses.iter().flat_map(|(address, _)| match address {
             IpAddr::V4(address) => address.octets().to_vec(),

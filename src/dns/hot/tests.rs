@@ -5,7 +5,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
 use crate::dns::{
-    fixture::{World, query},
+    fixture::{ADDRESS, World, query},
     prefer::{Prefer, Preference},
     reach::oracle::{self, ASKERS},
     special::{SingleLabels, Singles},
@@ -70,7 +70,7 @@ fn hot(ground: &Ground, world: &World, view: &View, packet: &[u8], seed: u64) ->
 
 fn complete(world: &World, view: &View, packet: &[u8], seed: u64) -> Outcome {
     let mut rng = SmallRng::seed_from_u64(seed);
-    wire::respond(&world.snapshot(), &view.source, packet, Transport::Udp, &mut rng)
+    wire::respond(&world.snapshot(), &view.source, view.address, packet, Transport::Udp, &mut rng)
 }
 
 /// The zone shortly after a namespace has lost a name.
@@ -117,7 +117,7 @@ proptest! {
         let ground = ground(&world);
         let mut answered = 0;
         for who in ASKERS.iter().chain(&["peer"]).chain(&ASKERS) {
-            let view = View::of(&ground, &world.source(who)).unwrap();
+            let view = View::of(&ground, &world.source(who), ADDRESS).unwrap();
             for name in NAMES {
                 for kind in ["A", "AAAA", "SRV", "TXT"] {
                     let packet = packet(name, kind, flags, edns);
@@ -144,7 +144,7 @@ proptest! {
     ) {
         let world = World::parse(SHOP);
         let ground = ground(&world);
-        let view = View::of(&ground, &world.source("f1")).unwrap();
+        let view = View::of(&ground, &world.source("f1"), ADDRESS).unwrap();
         let mut damaged = packet(name, "A", 0x0100, Some((1232, false)));
         let length = damaged.len();
         damaged[at % length] = value;
@@ -209,7 +209,7 @@ fn ordinary_questions_are_answered_here() {
         ("peer", "nothing.svc.internal A", false),
         ("peer", "nothing.shop.svc.internal A", true),
     ] {
-        let view = View::of(&ground, &world.source(who)).unwrap();
+        let view = View::of(&ground, &world.source(who), ADDRESS).unwrap();
         let (name, kind) = question.split_once(' ').unwrap();
         let packet = packet(name, kind, 0x0100, None);
         for _cold_then_warm in 0..2 {
@@ -220,14 +220,14 @@ fn ordinary_questions_are_answered_here() {
             }
         }
     }
-    assert!(View::of(&ground, &world.source("unknown")).is_none());
+    assert!(View::of(&ground, &world.source("unknown"), ADDRESS).is_none());
 }
 
 #[test]
 fn what_the_parser_does_not_know_for_certain_is_left_alone() {
     let world = World::parse(SHOP);
     let ground = ground(&world);
-    let view = View::of(&ground, &world.source("f1")).unwrap();
+    let view = View::of(&ground, &world.source("f1"), ADDRESS).unwrap();
     let usual = packet("web.shop.svc.internal", "A", 0x0100, Some((1232, false)));
     assert!(hot(&ground, &world, &view, &usual, 1).is_some());
     let changed = |at: usize, octet: u8| {
@@ -262,7 +262,7 @@ fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
     let world = World::parse(SHOP);
     let ground = ground(&world);
     let may = |who: &str, packet: &[u8]| {
-        is_for_others(&ground, &world.zone, &View::of(&ground, &world.source(who)).unwrap(), packet)
+        is_for_others(&ground, &world.zone, &View::of(&ground, &world.source(who), ADDRESS).unwrap(), packet)
     };
     let usual = |name: &str| packet(name, "A", 0x0100, Some((1232, false)));
     for (name, expected) in [
@@ -315,7 +315,7 @@ fn only_names_that_are_certainly_somebody_elses_are_looked_for_in_the_cache() {
 fn those_who_are_given_the_same_share_it_and_nobody_else() {
     let world = World::parse(SHOP);
     let ground = ground(&world);
-    let view = |who: &str| View::of(&ground, &world.source(who)).unwrap();
+    let view = |who: &str| View::of(&ground, &world.source(who), ADDRESS).unwrap();
     let slot =
         |service: &str, who: &str| Slot::of(world.zone.service("shop", service).unwrap(), &ground, &view(who), Kind::A);
     // Of another host's service, who is on which bridge plays no part; of the own host's it is everything.
@@ -338,7 +338,7 @@ fn what_is_kept_goes_when_the_ground_changes_and_not_with_every_asker() {
     let world = World::parse(SHOP);
     let before = ground(&world);
     let ask = |ground: &Ground| {
-        let view = View::of(ground, &world.source("f1")).unwrap();
+        let view = View::of(ground, &world.source("f1"), ADDRESS).unwrap();
         hot(ground, &world, &view, &packet("web.shop.svc.internal", "A", 0x0100, None), 1).unwrap();
     };
     ask(&before);
@@ -359,7 +359,7 @@ fn what_is_kept_goes_when_the_ground_changes_and_not_with_every_asker() {
 fn a_change_of_a_service_takes_its_answers_along_and_leaves_the_others() {
     let mut world = World::parse(SHOP);
     let ground = ground(&world);
-    let view = View::of(&ground, &world.source("host")).unwrap();
+    let view = View::of(&ground, &world.source("host"), ADDRESS).unwrap();
     for name in ["web.shop.svc.internal", "far.shop.svc.internal"] {
         hot(&ground, &world, &view, &packet(name, "A", 0x0100, None), 1).unwrap();
     }

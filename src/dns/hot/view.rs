@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -81,8 +82,10 @@ impl Ground {
 /// One asker, prepared for its next questions.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Who it is.
+    /// Who it is,
     pub(super) source: Source,
+    /// and where it asks from.
+    pub(super) address: IpAddr,
     /// Where its bare names are looked up first.
     pub(super) namespace: Box<[u8]>,
     /// Names of others are asked for on its behalf: the RA bit.
@@ -116,7 +119,7 @@ impl View {
     }
 
     /// The view of `source`; `None` for one that is not known yet.
-    pub fn of(ground: &Ground, source: &Source) -> Option<Self> {
+    pub fn of(ground: &Ground, source: &Source, address: IpAddr) -> Option<Self> {
         let Ground { local, settings, terrain, .. } = ground;
         let viewpoint = Viewpoint::new(local, &settings.routed, source);
         let (category, standpoint, linked) = match source {
@@ -142,6 +145,7 @@ impl View {
         let is_shared = namespace == Label::default_namespace() || namespace == Label::global();
         Some(Self {
             source: source.clone(),
+            address,
             dotted: matches!(source, Source::Container(_)) && !is_shared && settings.aliases == Aliases::All,
             namespace: namespace.as_str().as_bytes().into(),
             forwards,

@@ -1,11 +1,16 @@
 //! Replies written octet by octet, as the complete path's encoder would write them.
 
+use std::net::IpAddr;
+
 use super::{
     Denials, Kind,
     memo::{Addresses, Targets},
     question::{Question, Shape},
 };
-use crate::dns::wire::{HEADER, MAX_UDP, MAX_UDP_PLAIN, OPT_LENGTH, own_opt};
+use crate::dns::{
+    answer::Room,
+    wire::{HEADER, MAX_UDP, MAX_UDP_PLAIN, OPT_LENGTH, own_opt},
+};
 
 /// Room for OPT.
 const OPT: usize = OPT_LENGTH as usize;
@@ -121,6 +126,12 @@ impl<'o> Writer<'o> {
         self.counts(answers, authorities, additionals + 1);
         self.out[self.at..self.at + OPT].copy_from_slice(&own_opt(secure));
         self.at + OPT
+    }
+
+    /// How many address records of the question's name fit.
+    #[inline]
+    pub(super) fn most(&self, addresses: &Addresses, asker: IpAddr) -> usize {
+        Room { octets: self.limit - self.at, asker }.records(self.name, addresses.size)
     }
 
     /// A or AAAA records of the question's name.

@@ -9,8 +9,8 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{tests::TWO_HOSTS, *};
 use crate::dns::{
-    answer::{Answer, answer, named},
-    fixture::World,
+    answer::{Answer, Room, answer, named},
+    fixture::{ADDRESS, World},
     prefer::{Prefer, Preference},
 };
 use crate::model::{Health, Offer, Phase, ShortId};
@@ -272,8 +272,9 @@ proptest! {
         let known = all.iter().map(|candidate| (candidate.home.origin.clone(), candidate.publication.container)).collect();
         prop_assert_eq!(meant(&world), known, "in {}", text);
         let ready = counting(all);
-        let mut ask = |name: &Name, kind| match answer(&world.snapshot(), &source, name, kind, &mut rng) {
-            Answer::Records { answers, additionals } => (answers, additionals),
+        let room = Room::whole(ADDRESS);
+        let mut ask = |name: &Name, kind| match answer(&world.snapshot(), &source, name, kind, room, &mut rng) {
+            Answer::Records { answers, additionals, .. } => (answers, additionals),
             _ => Default::default(),
         };
         let name = Name::from_ascii("web.shop.svc.internal.").unwrap();
@@ -295,7 +296,7 @@ proptest! {
         plain.settings.prefer = Preference::default();
         for (kind, family) in [(RecordType::A, Family::V4), (RecordType::AAAA, Family::V6)] {
             let mut rng = SmallRng::seed_from_u64(seed);
-            let everybody: Vec<IpAddr> = match answer(&plain.snapshot(), &source, &name, kind, &mut rng) {
+            let everybody: Vec<IpAddr> = match answer(&plain.snapshot(), &source, &name, kind, room, &mut rng) {
                 Answer::Records { answers, .. } => answers.iter().filter_map(|record| record.data.ip_addr()).collect(),
                 _ => Vec::new(),
             };

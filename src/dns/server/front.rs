@@ -98,6 +98,12 @@ impl Front {
         self.trails.follow(place);
     }
 
+    /// Whether the last answer holds a part of the addresses that there are.
+    #[inline]
+    pub(super) fn gave_part(&self) -> bool {
+        self.scratch.is_part()
+    }
+
     /// Answers one packet into `reply`: the octets written.
     #[inline]
     pub(super) fn answer(
@@ -113,7 +119,7 @@ impl Front {
         let known = &mut self.sources[place(source)];
         if known.generation != self.generation || known.source != source {
             let asker = || self.access.locate(&self.ground.local, source);
-            let view = self.access.permits(source).then(|| View::of(&self.ground, &asker()));
+            let view = self.access.permits(source).then(|| View::of(&self.ground, &asker(), source));
             *known = Known { generation: self.generation, source, view: view.flatten() };
         }
         let view = known.view.as_ref();
@@ -129,8 +135,11 @@ impl Front {
         if length.is_some() {
             self.scratch.note(&mut self.trails, at);
         }
-        // Longer ones are cut by the complete path, unless a cookie says that this one may have them.
-        let is_fair = |length: &usize| is_near || *length <= MAX_AMPLIFICATION * packet.len();
+        // Longer ones are cut by the complete path where its address has had its share.
+        let is_fair = |length: &usize| {
+            let beyond = length.saturating_sub(MAX_AMPLIFICATION * packet.len());
+            is_near || beyond == 0 || shared.allowance.take(source, beyond, Instant::now())
+        };
         if let Some(length) = length.filter(is_fair) {
             return Ok(length);
         }

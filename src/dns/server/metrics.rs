@@ -17,6 +17,8 @@ pub enum Counter {
     Dropped,
     /// Replies with TC set.
     Truncated,
+    /// Answers that hold a part of the addresses that there are, as all do not fit.
+    PartAnswers,
     /// Queries handed to the forwarder.
     Forwarded,
     /// Queries that waited for their asker to become known.
@@ -51,12 +53,13 @@ pub enum Counter {
 
 impl Counter {
     /// All of them, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::UdpQueries,
         Self::TcpQueries,
         Self::NotPermitted,
         Self::Dropped,
         Self::Truncated,
+        Self::PartAnswers,
         Self::Forwarded,
         Self::Waited,
         Self::StayedUnknown,
@@ -82,6 +85,7 @@ impl Counter {
             Self::NotPermitted => "not_permitted",
             Self::Dropped => "dropped",
             Self::Truncated => "truncated",
+            Self::PartAnswers => "part_answers",
             Self::Forwarded => "forwarded",
             Self::Waited => "waited",
             Self::StayedUnknown => "stayed_unknown",

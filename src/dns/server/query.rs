@@ -1,6 +1,7 @@
 //! One query, whatever it came over: decided at once, or settled later.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::dns::{
     forward::Forwarder,
-    wire::{Follow, Guard, Outcome, Pace, ResponseCode, Transport, failure, followed, respond_guarded},
+    wire::{Follow, Guard, Outcome, Pace, ResponseCode, Transport, Why, failure, followed, respond_guarded},
 };
 
 /// What becomes of a query right now.
@@ -62,9 +63,9 @@ pub(super) fn decide(
     rng: &mut impl Rng,
 ) -> Verdict {
     let source = source.to_canonical();
-    if let Some(code) = refusal(shared, source) {
+    if let Some((code, why)) = refusal(shared, source) {
         shard.count(if code == ResponseCode::Refused { Counter::NotPermitted } else { Counter::StayedUnknown });
-        return Verdict::Refuse(failure(packet, code).filter(|_| pace != Pace::Drop));
+        return Verdict::Refuse(failure(packet, code, Some(why), false).filter(|_| pace != Pace::Drop));
     }
     let reason = match outcome(shared, shard, source, packet, transport, pace, rng) {
         Outcome::Reply(reply) => return Verdict::Reply(reply),
@@ -91,15 +92,16 @@ fn later(
     transport: Transport,
     reason: Reason,
 ) -> Result<Later, Option<Vec<u8>>> {
-    let caps = match reason {
-        Reason::Forward | Reason::Follow(_) => &shared.forwarding,
-        Reason::UnknownAsker => &shared.waiting,
+    let (caps, forwards) = match &reason {
+        Reason::Forward => (&shared.forwarding, true),
+        Reason::Follow(follow) => (&shared.forwarding, follow.forwards()),
+        Reason::UnknownAsker => (&shared.waiting, false),
     };
     match caps.admit(source) {
         Some(permit) => Ok(Later { reason, source, packet: packet.to_vec(), transport, permit }),
         None => {
             shard.count(Counter::OverCap);
-            Err(failure(packet, ResponseCode::ServFail))
+            Err(failure(packet, ResponseCode::ServFail, Some(Why::Busy), forwards))
         }
     }
 }
@@ -127,15 +129,15 @@ fn at_once(shared: &Shared, packet: &[u8], transport: Transport) -> Option<Vec<u
 /// Before Docker was first listed its networks are not on the access list, so whoever is not may yet be a container:
 /// that one is told that we do not know (SERVFAIL), and nothing else. The list is put up before it is said that Docker
 /// was listed, which is why it is looked at again.
-fn refusal(shared: &Shared, source: IpAddr) -> Option<ResponseCode> {
+fn refusal(shared: &Shared, source: IpAddr) -> Option<(ResponseCode, Why)> {
     let permits = || shared.access.load().permits(source);
     if permits() {
         return None;
     }
     if !shared.ground.load().local.listed {
-        return Some(ResponseCode::ServFail);
+        return Some((ResponseCode::ServFail, Why::NotListed));
     }
-    (!permits()).then_some(ResponseCode::Refused)
+    (!permits()).then_some((ResponseCode::Refused, Why::NotAllowed))
 }
 
 /// Brings a query that had to wait to its end: the packet to send, if any. Bounded by the forwarder's deadline and the
@@ -155,7 +157,7 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
                 Outcome::Drop => return None,
                 Outcome::Wait => {
                     shard.count(Counter::StayedUnknown);
-                    return failure(&packet, ResponseCode::ServFail);
+                    return failure(&packet, ResponseCode::ServFail, Some(Why::UnknownAsker), false);
                 }
                 Outcome::Forward(_) => None,
                 Outcome::Follow(follow) => Some(follow),
@@ -164,7 +166,8 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
                 Some(place) => (place, follow),
                 None => {
                     shard.count(Counter::OverCap);
-                    return failure(&packet, ResponseCode::ServFail);
+                    let forwards = follow.as_ref().is_none_or(|follow| follow.forwards());
+                    return failure(&packet, ResponseCode::ServFail, Some(Why::Busy), forwards);
                 }
             }
         }
@@ -174,7 +177,9 @@ pub(super) async fn settle(shared: &Shared, forwarder: &Forwarder, later: Later)
         None => forwarder.forward(&packet, transport).await,
         Some(follow) => {
             let reply = forwarder.follow_name(&follow.query()).await?;
-            followed(&packet, transport, &follow, &reply)
+            with_guard(shared, shard, source, Pace::Answer, |guard| {
+                followed(&packet, transport, &follow, &reply, Some(guard), &mut rand::rng())
+            })
         }
     }
 }
@@ -204,17 +209,29 @@ fn outcome(
 ) -> Outcome {
     let decided = catch_unwind(AssertUnwindSafe(|| {
         let (zone, ground) = (shared.zone.load(), shared.ground.load());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        // Cookies count in 32 bits (RFC 9018 section 4.3).
-        let now = u32::try_from(now & u64::from(u32::MAX)).unwrap_or_default();
-        let guard = Guard { cookies: &shared.cookies, address: source, now, pace };
         let asker = shared.access.load().locate(&ground.local, source);
-        respond_guarded(&ground.snapshot(&zone), &asker, packet, transport, &guard, rng)
+        with_guard(shared, shard, source, pace, |guard| {
+            respond_guarded(&ground.snapshot(&zone), &asker, packet, transport, guard, rng)
+        })
     }));
     decided.unwrap_or_else(|_| {
         shard.count(Counter::Panics);
-        failure(packet, ResponseCode::ServFail).map_or(Outcome::Drop, Outcome::Reply)
+        failure(packet, ResponseCode::ServFail, Some(Why::Fault), false).map_or(Outcome::Drop, Outcome::Reply)
     })
+}
+
+/// Does something with what protects others from replies to this source, as of now.
+fn with_guard<T>(shared: &Shared, shard: &Shard, source: IpAddr, pace: Pace, act: impl FnOnce(&Guard<'_>) -> T) -> T {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    // Cookies count in 32 bits (RFC 9018 section 4.3).
+    let now = u32::try_from(now & u64::from(u32::MAX)).unwrap_or_default();
+    let allows = |octets| shared.allowance.take(source, octets, std::time::Instant::now());
+    let is_part = Cell::new(false);
+    let done = act(&Guard { cookies: &shared.cookies, address: source, now, pace, allows: &allows, is_part: &is_part });
+    if is_part.get() {
+        shard.count(Counter::PartAnswers);
+    }
+    done
 }
 
 /// Whether a packet can have come from there: no port 0, no address that stands for many or for none. A reply to such a

@@ -21,7 +21,7 @@ use super::{
     relay::{Connection, Parting},
     tls,
 };
-use crate::dns::wire::{HEADER, Pace, Transport};
+use crate::dns::wire::{HEADER, Pace, Transport, asks_for_padding, pad};
 
 /// Pause after an error of accept that comes again at once, such as no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -43,19 +43,11 @@ const QUIET: Duration = Duration::from_millis(50);
 /// What a listener's connections begin with.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Protocol {
-    /// A question.
+    /// A question. Another server that takes over goes on with the connection.
     Plain,
-    /// A handshake of TLS.
+    /// A handshake of TLS. The connection cannot be handed on; this server brings it to an end. Replies are padded for
+    /// clients that ask for it.
     Tls,
-}
-
-/// What becomes of a connection when another server takes over.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Succession {
-    /// That one goes on with it.
-    HandedOn,
-    /// It cannot; this one brings it to an end.
-    Finished,
 }
 
 /// Accepts connections until it is dropped, and its connections with it. When the server retires it accepts no more and
@@ -151,7 +143,7 @@ async fn hold(mut stream: TcpStream, peer: SocketAddr, desk: Desk, _permit: Perm
     // Answers are small and each is written whole: waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
     let metrics = desk.shared.metrics.tasks();
-    match converse(&mut stream, peer, &desk, &mut inbox, Succession::HandedOn).await {
+    match converse(&mut stream, peer, &desk, &mut inbox, Protocol::Plain).await {
         Ok(Some(heir)) => {
             if let Ok(stream) = stream.into_std() {
                 // An heir that is gone takes nothing: the connection is closed, as it would have been without one.
@@ -182,7 +174,7 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     peer: SocketAddr,
     desk: &Desk,
     inbox: &mut Inbox,
-    succession: Succession,
+    protocol: Protocol,
 ) -> Result<Option<mpsc::Sender<Connection>>, End> {
     let Desk { shared, forwarder, parting } = desk;
     let mut parting = parting.clone();
@@ -205,17 +197,19 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
                 shard.count(Counter::Dropped);
                 return Err(End::Closed);
             }
+            let is_padded = matches!(protocol, Protocol::Tls) && asks_for_padding(message);
+            let finish = move |reply| if is_padded { pad(reply) } else { reply };
             match decide(shared, shard, peer.ip(), message, Transport::Tcp, Pace::Answer, &mut rng) {
-                Verdict::Reply(reply) => push(&mut outbox, &reply),
+                Verdict::Reply(reply) => push(&mut outbox, &finish(reply)),
                 Verdict::Drop => shard.count(Counter::Dropped),
                 Verdict::Refuse(reply) => {
-                    push(&mut outbox, &reply.unwrap_or_default());
+                    push(&mut outbox, &reply.map(finish).unwrap_or_default());
                     reading = false;
                     *inbox = Inbox::default();
                 }
                 Verdict::Later(later) => {
                     let (shared, forwarder) = (Arc::clone(shared), Arc::clone(forwarder));
-                    pending.push(Box::pin(async move { settle(&shared, &forwarder, later).await }));
+                    pending.push(Box::pin(async move { settle(&shared, &forwarder, later).await.map(finish) }));
                 }
             }
         }
@@ -238,9 +232,9 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(None);
         }
         let parts = parting.borrow_and_update().clone();
-        let idle = match (parts, succession) {
+        let idle = match (parts, protocol) {
             (Parting::Not, _) => limits.tcp_idle,
-            (Parting::Finish, _) | (Parting::HandOn(_), Succession::Finished) => limits.tcp_idle.min(QUIET),
+            (Parting::Finish, _) | (Parting::HandOn(_), Protocol::Tls) => limits.tcp_idle.min(QUIET),
             (Parting::HandOn(heir), _) if reading && pending.is_empty() => return Ok(Some(heir)),
             (Parting::HandOn(_), _) => limits.tcp_idle,
         };

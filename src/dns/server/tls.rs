@@ -12,7 +12,7 @@ use super::{
     admission::Permit,
     metrics::Counter,
     query::Desk,
-    tcp::{End, Inbox, Succession, converse},
+    tcp::{End, Inbox, Protocol, converse},
 };
 use crate::dns::tls::Certificate;
 
@@ -46,7 +46,7 @@ pub(super) async fn hold(stream: TcpStream, peer: SocketAddr, desk: Desk, _permi
     };
     drop(tls);
     shard.count(Counter::TlsHandshakes);
-    match converse(&mut stream, peer, &desk, &mut Inbox::default(), Succession::Finished).await {
+    match converse(&mut stream, peer, &desk, &mut Inbox::default(), Protocol::Tls).await {
         Err(End::TimedOut) => {
             shard.count(Counter::TcpTimeouts);
             // So that it knows that nobody has cut the connection on the way; one that is gone need not know.

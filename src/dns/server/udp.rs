@@ -296,7 +296,12 @@ impl Worker {
             let answered =
                 catch_unwind(AssertUnwindSafe(|| self.front.answer(&shared, &zone, way.peer.ip(), packet, at, reply)));
             match answered {
-                Ok(Ok(length)) => batch.reply(place, length),
+                Ok(Ok(length)) => {
+                    batch.reply(place, length);
+                    if self.front.gave_part() {
+                        tally.count(Counter::PartAnswers);
+                    }
+                }
                 Ok(Err(Beyond::Odd(pace))) => self.hand_over(&mut tally, endpoint, packet, way, pace),
                 Ok(Err(Beyond::Later(later))) => {
                     // There is room for as many jobs as there are permits, so this fails only when the server ends.

@@ -5,7 +5,7 @@ use hickory_proto::rr::{
     rdata::{NS, SOA},
 };
 
-use super::{Request, ResponseCode, Transport};
+use super::{ResponseCode, Transport, request::Request};
 
 /// Seconds for which the "no" may be kept. RFC 6303 section 3 takes three hours, for zones that are empty for good; ours
 /// are as long as no upstream of the site is known, and a DHCP lease changes that.
@@ -16,7 +16,7 @@ const NEGATIVE_TTL: u32 = 1;
 pub fn from_empty_zone(packet: &[u8], labels: usize, transport: Transport) -> Option<Vec<u8>> {
     let request = Request::read(packet)?;
     let Some(query) = &request.query else {
-        return Some(request.reply(ResponseCode::FormErr).encode(transport));
+        return Some(request.reply(ResponseCode::FormErr).encode(transport, None));
     };
     let zone = query.name.trim_to(labels);
     let contact = Name::from_labels([b"nobody".as_slice(), b"invalid"]).expect("two short labels are a name");
@@ -39,5 +39,5 @@ pub fn from_empty_zone(packet: &[u8], labels: usize, transport: Transport) -> Op
     }
     reply.metadata.authoritative = true;
     reply.metadata.recursion_available = true;
-    Some(reply.encode(transport))
+    Some(reply.encode(transport, None))
 }

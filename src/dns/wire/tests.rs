@@ -1,11 +1,15 @@
 use std::{collections::BTreeSet, time::Instant};
 
-use hickory_proto::{op::Message, rr::RData};
+use hickory_proto::{
+    op::{Edns, Message, MessageType},
+    rr::{RData, Record, RecordType, rdata::opt::EdnsOption},
+    serialize::binary::{BinDecodable, BinDecoder},
+};
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
-use crate::dns::fixture::{World, query};
+use crate::dns::fixture::{ADDRESS, World, query};
 
 const SHOP: &str = "
     network n1 bridge 172.18.0.0/16
@@ -19,7 +23,7 @@ const SHOP: &str = "
 
 fn reply_to(world: &World, who: &str, packet: &[u8], transport: Transport) -> Outcome {
     let mut rng = SmallRng::seed_from_u64(1);
-    respond(&world.snapshot(), &world.source(who), packet, transport, &mut rng)
+    respond(&world.snapshot(), &world.source(who), ADDRESS, packet, transport, &mut rng)
 }
 
 fn hex(text: &str) -> Vec<u8> {
@@ -117,7 +121,9 @@ fn show(outcome: Outcome) -> String {
     shown += &format!(" {}/{}/{}", message.queries.len(), message.answers.len(), message.authorities.len());
     if let Some(edns) = &message.edns {
         assert_eq!(edns.version(), 0);
-        assert!(edns.options().as_ref().is_empty());
+        // What is said there beside the code: `others.rs`.
+        let is_ours = |code: u16| [extended::EXTENDED, NSID].contains(&code);
+        assert!(edns.options().as_ref().iter().all(|(code, _)| is_ours((*code).into())));
         shown += &format!(" opt{}{}", edns.max_payload(), if edns.flags().dnssec_ok { " do" } else { "" });
         assert_eq!(edns.flags().z, 0);
     }
@@ -164,57 +170,57 @@ const PROBES: &str = "
     flags=2800 q=svc.internal/6/1 opt=1232/0/0000/            | NOTIMP op5 1/0/0 opt1232
     flags=3000                                                | NOTIMP op6 0/0/0
     flags=a800 q=svc.internal/6/1                             | DROP
-    q=version.bind/16/3                                       | REFUSED op0 rd 1/0/0
-    q=svc.internal/6/255                                      | REFUSED op0 rd 1/0/0
-    q=svc.internal/6/254                                      | REFUSED op0 rd 1/0/0
-    q=svc.internal/6/0                                        | REFUSED op0 rd 1/0/0
-    q=svc.internal/252/1                                      | REFUSED op0 rd 1/0/0
-    q=svc.internal/251/1                                      | REFUSED op0 rd 1/0/0
-    q=example.com/252/1                                       | REFUSED op0 rd 1/0/0
+    q=version.bind/16/3                                       | REFUSED op0 rd ra 1/0/0
+    q=svc.internal/6/255                                      | REFUSED op0 rd ra 1/0/0
+    q=svc.internal/6/254                                      | REFUSED op0 rd ra 1/0/0
+    q=svc.internal/6/0                                        | REFUSED op0 rd ra 1/0/0
+    q=svc.internal/252/1                                      | REFUSED op0 rd ra 1/0/0
+    q=svc.internal/251/1                                      | REFUSED op0 rd ra 1/0/0
+    q=example.com/252/1                                       | REFUSED op0 rd ra 1/0/0
     q=example.com/1/1                                         | FORWARD example.com. IN A
     q=ExAmPle.com/1/1 opt=4096/0/8000/                        | FORWARD ExAmPle.com. IN A
-                                                              | FORMERR op0 rd 0/0/0
-    q=svc.internal/6/1 q=svc.internal/6/1                     | FORMERR op0 rd 0/0/0
-    q=svc.internal/6/1 qd=65535                               | FORMERR op0 rd 0/0/0
-    qd=1                                                      | FORMERR op0 rd 0/0/0
-    q=svc.internal/6/1 cut=1                                  | FORMERR op0 rd 0/0/0
-    q=svc.internal/6/1 cut=5                                  | FORMERR op0 rd 0/0/0
-    q=svc.internal/6/1 qd=0                                   | FORMERR op0 rd 0/0/0
-    q=svc.internal/6/1 +00                                    | FORMERR op0 rd 1/0/0
-    raw=c00c00060001                                          | FORMERR op0 rd 0/0/0
-    raw=037765624077                                          | FORMERR op0 rd 0/0/0
-    raw=c00000010001                                          | FORMERR op0 rd 0/0/0
-    raw=c00500010001                                          | FORMERR op0 rd 0/0/0
-    raw=4077656200010001                                      | FORMERR op0 rd 0/0/0
+                                                              | FORMERR op0 rd ra 0/0/0
+    q=svc.internal/6/1 q=svc.internal/6/1                     | FORMERR op0 rd ra 0/0/0
+    q=svc.internal/6/1 qd=65535                               | FORMERR op0 rd ra 0/0/0
+    qd=1                                                      | FORMERR op0 rd ra 0/0/0
+    q=svc.internal/6/1 cut=1                                  | FORMERR op0 rd ra 0/0/0
+    q=svc.internal/6/1 cut=5                                  | FORMERR op0 rd ra 0/0/0
+    q=svc.internal/6/1 qd=0                                   | FORMERR op0 rd ra 0/0/0
+    q=svc.internal/6/1 +00                                    | FORMERR op0 rd ra 1/0/0
+    raw=c00c00060001                                          | FORMERR op0 rd ra 0/0/0
+    raw=037765624077                                          | FORMERR op0 rd ra 0/0/0
+    raw=c00000010001                                          | FORMERR op0 rd ra 0/0/0
+    raw=c00500010001                                          | FORMERR op0 rd ra 0/0/0
+    raw=4077656200010001                                      | FORMERR op0 rd ra 0/0/0
     cut=1                                                     | DROP
     cut=12                                                    | DROP
     q=svc.internal/6/1 opt=1232/0/0000/                       | NOERROR op0 aa rd ra 1/1/0 opt1232
     q=svc.internal/6/1 opt=0/0/0000/                          | NOERROR op0 aa rd ra 1/1/0 opt1232
     q=svc.internal/6/1 opt=65535/0/0000/                      | NOERROR op0 aa rd ra 1/1/0 opt1232
-    q=svc.internal/6/1 opt=1232/1/0000/                       | BADVERS op0 rd 1/0/0 opt1232
-    q=svc.internal/6/1 opt=1232/255/0000/                     | BADVERS op0 rd 1/0/0 opt1232
-    q=svc.internal/6/3 opt=1232/1/0000/                       | BADVERS op0 rd 1/0/0 opt1232
+    q=svc.internal/6/1 opt=1232/1/0000/                       | BADVERS op0 rd ra 1/0/0 opt1232
+    q=svc.internal/6/1 opt=1232/255/0000/                     | BADVERS op0 rd ra 1/0/0 opt1232
+    q=svc.internal/6/3 opt=1232/1/0000/                       | BADVERS op0 rd ra 1/0/0 opt1232
     q=svc.internal/6/1 opt=1232/0/0000/00640000               | NOERROR op0 aa rd ra 1/1/0 opt1232
     q=svc.internal/6/1 opt=1232/0/0000/ffff0003abcdef         | NOERROR op0 aa rd ra 1/1/0 opt1232
-    q=svc.internal/6/1 opt=1232/1/0000/00640000               | BADVERS op0 rd 1/0/0 opt1232
+    q=svc.internal/6/1 opt=1232/1/0000/00640000               | BADVERS op0 rd ra 1/0/0 opt1232
     q=svc.internal/6/1 opt=1232/0/0040/                       | NOERROR op0 aa rd ra 1/1/0 opt1232
-    q=svc.internal/6/1 opt=1232/1/0040/                       | BADVERS op0 rd 1/0/0 opt1232
+    q=svc.internal/6/1 opt=1232/1/0040/                       | BADVERS op0 rd ra 1/0/0 opt1232
     q=svc.internal/6/1 opt=1232/0/8000/                       | NOERROR op0 aa rd ra 1/1/0 opt1232 do
-    q=svc.internal/6/1 opt=1232/1/8000/                       | BADVERS op0 rd 1/0/0 opt1232 do
+    q=svc.internal/6/1 opt=1232/1/8000/                       | BADVERS op0 rd ra 1/0/0 opt1232 do
     q=none.svc.internal/1/1 opt=512/0/ffff/                   | NXDOMAIN op0 aa rd ra 1/0/1 opt1232 do
     q=svc.internal/6/1 opt=512/0/0000/000300000008000400010000000a00081122334455667788 | NOERROR op0 aa rd ra 1/1/0 opt1232
-    q=svc.internal/6/1 opt=1232/0/0000/0064                   | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 opt=1232/0/0000/00640001               | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 opt=1232/0/0000/0064000000             | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 opt=1232/0/0000/ cut=1                 | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 opt=1232/0/0000/ opt=1232/0/0000/      | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 an=00002904d0000000000000              | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 ad=016100002904d0000000000000          | FORMERR op0 rd 1/0/0
+    q=svc.internal/6/1 opt=1232/0/0000/0064                   | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 opt=1232/0/0000/00640001               | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 opt=1232/0/0000/0064000000             | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 opt=1232/0/0000/ cut=1                 | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 opt=1232/0/0000/ opt=1232/0/0000/      | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 an=00002904d0000000000000              | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 ad=016100002904d0000000000000          | FORMERR op0 rd ra 1/0/0
     q=svc.internal/6/1 ad=c00c0001000100000000000401020304    | NOERROR op0 aa rd ra 1/1/0
     q=svc.internal/6/1 an=c00c0001000100000000000401020304    | NOERROR op0 aa rd ra 1/1/0
     q=svc.internal/6/1 ad=c00c00010001000000000000            | NOERROR op0 aa rd ra 1/1/0
-    q=svc.internal/6/1 ad=c00c000100010000000000ff01020304    | FORMERR op0 rd 1/0/0
-    q=svc.internal/6/1 ad=c0ff0001000100000000000401020304    | FORMERR op0 rd 1/0/0
+    q=svc.internal/6/1 ad=c00c000100010000000000ff01020304    | FORMERR op0 rd ra 1/0/0
+    q=svc.internal/6/1 ad=c0ff0001000100000000000401020304    | FORMERR op0 rd ra 1/0/0
 ";
 
 #[test]
@@ -267,11 +273,11 @@ fn a_failure_says_its_code_and_nothing_else() {
         ("q=example.com/1/1 q=example.com/1/1", ResponseCode::Refused, "REFUSED op0 rd 0/0/0"),
         ("flags=0000", ResponseCode::FormErr, "FORMERR op0 0/0/0"),
     ] {
-        let reply = failure(&packet(words), code).unwrap();
+        let reply = failure(&packet(words), code, None, false).unwrap();
         assert_eq!(show(Outcome::Reply(reply)), expected, "{words}");
     }
-    assert_eq!(failure(&packet("flags=8000 q=example.com/1/1"), ResponseCode::ServFail), None);
-    assert_eq!(failure(b"short", ResponseCode::ServFail), None);
+    assert_eq!(failure(&packet("flags=8000 q=example.com/1/1"), ResponseCode::ServFail, None, false), None);
+    assert_eq!(failure(b"short", ResponseCode::ServFail, None, false), None);
 }
 
 fn many(count: usize) -> World {
@@ -309,9 +315,14 @@ fn what_does_not_fit_sets_tc_and_keeps_what_fits() {
     let long = "000000000000.web.default.svc.internal";
     // name, type, size, transport: TC, answers, additionals
     for (name, kind, size, transport, expected) in [
-        ("web", "A", None, Transport::Udp, (false, 16, 0)),
-        ("web", "AAAA", None, Transport::Udp, (false, 16, 0)),
-        ("web.default.svc.internal", "AAAA", Some(1232), Transport::Udp, (false, 16, 0)),
+        // 12 + 9 octets before, 16 or 28 for each record. What does not fit is no reason to ask again.
+        ("web", "A", None, Transport::Udp, (false, 30, 0)),
+        ("web", "A", Some(512), Transport::Udp, (false, 30, 0)),
+        ("web", "A", Some(1232), Transport::Udp, (false, 40, 0)),
+        ("web", "A", None, Transport::Tcp, (false, 40, 0)),
+        ("web", "AAAA", None, Transport::Udp, (false, 17, 0)),
+        ("web", "AAAA", Some(512), Transport::Udp, (false, 17, 0)),
+        ("web.default.svc.internal", "AAAA", Some(1232), Transport::Udp, (false, 40, 0)),
         (long, "AAAA", None, Transport::Udp, (false, 1, 0)),
         // 12 + 9 octets before, 12 + 6 + 39 for each record: eight in 512, 21 in 1232 - 11.
         ("web", "SRV", None, Transport::Udp, (true, 8, 0)),
@@ -363,7 +374,7 @@ fn the_largest_answers_fit_into_a_tcp_message() {
     let name = format!("{label}.{label}.{}", world.settings.apex);
     let srv = ask(&world, &name, "SRV", None, Transport::Tcp);
     assert_eq!((srv.metadata.truncation, srv.answers.len()), (false, 127));
-    let txt = ask(&world, &name, "TXT", None, Transport::Tcp);
+    let txt = ask(&world, &format!("{:012x}.{name}", 0), "TXT", None, Transport::Tcp);
     let [Record { data: RData::TXT(txt), .. }] = &txt.answers[..] else { panic!() };
     assert_eq!(txt.txt_data.len(), 128);
     // The SOA of the longest denial fits into the smallest datagram.
@@ -490,7 +501,7 @@ fn check_any(world: &World, packet: &[u8], transport: Transport) -> Result<(), T
         Outcome::Drop => prop_assert!(!is_query),
         Outcome::Forward(_) | Outcome::Follow(_) | Outcome::Wait => prop_assert!(is_query),
     }
-    prop_assert_eq!(failure(packet, ResponseCode::ServFail).is_some(), is_query);
+    prop_assert_eq!(failure(packet, ResponseCode::ServFail, None, false).is_some(), is_query);
     Ok(())
 }
 
@@ -513,7 +524,7 @@ fn figures_of_one_answer() {
         let start = Instant::now();
         let rounds = if count > 100 { 1000 } else { 100_000 };
         for _ in 0..rounds {
-            std::hint::black_box(respond(&world.snapshot(), &source, &packet, Transport::Udp, &mut rng));
+            std::hint::black_box(respond(&world.snapshot(), &source, ADDRESS, &packet, Transport::Udp, &mut rng));
         }
         println!("{kind} {name} of {count}: {:?}", start.elapsed() / rounds);
     }
@@ -554,43 +565,65 @@ fn told(follow: &Follow, code: ResponseCode, records: &[&str]) -> Vec<u8> {
 
 fn shown(reply: Option<Vec<u8>>) -> String {
     let reply = Message::from_vec(&reply.unwrap()).unwrap();
-    let answers = reply.answers.iter().map(|record| format!("{} {}", record.record_type(), record.data));
-    format!("{:?} {}", reply.metadata.response_code, answers.collect::<Vec<_>>().join(", "))
+    let mut answers: Vec<String> =
+        reply.answers.iter().map(|record| format!("{} {}", record.record_type(), record.data)).collect();
+    answers.sort();
+    format!("{:?} {}", reply.metadata.response_code, answers.join(", "))
+}
+
+/// The reply, given what an upstream says of the other name.
+fn reply_of(packet: &[u8], follow: &Follow, told: &[u8]) -> Option<Vec<u8>> {
+    followed(packet, Transport::Udp, follow, told, None, &mut SmallRng::seed_from_u64(1))
 }
 
 #[test]
-fn where_a_name_leads_is_handed_on_as_far_as_it_belongs_to_the_chain() {
+fn the_addresses_of_the_other_name_are_given_as_the_services_own() {
     let (packet, follow) = alias(RecordType::A, |_| {});
     let asked = Message::from_vec(&follow.query()).unwrap();
     assert_eq!(asked.queries[0].to_string(), "redis.example.com. IN A");
     assert!(asked.metadata.recursion_desired && asked.edns.is_some());
-    let reply =
-        |code, records: &[&str]| shown(followed(&packet, Transport::Udp, &follow, &told(&follow, code, records)));
-    let ours = "CNAME redis.example.com.";
-    assert_eq!(
-        reply(ResponseCode::NoError, &["redis.example.com. A 192.0.2.7"]),
-        format!("NoError {ours}, A 192.0.2.7")
-    );
-    assert_eq!(
-        reply(
-            ResponseCode::NoError,
-            &["redis.example.com. CNAME r.example.net.", "r.example.net. A 192.0.2.7", "r.example.net. A 192.0.2.8"]
-        ),
-        format!("NoError {ours}, CNAME r.example.net., A 192.0.2.7, A 192.0.2.8")
-    );
-    assert_eq!(
-        reply(ResponseCode::NoError, &["bank.example. A 192.0.2.66", "redis.example.com. AAAA 2001:db8::7"]),
-        format!("NoError {ours}"),
-        "what was not asked for is not handed on"
-    );
-    assert_eq!(reply(ResponseCode::NoError, &[]), format!("NoError {ours}"));
-    assert_eq!(reply(ResponseCode::NXDomain, &[]), format!("NXDomain {ours}"), "RFC 6604 section 3");
+    let reply = |code, records: &[&str]| shown(reply_of(&packet, &follow, &told(&follow, code, records)));
+    assert_eq!(reply(ResponseCode::NoError, &["redis.example.com. A 192.0.2.7"]), "NoError A 192.0.2.7");
+    let chain = ["redis.example.com. CNAME r.example.net.", "r.example.net. A 192.0.2.7", "r.example.net. A 192.0.2.8"];
+    assert_eq!(reply(ResponseCode::NoError, &chain), "NoError A 192.0.2.7, A 192.0.2.8");
+    let strange = ["bank.example. A 192.0.2.66", "redis.example.com. AAAA 2001:db8::7"];
+    assert_eq!(reply(ResponseCode::NoError, &strange), "NoError ", "what was not asked for is not handed on");
+    assert_eq!(reply(ResponseCode::NoError, &[]), "NoError ");
+    assert_eq!(reply(ResponseCode::NXDomain, &[]), "NoError ", "the service is there all the same");
     assert_eq!(reply(ResponseCode::Refused, &[]), "ServFail ");
-    assert_eq!(shown(followed(&packet, Transport::Udp, &follow, b"nonsense")), "ServFail ");
+    assert_eq!(shown(reply_of(&packet, &follow, b"nonsense")), "ServFail ");
+}
+
+#[test]
+fn the_whole_chain_says_how_long_addresses_of_another_name_hold() {
+    let (packet, follow) = alias(RecordType::A, |_| {});
+    let mut message = Message::from_vec(&told(&follow, ResponseCode::NoError, &[])).unwrap();
+    for (owner, ttl, data) in [
+        ("redis.example.com.", 30, RData::CNAME(hickory_proto::rr::rdata::CNAME("r.example.net.".parse().unwrap()))),
+        ("r.example.net.", 300, RData::A("192.0.2.7".parse().unwrap())),
+        ("bank.example.", 1, RData::A("192.0.2.66".parse().unwrap())),
+    ] {
+        message.add_answer(Record::from_rdata(owner.parse().unwrap(), ttl, data));
+    }
+    let reply = Message::from_vec(&reply_of(&packet, &follow, &message.to_vec().unwrap()).unwrap()).unwrap();
+    let [record] = &reply.answers[..] else { panic!("{reply}") };
+    assert_eq!((record.name.to_string().as_str(), record.ttl), ("redis.svc.internal.", 30));
+    assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
+    // What is not there has our own SOA, by which that may be kept.
+    let none = Message::from_vec(&reply_of(&packet, &follow, &told(&follow, ResponseCode::NoError, &[])).unwrap());
+    let none = none.unwrap();
+    let [soa] = &none.authorities[..] else { panic!("{none}") };
+    assert_eq!((soa.record_type(), soa.name.to_string().as_str()), (RecordType::SOA, "svc.internal."));
+}
+
+#[test]
+fn of_many_addresses_of_another_name_as_many_are_given_as_fit() {
+    let (packet, follow) = alias(RecordType::A, |_| {});
     let many: Vec<String> = (0..200).map(|n| format!("redis.example.com. A 192.0.2.{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let long = followed(&packet, Transport::Udp, &follow, &told(&follow, ResponseCode::NoError, &many)).unwrap();
-    assert!(long.len() <= 512 && Message::from_vec(&long).unwrap().metadata.truncation);
+    let long = reply_of(&packet, &follow, &told(&follow, ResponseCode::NoError, &many)).unwrap();
+    let reply = Message::from_vec(&long).unwrap();
+    assert!(long.len() <= 512 && long.len() > 480 && !reply.metadata.truncation, "{}: {reply}", long.len());
 }
 
 proptest! {
@@ -600,7 +633,7 @@ proptest! {
         let mut real = told(&follow, ResponseCode::NoError, &["redis.example.com. AAAA 2001:db8::7"]);
         real.truncate(real.len().saturating_sub(cut));
         for foreign in [reply, real] {
-            let reply = followed(&packet, Transport::Udp, &follow, &foreign).unwrap();
+            let reply = reply_of(&packet, &follow, &foreign).unwrap();
             prop_assert!(Message::from_vec(&reply).is_ok() && reply.len() <= 512 && reply[..2] == packet[..2]);
         }
     }

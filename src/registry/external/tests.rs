@@ -50,6 +50,8 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         ("a_b! address=10.0.0.9", "not '!'"),
         ("all address=10.0.0.9", "is reserved"),
         ("wpad.shop address=10.0.0.9", "is reserved"),
+        ("10.shop address=10.0.0.9", "take a number for an address"),
+        ("-web- address=10.0.0.9", "begin or end with '-'"),
         ("redis address", "not KEY=VALUE"),
         ("redis address=", "not KEY=VALUE"),
         ("redis colour=red", "is unknown"),

@@ -307,6 +307,39 @@ fn a_mistyped_label_is_told_the_right_one() {
     assert!(problems[0].expected.starts_with("one of portolan.service, "), "{problems:?}");
 }
 
+/// It is published all the same, so that nothing else of the container is lost.
+#[test]
+fn a_name_that_programs_do_not_find_is_a_problem() {
+    for (name, is_found) in [
+        ("web", true),
+        ("web-1", true),
+        ("1web", true),
+        ("_web", true),
+        ("0x", true),
+        ("0xg", true),
+        ("10", false),
+        ("0x7f", false),
+        ("007", false),
+        ("-web-", false),
+        ("web-", false),
+        ("-web", false),
+    ] {
+        let (claim, problems) = read_words(&[&format!("portolan.service={name}")]);
+        assert_eq!(claim.offers.len(), 1, "{name}");
+        let told: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
+        let expected = [format!("here, service {name}")];
+        assert_eq!(told, if is_found { vec![] } else { vec![expected[0].as_str()] }, "{name}");
+    }
+    let (_, problems) = read_words(&["portolan.port.80.service=10", "portolan.port.443.service=web"]);
+    assert!(problems[0].expected.contains("for an address"), "{problems:?}");
+    let metadata = Metadata::default();
+    let ports = BTreeSet::new();
+    let subject =
+        Subject { name: "12", image: "image", ports: &ports, published: &ports, metadata: &metadata, member: true };
+    let (_, problems) = read(&Options::default(), "here", subject);
+    assert_eq!(problems.len(), 1, "a container's own name, too: {problems:?}");
+}
+
 #[test]
 fn a_list_of_services_is_told_how_to_name_several() {
     let (_, problems) = read_words(&["portolan.service=web,api"]);

@@ -17,7 +17,7 @@ use hickory_proto::{
 use portolan::{
     dns::{
         access::AccessList,
-        answer::{MAX_ADDRESSES, Settings, Snapshot, Source},
+        answer::{Settings, Snapshot, Source},
         export::export,
         forward::{Forwarder, Options, Upstreams},
         name::Apex,
@@ -37,10 +37,13 @@ const REVERSE: &str = "18.172.in-addr.arpa.";
 
 /// What may differ, and why that is right.
 const CLASSES: [(&str, &str); 7] = [
-    ("alias", "a name with another name has SRV and TXT records of ours as well; a zone file holds the CNAME alone"),
+    (
+        "elsewhere",
+        "the addresses of a service with another name are looked up, and there is no upstream here; a file has none",
+    ),
     ("any", "ANY gets the smallest answer (RFC 8482 section 4.2), NSD gives every RRset it has"),
     ("bare", "a single label is a service near the asker, answered as if the root were ours; NSD has no such zone"),
-    ("sample", "an answer holds at most 16 addresses, drawn from all; the file and NSD hold all"),
+    ("part", "of addresses an answer over UDP holds those that fit, without TC; NSD says that there are more"),
     ("truncated", "who adds what where room is short differs (NSD: its NS records); over TCP both say the same"),
     (
         "additionals",
@@ -155,8 +158,16 @@ fn catalog(rng: &mut SmallRng) -> Catalog {
     let common = Arc::make_mut(&mut external.common);
     common.services = common.services.iter().take(1).cloned().collect();
     common.services[0].service = label("db");
-    let external =
-        Host { publications: [(external.container, Arc::new(external))].into_iter().collect(), ..Host::default() };
+    // And one at more addresses than a datagram holds.
+    let crowd = (0..150u8).map(|last| {
+        let mut one = external.clone();
+        one.container = ShortId::parse(&format!("{:012x}", 20_000 + u32::from(last))).unwrap();
+        one.elsewhere = Some(Elsewhere::Address(Ipv4Addr::new(10, 9, 0, last).into()).into());
+        Arc::make_mut(&mut one.common).services[0].service = label("crowd");
+        one
+    });
+    let registered = crowd.chain([external.clone()]).map(|one| (one.container, Arc::new(one)));
+    let external = Host { publications: registered.collect(), ..Host::default() };
     hosts.push((Origin::External, Arc::new(external)));
     Catalog {
         hosts: hosts.into_iter().collect(),
@@ -394,23 +405,16 @@ fn classify(packet: &[u8], over: Over, ours: &Said, theirs: &Said, zone: &Zone) 
             _ => None,
         };
     }
-    let is_alias = theirs.answers.len() == 1 && theirs.answers.iter().all(|answer| answer.contains(" CNAME "));
-    if is_alias && matches!(kind, RecordType::SRV | RecordType::TXT) {
-        return (ours.code == ResponseCode::NoError && theirs.code == ours.code).then_some("alias");
-    }
     let alike = |ours: &Said| (ours.code, ours.authoritative, ours.edns);
+    let is_addresses = matches!(kind, RecordType::A | RecordType::AAAA);
+    if over == Over::Udp && is_addresses && theirs.truncated && !ours.truncated && !ours.answers.is_empty() {
+        return (alike(ours) == alike(theirs)).then_some("part");
+    }
     if over == Over::Udp && (ours.truncated || theirs.truncated) {
         return (alike(ours) == alike(theirs)).then_some("truncated");
     }
     if alike(ours) == alike(theirs) && ours.denial == theirs.denial && ours.answers == theirs.answers {
         return (over == Over::Udp).then_some("additionals");
-    }
-    if alike(ours) == alike(theirs)
-        && ours.answers.len() == MAX_ADDRESSES
-        && ours.answers.is_subset(&theirs.answers)
-        && matches!(kind, RecordType::A | RecordType::AAAA)
-    {
-        return Some("sample");
     }
     let text = name.to_string().to_ascii_lowercase();
     let labels: Vec<&str> = text.trim_end_matches(".svc.internal.").split('.').collect();
@@ -422,6 +426,9 @@ fn classify(packet: &[u8], over: Over, ours: &Said, theirs: &Said, zone: &Zone) 
         }
         [] => false,
     };
+    if is_addresses && exists && ours.code == ResponseCode::ServFail && theirs.answers.is_empty() {
+        return (theirs.code == ResponseCode::NoError && labels.contains(&"db")).then_some("elsewhere");
+    }
     let (no_data, no_name) = (ResponseCode::NoError, ResponseCode::NXDomain);
     let is_unwritten = ours.code == no_data && ours.answers.is_empty() && theirs.code == no_name;
     (exists && is_unwritten && ours.denial == theirs.denial).then_some("unreachable")

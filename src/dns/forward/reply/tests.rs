@@ -2,7 +2,7 @@ use hickory_proto::{
     op::{Edns, Message, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, CNAME, SOA},
+        rdata::{A, CNAME, SOA, TXT},
     },
 };
 use proptest::prelude::*;
@@ -132,7 +132,7 @@ fn how_long_an_answer_is_true_is_said_by_its_shortest_ttl_or_its_soa() {
 }
 
 #[test]
-fn what_does_not_fit_loses_the_additional_section_first_and_then_all() {
+fn what_does_not_fit_loses_the_additional_section_first_and_then_the_last_records_of_the_answer() {
     let many = |count: u8| (0..count).map(|i| a("www.example.org.", 300, i)).collect::<Vec<_>>();
     let reply = Reply::read(&told(RecordType::A, |m| {
         m.answers = many(20);
@@ -147,8 +147,25 @@ fn what_does_not_fit_loses_the_additional_section_first_and_then_all() {
     assert_eq!(of(None, Transport::Udp), (20, 0, false), "353 octets of answers");
     assert_eq!(of(None, Transport::Tcp), (20, 20, false));
     let reply = Reply::read(&told(RecordType::A, |m| m.answers = many(60))).unwrap();
-    let message = written(&reply, &query(RecordType::A, Some((512, false))), Transport::Udp, Age::Seconds(0));
-    assert!(message.metadata.truncation && message.answers.is_empty() && message.edns.is_some(), "{message}");
+    for (edns, held) in [(Some((512, false)), 29), (None, 29), (Some((600, false)), 34)] {
+        let message = written(&reply, &query(RecordType::A, edns), Transport::Udp, Age::Seconds(10));
+        assert!(message.metadata.truncation && message.edns.is_some() == edns.is_some(), "{message}");
+        assert_eq!(message.answers, (0..held).map(|i| a("www.example.org.", 290, i)).collect::<Vec<_>>());
+        assert!(message.authorities.is_empty() && message.additionals.is_empty());
+    }
+    // A record that does not fit leaves those behind it out, too.
+    let texts = |length: usize| TXT::new(vec!["x".repeat(255); length]);
+    let reply = Reply::read(&told(RecordType::TXT, |m| {
+        m.answers = vec![
+            Record::from_rdata(name("www.example.org."), 300, RData::TXT(texts(1))),
+            Record::from_rdata(name("www.example.org."), 300, RData::TXT(texts(3))),
+            Record::from_rdata(name("www.example.org."), 300, RData::TXT(TXT::new(vec!["y".to_owned()]))),
+        ];
+        m.authorities = vec![soa(900, 120)];
+    }))
+    .unwrap();
+    let message = written(&reply, &query(RecordType::TXT, None), Transport::Udp, Age::Seconds(0));
+    assert_eq!((message.metadata.truncation, message.answers.len(), message.authorities.len()), (true, 1, 0));
 }
 
 #[test]

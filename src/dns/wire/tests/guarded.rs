@@ -1,5 +1,7 @@
 //! What clients get whose address anybody may have written into the query.
 
+use std::cell::Cell;
+
 use super::*;
 
 const CLIENT_ADDRESS: &str = "198.51.100.7";
@@ -12,8 +14,21 @@ fn world() -> World {
 }
 
 fn guarded(world: &World, who: &str, packet: &[u8], transport: Transport, pace: Pace) -> Outcome {
+    allowed(world, who, packet, transport, pace, &|_| false)
+}
+
+/// As `guarded`, with an allowance.
+fn allowed(
+    world: &World,
+    who: &str,
+    packet: &[u8],
+    transport: Transport,
+    pace: Pace,
+    allows: &dyn Fn(usize) -> bool,
+) -> Outcome {
     let cookies = Cookies::new([3; 16]);
-    let guard = Guard { cookies: &cookies, address: CLIENT_ADDRESS.parse().unwrap(), now: 1_700_000_000, pace };
+    let address = CLIENT_ADDRESS.parse().unwrap();
+    let guard = Guard { cookies: &cookies, address, now: 1_700_000_000, pace, allows, is_part: &Cell::default() };
     let mut rng = SmallRng::seed_from_u64(1);
     respond_guarded(&world.snapshot(), &world.source(who), packet, transport, &guard, &mut rng)
 }
@@ -54,6 +69,44 @@ fn whoever_has_not_proven_its_address_gets_three_octets_for_one_and_may_ask_agai
         let message = Message::from_vec(&whole).unwrap();
         assert!(!message.metadata.truncation && message.answers.len() == 16, "{who}: {message}");
     }
+}
+
+/// Load balancers that never ask over TCP need whole answers.
+#[test]
+fn an_address_that_may_be_forged_gets_whole_answers_as_long_as_it_has_an_allowance() {
+    let world = world();
+    let taken = Cell::new(0);
+    let allowance = |left: usize| {
+        taken.set(0);
+        let taken = &taken;
+        move |octets: usize| {
+            let has = octets <= left;
+            taken.set(taken.get() + if has { octets } else { 0 });
+            has
+        }
+    };
+    let ask = |who: &str, words: &str, pace, left: usize| {
+        let packet = packet(words);
+        match allowed(&world, who, &packet, Transport::Udp, pace, &allowance(left)) {
+            Outcome::Reply(reply) => (Message::from_vec(&reply).unwrap(), reply.len(), packet.len()),
+            other => panic!("{other:?}"),
+        }
+    };
+    for kind in [1, 33] {
+        let words = format!("q=web.shop.svc.internal/{kind}/1 opt=1232/0/0000/");
+        let (whole, length, asked) = ask("stranger", &words, Pace::Answer, 2000);
+        assert!(!whole.metadata.truncation && whole.answers.len() == 16, "{whole}");
+        assert_eq!(taken.get(), length - 3 * asked, "what exceeds three times the query is taken, and no more");
+        let (cut, length, asked) = ask("stranger", &words, Pace::Answer, 10);
+        assert!(cut.metadata.truncation && length <= 3 * asked && taken.get() == 0, "{cut}");
+        // How often it asks is another matter.
+        let (cut, ..) = ask("stranger", &words, Pace::Truncate, 2000);
+        assert!(cut.metadata.truncation && cut.answers.is_empty() && taken.get() == 0);
+        ask("f1", &words, Pace::Answer, 0);
+        assert_eq!(taken.get(), 0);
+    }
+    let (small, ..) = ask("stranger", "q=nothing.shop.svc.internal/1/1", Pace::Answer, 0);
+    assert_eq!((small.metadata.truncation, taken.get()), (false, 0), "what is fair needs no allowance");
 }
 
 /// The addresses of SRV targets are what clients connect to, so what the guard keeps from them they are told to fetch.
