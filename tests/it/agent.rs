@@ -4,6 +4,7 @@
 mod access;
 mod bed;
 mod bootstrap;
+mod cable;
 mod claims;
 mod compat;
 mod conflict;
