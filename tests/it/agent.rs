@@ -11,6 +11,7 @@ mod conflict;
 mod drain;
 mod explain;
 mod external;
+mod front;
 mod garbage;
 mod health;
 mod holders;
