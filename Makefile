@@ -12,7 +12,7 @@ setup: ## Install what is missing, from the distribution's packages
 
 check: setup ## Format, lints, unit, property and simulation tests, docs: three minutes at most
 	cargo fmt --check
-	for script in scripts/*.sh tests/e2e/bed/*.sh .ci/run; do bash -n "$$script"; done
+	for script in scripts/*.sh tests/e2e/bed/*.sh tests/it/agent/front/*.sh .ci/run; do bash -n "$$script"; done
 	cargo clippy --all-targets -- -D warnings
 	cargo nextest run
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items

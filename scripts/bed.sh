@@ -191,7 +191,7 @@ down)
     down
     if [ "${2:-}" = --images ]; then
         docker image rm -f portolan:dev portolan-test-host portolan-test-host26 portolan-test-sample portolan-test-etcd \
-            portolan-test-dockercoins portolan-test-bare >/dev/null 2>&1 || true
+            portolan-test-dockercoins portolan-test-bare portolan-test-front >/dev/null 2>&1 || true
     fi
     rm -rf "$work"
     ;;

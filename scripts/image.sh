@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# image.sh base | agent | demo | bed: makes images; those that need packages only where they are missing.
+# image.sh base | agent | demo | bed | front: makes images; those that need packages only where they are missing.
 #   base   portolan-base:bookworm, Debian's small base: from this engine, else from a registry, else built from packages;
 #          `base trixie` makes the next release's
 #   agent  portolan:dev, the agent as built here, and what it loads: no distribution
 #   demo   portolan-demo, the same for the demonstration
 #   bed    portolan-test-host, -host26, -sample, -etcd, -dockercoins, -bare for the test bed
+#   front  portolan-test-front, the resolvers and load balancers of docs/resolvers.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -113,13 +114,19 @@ make_bed() {
     build -f $example/Dockerfile -t portolan-test-dockercoins "$context"
 }
 
+make_front() {
+    make_base bookworm
+    build --build-arg BASE=portolan-base:bookworm -t portolan-test-front tests/it/agent/front
+}
+
 case "${1:-}" in
 base) make_base "${2:-bookworm}" ;;
 agent) make_scratch portolan:dev ;;
 demo) make_scratch portolan-demo 'LABEL portolan-demo=image' ;;
 bed) make_bed ;;
+front) make_front ;;
 *)
-    sed -n '2,7p' "$0" | cut -c3- >&2
+    sed -n '2,8p' "$0" | cut -c3- >&2
     exit 2
     ;;
 esac

@@ -25,6 +25,7 @@ finish() {
     scripts/bed.sh down
     echo "test: how long each part took"
     tell "the bed comes up" "$up"
+    tell "the image of the resolvers and load balancers in front" "$image"
     # Parts below a second are not where the time goes.
     if ls "$times"/*.xml >/dev/null 2>&1; then scripts/times.sh "$times"/*.xml | awk '$1 >= 1'; fi
     tell "the bed goes down" $((SECONDS - tested))
@@ -36,8 +37,8 @@ finish() {
 }
 
 # The tests of a single agent follow the engine of the machine that they run on: run them on a host with that engine.
-# Two modules are left out. `secured` reads etcd's log, and that host's etcd 3.5 writes another one than Debian 12's 3.4;
-# `resolvers` needs musl-gcc, which is not there.
+# Three modules are left out. `secured` reads etcd's log, and that host's etcd 3.5 writes another one than Debian 12's
+# 3.4; `resolvers` needs musl-gcc, and `front` an image of its own, which are not there.
 within_26() {
     local build=$target/nextest/within
     mkdir -p "$build"
@@ -46,7 +47,7 @@ within_26() {
         --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" >"$build/metadata.json"
     scripts/bed.sh within /opt/cargo/cargo-nextest nextest run --profile full \
         --binaries-metadata "$build/binaries.json" --cargo-metadata "$build/metadata.json" \
-        -E 'binary(it) & test(/^(docker|agent)::/) - test(/^agent::(secured|resolvers)::/)'
+        -E 'binary(it) & test(/^(docker|agent)::/) - test(/^agent::(secured|resolvers|front)::/)'
 }
 
 cargo nextest run --profile full --no-run --cargo-quiet
@@ -54,9 +55,12 @@ rm -rf "$report" "$times"
 mkdir -p "$times"
 SECONDS=0
 up="?"
+image="?"
 trap finish EXIT
 scripts/bed.sh up
 up=$SECONDS
+scripts/image.sh front
+image=$((SECONDS - up))
 cargo nextest run --profile full
 if [ "${1:-}" = engines ]; then
     keep first

@@ -4,12 +4,14 @@
 mod access;
 mod bed;
 mod bootstrap;
+mod cable;
 mod claims;
 mod compat;
 mod conflict;
 mod drain;
 mod explain;
 mod external;
+mod front;
 mod garbage;
 mod health;
 mod holders;

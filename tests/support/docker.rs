@@ -67,9 +67,11 @@ pub(crate) struct Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        // One command for all: the client removes them at the same time, and goes on where one is gone.
         let remove = |command: &[&str], names: &Mutex<Vec<String>>| {
-            for name in names.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..) {
-                let _ = Command::new("docker").args(command).arg(name).output();
+            let names = std::mem::take(&mut *names.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            if !names.is_empty() {
+                let _ = Command::new("docker").args(command).args(names).output();
             }
         };
         remove(&["rm", "-f"], &self.containers);
@@ -100,10 +102,16 @@ impl Bed {
     /// Starts a container and gives its full id.
     #[track_caller]
     pub(crate) fn run(&self, short: &str, options: &[&str], command: &[&str]) -> String {
+        self.run_image(IMAGE, short, options, command)
+    }
+
+    /// As [`Bed::run`], from another image.
+    #[track_caller]
+    pub(crate) fn run_image(&self, image: &str, short: &str, options: &[&str], command: &[&str]) -> String {
         let name = self.adopt(short);
         let mut arguments = vec!["run", "-d", "--init", "--label", &self.label, "--name", &name];
         arguments.extend(options);
-        arguments.push(IMAGE);
+        arguments.push(image);
         arguments.extend(command);
         docker(&arguments)
     }

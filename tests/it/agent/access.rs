@@ -15,7 +15,10 @@ use hickory_proto::{
     rr::{RData, Record, RecordType, rdata::A},
 };
 
-use super::bed::{Home, address, engine_bed, eventually};
+use super::{
+    bed::{Home, address, engine_bed, eventually},
+    cable::Cable,
+};
 use crate::engine::{Between, docker};
 
 /// What our upstream says of every name.
@@ -135,26 +138,9 @@ fn a_container_that_asks_before_docker_is_listed_is_told_to_ask_again() {
 
 #[test]
 fn a_source_that_is_not_on_the_list_is_refused_until_it_is_allowed() {
-    // A container without a network gets a cable to the host: its address is in no network that Docker knows.
     let bed = engine_bed("outside");
-    let shell = |options: &[&str], script: &str| bed.run("outside", options, &["sh", "-c", script]);
-    let number = std::process::id();
-    // 198.18.0.0/15 is for benchmarks of networks (RFC 2544): nobody's real one.
-    let subnet = format!("198.18.{}.{}", number >> 6 & 0xff, (number & 0x3f) << 2);
-    let base: Ipv4Addr = subnet.parse().expect("an address");
-    let at = |offset: u32| Ipv4Addr::from(u32::from(base) + offset).to_string();
-    let (ours, theirs, cable) = (at(1), at(2), format!("agentit{number}"));
-    let script = format!(
-        "ip() {{ /bin/busybox ip \"$@\"; }}; ip link add {cable} type veth && ip link set {cable} netns 1 && \
-         ip addr add {theirs}/30 dev veth0 && ip link set veth0 up && echo ready && sleep 1000"
-    );
-    shell(&["--network", "none", "--pid", "host", "--cap-add", "NET_ADMIN"], &script);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(bed.says("outside", "ready"));
-    let script =
-        format!("/bin/busybox ip addr add {ours}/30 dev {cable} && /bin/busybox ip link set {cable} up && echo ready");
-    bed.run("cable", &["--network", "host", "--cap-add", "NET_ADMIN"], &["sh", "-c", &script]);
-    runtime.block_on(bed.says("cable", "ready"));
+    let cable = Cable::lay(&bed, 18, 30, 1);
+    let (ours, theirs) = (cable.ours[0].to_string(), cable.theirs);
 
     bed.sleeper("web", &["--network", "host"]);
     let name = format!("{}.default.svc.internal.", bed.name("web"));
@@ -163,7 +149,7 @@ fn a_source_that_is_not_on_the_list_is_refused_until_it_is_allowed() {
         let _agent = home.start();
         home.until_ready();
         eventually(format_args!("{theirs} is told {expected}"), || {
-            Some(nslookup(&bed.name("outside"), &name, &ours)).filter(|said| said.contains(expected))
+            Some(nslookup(&cable.container, &name, &ours)).filter(|said| said.contains(expected))
         });
     };
     let advertise = ["--advertise", "192.0.2.1", "--dns", &listen];
