@@ -133,7 +133,11 @@ impl Explainer<'_> {
             let asked = resolve::ask(&self.snapshot, &self.neighbours, source, name, *kind, rng);
             let (rcode, answers) = asked.map_or_else(
                 |error| (error.to_string(), Vec::new()),
-                |asked| (asked.rcode, asked.answers.into_iter().map(|record| record.data).collect()),
+                |asked| {
+                    let elsewhere = asked.elsewhere.map(|name| format!("those of {name}, asked of the upstreams"));
+                    let data = asked.answers.into_iter().map(|record| record.data).chain(elsewhere);
+                    (asked.rcode, data.collect())
+                },
             );
             ExplainedAnswer { kind: kind.to_string(), rcode, data: answers }
         };

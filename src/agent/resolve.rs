@@ -46,7 +46,11 @@ pub(super) fn resolve(
         ResolveError::Invalid(format!("`{}` is no record type; A, AAAA, SRV, TXT, PTR, SOA and NS are", request.kind))
     })?;
     let source = find(snapshot.local, neighbours.access, request.asker.as_ref())?;
-    let Asked { rcode, answers, additionals } = ask(snapshot, neighbours, &source, &name, kind, rng)?;
+    let Asked { rcode, answers, additionals, elsewhere } = ask(snapshot, neighbours, &source, &name, kind, rng)?;
+    if let Some(elsewhere) = elsewhere {
+        let message = format!("`{name}` has the addresses of `{elsewhere}`: the upstreams are asked for each question");
+        return Err(ResolveError::Invalid(message));
+    }
     if rcode == FORWARD {
         let message = format!("`{name}` is not a name of ours: it would be forwarded to the upstreams");
         return Err(ResolveError::Invalid(message));
@@ -83,6 +87,8 @@ pub(super) struct Asked {
     pub(super) rcode: String,
     pub(super) answers: Vec<ResolveRecord>,
     pub(super) additionals: Vec<ResolveRecord>,
+    /// The name whose addresses are asked of an upstream.
+    pub(super) elsewhere: Option<String>,
 }
 
 /// Asks one question as a packet would.
@@ -97,7 +103,8 @@ pub(super) fn ask(
     let mut question = Message::query();
     question.add_query(Query::query(name.clone(), kind));
     let invalid = |error: &dyn std::fmt::Display| ResolveError::Invalid(format!("`{name}` cannot be asked: {error}"));
-    let without_records = |rcode: &str| Asked { rcode: rcode.to_owned(), answers: Vec::new(), additionals: Vec::new() };
+    let without_records =
+        |rcode: &str| Asked { rcode: rcode.to_owned(), answers: Vec::new(), additionals: Vec::new(), elsewhere: None };
     let packet = question.to_vec().map_err(|error| invalid(&error))?;
     let read = |reply: &[u8]| {
         let reply = Message::from_vec(reply).map_err(|error| invalid(&error))?;
@@ -105,6 +112,7 @@ pub(super) fn ask(
             rcode: rcode(u16::from(reply.metadata.response_code)),
             answers: records(&reply.answers),
             additionals: records(&reply.additionals),
+            elsewhere: None,
         })
     };
     Ok(match respond(snapshot, source, ADDRESS, &packet, Transport::Tcp, rng) {
@@ -114,7 +122,7 @@ pub(super) fn ask(
             None => without_records(FORWARD),
         },
         // What the upstreams say of the other name is asked of them for each question.
-        Outcome::Follow(follow) => without_records(&format!("{FORWARD} {}", follow.shown())),
+        Outcome::Follow(follow) => Asked { elsewhere: Some(follow.target().to_string()), ..without_records(FORWARD) },
         // An address inside a Docker network that no container is known to have: what DNS says after its short wait.
         Outcome::Wait => without_records("SERVFAIL"),
         Outcome::Drop => return Err(invalid(&"it makes no valid question")),

@@ -406,7 +406,7 @@ impl<'a> Question<'a> {
         let most = self.room.records(self.name.len() + 1, data);
         let addresses = distinct(addresses);
         let is_part = addresses.len() > most;
-        let sampled = sample(addresses, most, self.room.asker, rng);
+        let sampled = sample(&addresses, most, self.room.asker, rng);
         let answers = sampled.iter().map(|(address, _)| self.address(self.name, *address)).collect();
         Answer::Records { answers, additionals: Vec::new(), is_part }
     }

@@ -16,7 +16,7 @@ pub(in crate::dns) type Weighted = (IpAddr, u32);
 
 /// At most `most` of the addresses, which are [distinct]: those of this asker, in the order of the answer.
 pub(in crate::dns) fn sample(
-    addresses: Vec<Weighted>,
+    addresses: &[Weighted],
     most: usize,
     asker: IpAddr,
     rng: &mut impl Rng,
@@ -150,7 +150,7 @@ mod tests {
     fn firsts(weights: &[u32], most: usize, rounds: u64) -> Vec<u64> {
         let mut counts = vec![0; weights.len()];
         for seed in 0..rounds {
-            let given = sample(addresses(weights), most, ASKER, &mut SmallRng::seed_from_u64(seed));
+            let given = sample(&addresses(weights), most, ASKER, &mut SmallRng::seed_from_u64(seed));
             counts[places(&given)[0] as usize - 1] += 1;
         }
         counts
@@ -178,7 +178,7 @@ mod tests {
         // After the 8, the 1 and the 3 share the second place one to three.
         let mut seconds = [0u32; 2];
         for seed in 0..20_000 {
-            let given = places(&sample(addresses(&[8, 1, 3]), 16, ASKER, &mut SmallRng::seed_from_u64(seed)));
+            let given = places(&sample(&addresses(&[8, 1, 3]), 16, ASKER, &mut SmallRng::seed_from_u64(seed)));
             if given[0] == 1 {
                 seconds[usize::from(given[1] == 3)] += 1;
             }
@@ -193,11 +193,11 @@ mod tests {
         for seed in 0..200 {
             let rng = &mut SmallRng::seed_from_u64(seed);
             let given: Vec<u32> =
-                sample(addresses(&weights), 16, ASKER, rng).iter().map(|(_, weight)| *weight).collect();
+                sample(&addresses(&weights), 16, ASKER, rng).iter().map(|(_, weight)| *weight).collect();
             assert_eq!(given, [&[1; 10][..], &[0; 6]].concat());
         }
         // Nothing else is there: then they serve.
-        assert_eq!(sample(addresses(&[0, 0]), 16, ASKER, &mut SmallRng::seed_from_u64(1)).len(), 2);
+        assert_eq!(sample(&addresses(&[0, 0]), 16, ASKER, &mut SmallRng::seed_from_u64(1)).len(), 2);
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         let mut first = 0;
         for seed in 0..10_000 {
             let all = vec![one(2), (IpAddr::from([192, 0, 2, 2]), 5), one(3)];
-            let given = sample(distinct(all), 16, ASKER, &mut SmallRng::seed_from_u64(seed));
+            let given = sample(&distinct(all), 16, ASKER, &mut SmallRng::seed_from_u64(seed));
             assert_eq!(given.len(), 2);
             first += u32::from(given[0].0 == one(0).0);
         }

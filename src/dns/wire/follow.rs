@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use hickory_proto::{
     op::{Edns, Message, Query},
-    rr::{DNSClass, RData, Record, RecordType},
+    rr::{DNSClass, Name, RData, Record, RecordType},
 };
 use rand::Rng;
 
@@ -35,6 +35,11 @@ impl Follow {
     /// What is asked for, for tests and people.
     pub fn shown(&self) -> String {
         format!("{} {}", self.question.query_type, self.question.name)
+    }
+
+    /// The other name.
+    pub fn target(&self) -> &Name {
+        &self.question.name
     }
 
     /// Whether names of others are asked for the asker.
@@ -95,7 +100,7 @@ pub fn followed(
         if let Some(guard) = guard {
             guard.is_part.set(addresses.len() > most);
         }
-        made.answers = sample(addresses, most, room.asker, rng).iter().map(record).collect();
+        made.answers = sample(&addresses, most, room.asker, rng).iter().map(record).collect();
     }
     Some(made.encode(transport, guard))
 }

@@ -104,16 +104,23 @@ fn another_name_is_looked_up_for_whoever_asks() {
         (!answer.data.is_empty()).then_some(answer.data)
     };
     let followed = eventually("it is looked up", || asked(RecordType::A));
-    assert_eq!((followed.len(), followed[0].as_str()), (3, "cache.example.com."), "its name and two addresses");
-    assert_eq!(asked(RecordType::CNAME), Some(vec!["cache.example.com.".into()]));
+    assert!(
+        followed.len() == 2 && followed.iter().all(|data| data.parse::<std::net::IpAddr>().is_ok()),
+        "{followed:?}"
+    );
+    assert_eq!(asked(RecordType::CNAME), None, "beside it there may be no SRV");
     assert_eq!(asked(RecordType::SRV), Some(vec!["0 1 6379 cache.example.com.".into()]));
-    assert_eq!(asked(RecordType::TXT), Some(vec!["managed".into()]));
+    assert_eq!(asked(RecordType::TXT), None, "tags are an instance's");
     let shown = home.client(&["resolve", "cache.global"]);
-    assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), "cache.example.com.");
+    let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(said.contains("has the addresses of `cache.example.com.`"), "{said}");
+    let shown = home.client(&["explain", "cache.global"]);
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(said.contains("those of cache.example.com., asked of the upstreams"), "{said}");
     drop(upstream);
     // What the upstream said is kept for as long as it said so; what it was never asked nobody can tell.
-    assert_eq!(asked(RecordType::A).map(|data| data.len()), Some(3));
+    assert_eq!(asked(RecordType::A).map(|data| data.len()), Some(2));
     let began = std::time::Instant::now();
-    let gone = ask(home.dns, "cache.svc.internal", RecordType::MX);
+    let gone = ask(home.dns, "cache.svc.internal", RecordType::AAAA);
     assert!(gone.is_none_or(|answer| answer.data.is_empty()) && began.elapsed() < DEADLINE, "its upstream is gone");
 }

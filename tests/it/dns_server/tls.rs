@@ -97,6 +97,28 @@ async fn a_client_of_either_version_is_answered_whole() {
     server.assert_answers(CLIENT);
 }
 
+/// RFC 7830: what is encrypted still has a length.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_padding_gets_replies_of_few_lengths_and_nobody_else() {
+    let (_server, address) = secured(Limits::default()).await;
+    let padded = |query: &[u8]| {
+        let mut query = query.to_vec();
+        query[11] = 1;
+        query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 12, 0, 0]);
+        query
+    };
+    let mut client = open(address);
+    let nothing = query(7, "nothing.svc.internal.", RecordType::A);
+    let lengths: Vec<usize> =
+        [web(), nothing.clone(), many()].iter().map(|query| client.ask(&padded(query)).unwrap().len()).collect();
+    assert!(lengths.iter().all(|length| length % 468 == 0), "{lengths:?}");
+    assert_eq!(lengths[0], lengths[1], "a service and none look alike");
+    assert_eq!(addresses(&client.ask(&padded(&web())).unwrap()), WEB);
+    assert_ne!(client.ask(&nothing).unwrap().len() % 468, 0, "without the option");
+    let mut plain = Connection::open(CLIENT, _server.address).unwrap();
+    assert_ne!(plain.ask(&padded(&nothing)).unwrap().len() % 468, 0, "in the clear padding hides nothing");
+}
+
 /// A client that names no protocol is served (RFC 7858 section 3.1 asks for none); one that wants to speak another is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_wants_to_speak_something_else_gets_no_handshake() {
