@@ -7,6 +7,7 @@ mod bootstrap;
 mod claims;
 mod compat;
 mod conflict;
+mod credentials;
 mod drain;
 mod explain;
 mod external;
