@@ -10,13 +10,14 @@
 //!   unknown ([`CallError::Unknown`]).
 //! - **A token that renews itself**: when etcd no longer knows it, we log in again and repeat the call. Where etcd does
 //!   not let us log in, a lease is renewed all the same: etcd asks for no token there, and this host's names stay.
-//! - **Credentials that may change** (`credentials.rs`): files are read again, and what cannot be used changes nothing.
+//! - **Credentials that may change** (`credentials.rs`, `certificates.rs`): files are read again, and what cannot be used changes nothing.
 //! - **A watch that ends rather than goes silent** (`watch.rs`).
 //! - **A last look** at what is written: a key outside [`Options::own_prefixes`] never leaves this process.
 //!
 //! `etcd_client` serves as a raw stub; it and `tonic` are known only here and in the files below. Deliberately absent:
 //! discovery of members (endpoints are configured), client-side balancing, backoff (the caller's), caching.
 
+mod certificates;
 mod connection;
 mod convert;
 mod credentials;
