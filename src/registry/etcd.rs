@@ -10,7 +10,8 @@
 //!   unknown ([`CallError::Unknown`]).
 //! - **A token that renews itself**: when etcd no longer knows it, we log in again and repeat the call. Where etcd does
 //!   not let us log in, a lease is renewed all the same: etcd asks for no token there, and this host's names stay.
-//! - **Credentials that may change** (`credentials.rs`, `certificates.rs`): files are read again, and what cannot be used changes nothing.
+//! - **Credentials that may change** (`credentials.rs`, `certificates.rs`): files are read again, and what cannot be
+//!   used changes nothing.
 //! - **A watch that ends rather than goes silent** (`watch.rs`).
 //! - **A last look** at what is written: a key outside [`Options::own_prefixes`] never leaves this process.
 //!
@@ -188,8 +189,8 @@ impl Etcd {
     }
 
     /// Takes over user, password and certificates of these options; all else stays. Tells which settings say something
-    /// else now, or whose files do. With other certificates or another user all connections are made again. Where a file
-    /// cannot be used nothing changes.
+    /// else now, or whose files do. With other certificates or another user all connections are made again. Where a
+    /// file cannot be used nothing changes.
     pub fn renew(&self, options: &Options) -> Result<Vec<&'static str>, OptionsError> {
         let Renewed { settings, outdates_connections } = self.0.credentials.renew(options)?;
         if outdates_connections {

@@ -1,8 +1,8 @@
 //! Asks a server that hung up on a new connection what it has against our certificate. \[IO\]
 //!
-//! In TLS 1.3 a client is through with the handshake before the server has looked at the client's certificate. A refusal
-//! comes in place of the first reply, and the library that speaks HTTP/2 there says "operation was canceled". So the
-//! handshake is made once more, and what the server says then is read here.
+//! In TLS 1.3 a client is through with the handshake before the server has looked at the client's certificate. A
+//! refusal comes in place of the first reply, and the library that speaks HTTP/2 there says "operation was canceled".
+//! So the handshake is made once more, and what the server says then is read here.
 
 use std::sync::Arc;
 
