@@ -91,6 +91,7 @@ type Tasks = JoinSet<(&'static str, Result<()>)>;
 struct Agent {
     config: Config,
     identity: Identity,
+    backend: Backend,
     shared: Arc<Shared>,
     forwarder: Arc<Forwarder>,
     listens: Vec<Listen>,
@@ -183,6 +184,7 @@ impl Agent {
         let lease_ttl = i64::try_from(config.lease.value.as_secs()).context("--lease")?;
         let keys = Keys::new(&config.etcd_prefix.value);
         let identity = Identity { host, keys, session: session.clone(), lease_ttl };
+        let backend = backend(&config, &identity)?;
         let (commands, commanded) = mpsc::channel(COMMANDS);
         let (orders, ordered) = mpsc::channel(COMMANDS);
         let gates = Gates {
@@ -193,6 +195,7 @@ impl Agent {
         };
         let agent = Self {
             identity,
+            backend,
             shared: Arc::new(Shared::new(settings, reload::limits(&config))),
             forwarder: Arc::new(forwarder),
             listens,
@@ -235,13 +238,6 @@ impl Agent {
         Ok(agent)
     }
 
-    fn backend(&self) -> Result<Backend> {
-        if self.config.registry.value == Registry::Memory {
-            return Ok(Backend::Memory(Store::embedded(rand::random())));
-        }
-        let Identity { keys, host, .. } = &self.identity;
-        Ok(Backend::Etcd(etcd_of(&self.config, vec![keys.host_prefix(host), keys.echo(host), keys.ack(host)])?))
-    }
     /// Starts every loop, and tells what can be lent to the next agent.
     async fn spawn(
         &self,
@@ -358,7 +354,7 @@ impl Agent {
                 }
             }),
         );
-        let (identity, backend, kept) = (self.identity.clone(), self.backend()?, Arc::clone(&state));
+        let (identity, backend, kept) = (self.identity.clone(), self.backend.clone(), Arc::clone(&state));
         let inputs = driver::Inputs { desired: self.served.1.clone(), asked: self.asked.1.clone(), commands };
         let outputs = driver::Outputs { view: self.view.0.clone(), status: self.registry.0.clone() };
         spawn(tasks, "registry", async move {
@@ -484,21 +480,35 @@ fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = Resul
     tasks.spawn(async move { (name, task.await) });
 }
 
+/// The registry of the configuration, in which a host writes its own keys only.
+fn backend(config: &Config, identity: &Identity) -> Result<Backend> {
+    if config.registry.value == Registry::Memory {
+        return Ok(Backend::Memory(Store::embedded(rand::random())));
+    }
+    let Identity { keys, host, .. } = identity;
+    Ok(Backend::Etcd(etcd_of(config, vec![keys.host_prefix(host), keys.echo(host), keys.ack(host)])?))
+}
+
 /// The etcd of the configuration, in which we write only below `own_prefixes`.
 pub(crate) fn etcd_of(config: &Config, own_prefixes: Vec<Vec<u8>>) -> Result<Etcd> {
+    Ok(Etcd::new(etcd::Options { own_prefixes, ..etcd_options(config) })?)
+}
+
+/// Where etcd is and who we are to it, and no keys of ours.
+fn etcd_options(config: &Config) -> etcd::Options {
     let user = config.etcd_user.value.as_ref().map(|user| {
         let password = user.password.as_ref().map_or("", |password| password.reveal());
         (user.name.clone(), password.to_owned())
     });
     let (ca, cert, key) = (&config.etcd_ca.value, &config.etcd_cert.value, &config.etcd_key.value);
     let has_tls = ca.is_some() || cert.is_some() || key.is_some();
-    Ok(Etcd::new(etcd::Options {
+    etcd::Options {
         endpoints: config.etcd_endpoints.value.clone(),
         user,
+        password_file: config.etcd_password_file.value.clone(),
         tls: has_tls.then(|| etcd::Tls { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
-        own_prefixes,
         ..etcd::Options::default()
-    })?)
+    }
 }
 
 fn answer(shared: &Shared, forwarder: &Forwarder, request: &ResolveRequest) -> Result<ResolveReply, ResolveError> {

@@ -1,7 +1,8 @@
 //! SIGHUP: reads the configuration anew, and takes over what can change while the agent runs. No socket is touched.
 //!
-//! An invalid one is refused whole, with everything that is wrong with it, as `portolan config check` tells it. What cannot
-//! change while we run is named, and stays as it was; a restart or a takeover brings it.
+//! Files that settings name are read with it: passwords, certificates and keys, whether or not their names have
+//! changed. An invalid one is refused whole, with everything that is wrong with it, as `portolan config check` tells
+//! it. What cannot change while we run is named, and stays as it was; a restart or a takeover brings it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,18 +10,27 @@ use anyhow::Result;
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
-use super::{Agent, externals};
+use super::{Agent, etcd_options, externals};
 use crate::{
-    config::{Config, Errors, General, Octets, OnTerm},
+    config::{Config, Errors, General, Octets, OnTerm, Shown},
     dns::{
         answer::Settings, forward, listen::Listen, name::Apex, prefer::Preference, server::Limits, special::Singles,
     },
     model::{Externals, HostId},
+    registry::driver::Backend,
 };
 
+/// Settings whose files hold what may change: they are read again, also where their names stay the same.
+const FILES: [&str; 6] = ["etcd-ca", "etcd-cert", "etcd-key", "etcd-password-file", "tls-cert", "tls-key"];
+
 /// Settings that change while the agent runs; all others need a restart.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 20] = [
     "allow",
+    "etcd-ca",
+    "etcd-cert",
+    "etcd-key",
+    "etcd-password-file",
+    "etcd-user",
     "external",
     "log",
     "on-term",
@@ -36,6 +46,9 @@ const LIVE: [&str; 15] = [
     "upstream",
     "when-none-ready",
 ];
+
+/// Of these, who we are to etcd: they change unless they are meant for another etcd, to which only a restart leads.
+const CREDENTIALS: [&str; 5] = ["etcd-ca", "etcd-cert", "etcd-key", "etcd-password-file", "etcd-user"];
 
 /// Reads the configuration from where it was read at the start: flags, environment, file.
 pub type Load = Box<dyn Fn() -> Result<Config, Errors> + Send + Sync>;
@@ -127,6 +140,13 @@ struct Difference {
     fixed: Vec<&'static str>,
 }
 
+impl Difference {
+    /// Whether the settings are for another registry than the one that we are at.
+    fn leads_elsewhere(&self) -> bool {
+        ["registry", "etcd-endpoints"].iter().any(|name| self.fixed.contains(name))
+    }
+}
+
 /// What the agent runs with, and where it comes from.
 pub(super) struct Reloader {
     load: Load,
@@ -144,12 +164,16 @@ impl Reloader {
     /// Reads the configuration and takes over what can be.
     pub(super) fn reload(&mut self, agent: &Agent) {
         let loaded = (self.load)().and_then(|config| {
-            match settings(&with_fixed(&config, &agent.config), &agent.identity.host, &agent.listens) {
-                Ok(settings) => Ok((config, settings)),
+            let difference = difference(&self.running, &texts(&config));
+            let taken = settings(&with_fixed(&config, &agent.config), &agent.identity.host, &agent.listens)
+                // Comes last: from here on nothing is refused.
+                .and_then(|settings| Ok((settings, renew_credentials(&config, agent, &difference)?)));
+            match taken {
+                Ok((settings, renewed)) => Ok((config, settings, renewed, difference)),
                 Err(error) => Err(Errors(vec![format!("{error:#}")])),
             }
         });
-        let (config, settings) = match loaded {
+        let (config, settings, renewed, Difference { mut live, fixed }) = match loaded {
             Ok(loaded) => loaded,
             Err(Errors(errors)) => {
                 for reason in &errors {
@@ -159,7 +183,7 @@ impl Reloader {
                 return;
             }
         };
-        let Difference { live, fixed } = difference(&self.running, &texts(&config));
+        live.extend(renewed);
         if !fixed.is_empty() {
             warn!("needs a restart or a takeover (portolan agent --takeover): {}", fixed.join(", "));
         }
@@ -170,6 +194,7 @@ impl Reloader {
         // Another one stands in the same file when it was renewed.
         if config.certificate.as_ref().is_some_and(|certificate| agent.shared.renew(certificate)) {
             info!("new connections over TLS get the certificate that --tls-cert holds now");
+            live.push("tls-cert");
         }
         let next = Live::of(&config);
         agent.live.0.send_if_modified(|current| {
@@ -180,18 +205,36 @@ impl Reloader {
             changed
         });
         for (name, text) in texts(&config) {
-            if LIVE.contains(&name) {
+            if LIVE.contains(&name) && !fixed.contains(&name) {
                 self.running.insert(name, text);
             }
         }
-        match live.is_empty() {
-            true => info!("reloaded: nothing has changed that can be"),
-            false => info!("reloaded: {}", live.join(", ")),
+        live.sort_unstable();
+        live.dedup();
+        let what = if live.is_empty() { "nothing has changed that can be".to_owned() } else { live.join(", ") };
+        match files(&config.shown()) {
+            none if none.is_empty() => info!("reloaded: {what}"),
+            read_again => info!(read_again, "reloaded: {what}"),
         }
     }
 }
 
-/// A configuration whose settings that cannot change are those that we run with, as far as live ones are read with them.
+/// Takes over who we are to etcd; tells which settings say something else, or whose files do.
+fn renew_credentials(config: &Config, agent: &Agent, difference: &Difference) -> Result<Vec<&'static str>> {
+    match &agent.backend {
+        Backend::Etcd(etcd) if !difference.leads_elsewhere() => Ok(etcd.renew(&etcd_options(config))?),
+        Backend::Etcd(_) | Backend::Memory(_) => Ok(Vec::new()),
+    }
+}
+
+/// The files that have been read, for people.
+fn files(shown: &[Shown]) -> String {
+    let files = shown.iter().filter(|row| FILES.contains(&row.name) && row.value != "-");
+    files.map(|row| format!("--{} {}", row.name, row.value)).collect::<Vec<_>>().join(", ")
+}
+
+/// A configuration whose settings that cannot change are those that we run with, as far as live ones are read with
+/// them.
 fn with_fixed(config: &Config, running: &Config) -> Config {
     Config {
         zone: running.zone.clone(),
@@ -215,6 +258,10 @@ fn difference(running: &BTreeMap<&'static str, String>, next: &BTreeMap<&'static
             let place = if LIVE.contains(name) { &mut difference.live } else { &mut difference.fixed };
             place.push(name);
         }
+    }
+    if difference.leads_elsewhere() {
+        difference.fixed.extend(difference.live.extract_if(.., |name| CREDENTIALS.contains(name)));
+        difference.fixed.sort_unstable();
     }
     difference
 }
@@ -279,5 +326,11 @@ mod tests {
         next.insert("zone", "b".to_owned());
         next.insert("api", "http://127.0.0.1:1".to_owned());
         assert_eq!(difference(&running, &next), Difference { live: vec!["ttl"], fixed: vec!["zone"] });
+        next.insert("etcd-ca", "/ca.pem".to_owned());
+        assert_eq!(difference(&running, &next), Difference { live: vec!["etcd-ca", "ttl"], fixed: vec!["zone"] });
+        // The authority of another etcd.
+        next.insert("etcd-endpoints", "https://10.0.0.9:2379".to_owned());
+        let fixed = vec!["etcd-ca", "etcd-endpoints", "zone"];
+        assert_eq!(difference(&running, &next), Difference { live: vec!["ttl"], fixed });
     }
 }

@@ -15,7 +15,10 @@ use crate::{
         special::{self, Finding, Special},
         tls::{Certificate, CertificateError},
     },
-    registry::external::{leads_out, words},
+    registry::{
+        etcd::password_in,
+        external::{leads_out, words},
+    },
 };
 
 impl Reader<'_> {
@@ -134,7 +137,7 @@ impl Reader<'_> {
             return self.wrong("etcd-password-file", &path.show(), &file.source, "whose password? add --etcd-user");
         };
         match read(path) {
-            Ok(text) => match text.lines().next().map(str::trim_end).filter(|line| !line.is_empty()) {
+            Ok(text) => match password_in(&text) {
                 Some(password) => user.password = Some(Secret::new(password)),
                 None => self.wrong("etcd-password-file", &path.show(), &file.source, "its first line is empty"),
             },

@@ -39,6 +39,13 @@ impl Outage {
         Some(now.saturating_sub(current.since))
     }
 
+    /// The cause is another one than was told: the next failure is warned of at once.
+    pub fn retell(&mut self, now: Duration) {
+        if let Some(current) = &mut self.0 {
+            current.warn_at = now;
+        }
+    }
+
     /// The dependency answers: ends the outage. Returns how long it lasted, if there was one.
     pub fn end(&mut self, now: Duration) -> Option<Duration> {
         self.0.take().map(|current| now.saturating_sub(current.since))

@@ -306,6 +306,8 @@ pub enum WatchEvent {
         /// First revision that can still be read.
         revision: Revision,
     },
+    /// The watch cannot be had: user, password, certificate or role do not allow it.
+    Denied(String),
     /// The watch is over; nothing is known of why changes may be missing.
     Broken(String),
 }

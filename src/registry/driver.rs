@@ -107,6 +107,8 @@ pub struct Status {
     pub stale_since: Option<Instant>,
     /// That the registry cannot be reached, read or written, while it lasts.
     pub outage: Option<Problem>,
+    /// What is wrong with the files that hold our credentials, while it lasts.
+    pub credentials: Vec<Problem>,
 }
 
 impl Status {
@@ -115,7 +117,8 @@ impl Status {
         let conflict = self.publisher.conflict.as_ref().map(|conflict| {
             Problem::new("--host-id", conflict, "one host id per host: nothing of this host is published meanwhile")
         });
-        self.publisher.problems.iter().chain(&self.outage).cloned().chain(conflict)
+        let problems = self.publisher.problems.iter().chain(&self.outage).chain(&self.credentials);
+        problems.cloned().chain(conflict)
     }
 }
 
@@ -199,7 +202,7 @@ impl AcksRead {
 async fn told(watch: &mut Option<mpsc::Receiver<WatchEvent>>) -> mirror::Input {
     let Some(receiver) = watch else { return std::future::pending().await };
     let event = receiver.recv().await.unwrap_or_else(|| WatchEvent::Broken("the watch has ended".into()));
-    if matches!(event, WatchEvent::Broken(_) | WatchEvent::Compacted { .. }) {
+    if matches!(event, WatchEvent::Broken(_) | WatchEvent::Denied(_) | WatchEvent::Compacted { .. }) {
         *watch = None;
     }
     mirror::Input::Watched(event)
@@ -510,14 +513,16 @@ impl Driver {
             }
             is_new
         });
+        let (outage, credentials) = match &self.registry {
+            Registry::Embedded(_) => (None, Vec::new()),
+            Registry::Etcd(etcd) => (self.journal.problem(|| etcd.endpoints()), etcd.problems()),
+        };
         let status = Status {
             publisher: self.publisher.status(),
             mirror: self.mirror.status().clone(),
             stale_since: view.stale_since.map(|since| self.start + since),
-            outage: match &self.registry {
-                Registry::Embedded(_) => None,
-                Registry::Etcd(etcd) => self.journal.problem(|| etcd.endpoints()),
-            },
+            outage,
+            credentials,
         };
         self.outputs.status.send_if_modified(|told| {
             let is_new = *told != status;

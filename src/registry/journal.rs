@@ -92,6 +92,8 @@ impl fmt::Display for Meaning {
 #[derive(Debug, Default)]
 pub struct Journal {
     reading: Outage,
+    /// A refusal was told in this outage: at first etcd may just have been silent, as it is while it restarts.
+    told_refusal: bool,
     writing: Outage,
     /// The registry has been followed in this run.
     reached: bool,
@@ -111,6 +113,9 @@ impl Journal {
         let mut entries = Vec::new();
         if let Some(failing) = &mirror.failing {
             let is_due = !matches!(failing.why, Why::Overtaken(_)) || now >= failing.since + OVERTAKEN_FOR;
+            if matches!(failing.why, Why::Refused(_)) && !std::mem::replace(&mut self.told_refusal, true) {
+                self.reading.retell(now);
+            }
             if (is_due || self.reading.reason().is_some())
                 && let Some(lasted) = self.reading.fail(now, failing.since, failing.why.text())
             {
@@ -122,6 +127,7 @@ impl Journal {
             }
         } else if following == Following::Yes {
             let away = self.reading.end(now);
+            self.told_refusal = false;
             if away.is_some() || !self.reached {
                 entries.push(Entry::Reached(Reached {
                     cluster: view.cluster,

@@ -415,9 +415,8 @@ impl Mirror {
             WatchEvent::Compacted { .. } => {
                 return self.list_anew(now, "what we had not seen yet has been compacted away".into(), effects);
             }
-            WatchEvent::Broken(reason) => {
-                return self.lose_watch(now, reason.clone(), rng);
-            }
+            WatchEvent::Broken(reason) => return self.lose_watch(now, Why::Silent(reason.clone()), rng),
+            WatchEvent::Denied(reason) => return self.lose_watch(now, Why::Refused(reason.clone()), rng),
         };
         if header.cluster != self.view.cluster {
             return self.list_anew(now, "another cluster answers".into(), effects);
@@ -502,7 +501,7 @@ impl Mirror {
             _ => return,
         };
         effects.push(Effect::Unwatch);
-        self.lose_watch(now, reason.into(), rng);
+        self.lose_watch(now, Why::Silent(reason.into()), rng);
         if self.doubted {
             // Nobody is down: watch anew at once.
             self.not_before = now;
@@ -556,10 +555,10 @@ impl Mirror {
     }
 
     /// The watch has ended, or could not be had. One that ends is no failure by itself: the member may just be restarting.
-    fn lose_watch(&mut self, now: Duration, reason: String, rng: &mut impl Rng) {
+    fn lose_watch(&mut self, now: Duration, why: Why, rng: &mut impl Rng) {
         match std::mem::replace(&mut self.watching, Watching::No) {
-            Watching::Created => self.back_off(now, reason, rng),
-            Watching::No | Watching::Asked { .. } => self.fail(now, Why::Silent(reason), rng),
+            Watching::Created => self.back_off(now, why.text().to_owned(), rng),
+            Watching::No | Watching::Asked { .. } => self.fail(now, why, rng),
         }
     }
 

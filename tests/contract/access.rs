@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use portolan::registry::{
-    call::{CallError, Reply, WatchEvent},
+    call::{CallError, Reply, Request, WatchEvent},
     etcd::{Etcd, Options, OptionsError, Tls},
 };
 use tokio::time::timeout;
@@ -47,12 +47,7 @@ async fn a_token_that_etcd_forgot_is_renewed_for_calls_and_for_watches() {
     let cluster = Cluster::single();
     cluster.enable_auth("secret");
     // A change of the password, also to the same one, ends all tokens of the user.
-    let forget = || {
-        let mut command = std::process::Command::new("sh");
-        let script = "printf 'secret\\nsecret\\n' | etcdctl --user=root:secret --endpoints=$0 user passwd root";
-        let output = command.env("ETCDCTL_API", "3").args(["-c", script, &cluster.endpoint(0)]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    };
+    let forget = || cluster.change_password("secret", "root", "secret");
     let etcd = as_root(&cluster, "secret");
     etcd.call(put("a", "1")).await.unwrap();
     let mut old = watching(&etcd).await;
@@ -66,12 +61,7 @@ async fn a_token_that_etcd_forgot_is_renewed_for_calls_and_for_watches() {
 
 /// Waits until etcd has let this many tokens expire.
 async fn expired(cluster: &Cluster, count: usize) {
-    let counted = async {
-        while cluster.logged(0, &["deleted a simple token"]) < count {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, counted).await.expect("tokens expire");
+    until("tokens expire", || cluster.logged(0, &["deleted a simple token"]) >= count).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +101,7 @@ fn tls(certificates: &Certificates) -> Tls {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_checked_by_both_sides_and_read_anew_for_each_connection() {
+async fn certificates_are_checked_by_both_sides_and_read_again_for_each_connection_as_far_as_they_can_be_used() {
     let cluster = Cluster::start(&etcd::Options { security: Security::ClientCertificates, ..Default::default() });
     let ours = tls(cluster.certificates().unwrap());
     let etcd = client_with(&cluster, |options| options.tls = Some(ours.clone()));
@@ -132,7 +122,7 @@ async fn certificates_are_checked_by_both_sides_and_read_anew_for_each_connectio
         let error = etcd.call(get("a")).await.unwrap_err();
         // A client's certificate is refused only after its first bytes have been sent (TLS 1.3).
         match error {
-            CallError::Unreachable(_) => {}
+            CallError::Denied(reason) => assert!(reason.contains("--etcd-c"), "{reason}"),
             CallError::Unknown(_) if !certain => {}
             error => panic!("{error:?}"),
         }
@@ -141,12 +131,93 @@ async fn certificates_are_checked_by_both_sides_and_read_anew_for_each_connectio
     let fresh = client_with(&cluster, |options| options.tls = Some(ours.clone()));
     let key = ours.key.unwrap();
     let good = fs::read(&key).unwrap();
-    fs::write(&key, "nonsense").unwrap();
-    let error = fresh.call(get("a")).await.unwrap_err();
-    assert!(matches!(&error, CallError::Unreachable(reason) if reason.contains("certificates")), "{error:?}");
+    fs::write(&key, &good[..good.len() / 2]).unwrap();
+    fresh.call(get("a")).await.unwrap();
+    let problems = fresh.problems();
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert!(problem.place == format!("--etcd-key {}", key.display()), "{problem:?}");
+    assert!(problem.found.starts_with("cannot be used: ") && problem.expected.contains("stays in use"), "{problem:?}");
     fs::write(&key, &good).unwrap();
-    let read = fresh.call(get("a")).await;
-    assert!(matches!(read, Ok(Reply::Txn { .. })), "{read:?}");
+    until("the problem ends", || fresh.problems().is_empty()).await;
+}
+
+/// Waits until a condition holds.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_password_is_left_alone_for_a_while_and_another_one_in_its_file_is_tried() {
+    let cluster = Cluster::start(&etcd::Options { arguments: ["--bcrypt-cost=4".into()].into(), ..Default::default() });
+    cluster.enable_auth("secret");
+    let file = cluster.directory().join("password");
+    fs::write(&file, "wrong\n").unwrap();
+    let etcd = client_with(&cluster, |options| {
+        options.user = Some(("root".into(), "wrong".into()));
+        options.password_file = Some(file.clone());
+    });
+    let refused = cluster.logins("InvalidArgument");
+    for _ in 0..20 {
+        let error = etcd.call(put("a", "1")).await.unwrap_err();
+        let names_file = |reason: &str| reason.contains(&*file.to_string_lossy()) && reason.contains("user root");
+        assert!(matches!(&error, CallError::Denied(reason) if names_file(reason)), "{error:?}");
+        assert!(!error.to_string().contains("wrong"), "{error}");
+    }
+    assert_eq!(cluster.logins("InvalidArgument") - refused, 1);
+    fs::write(&file, "secret\n").unwrap();
+    let taken = async { while etcd.call(put("a", "1")).await.is_err() {} };
+    timeout(PATIENCE, taken).await.expect("the file is read again");
+    assert_eq!(cluster.logins("InvalidArgument") - refused, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_with_a_token_that_etcd_forgot_log_in_once() {
+    let cluster = Cluster::single();
+    cluster.enable_auth("secret");
+    let etcd = as_root(&cluster, "secret");
+    etcd.call(put("a", "1")).await.unwrap();
+    cluster.change_password("secret", "root", "secret");
+    let before = cluster.logins("OK");
+    let calls = (0..16).map(|_| etcd.call(get("a")));
+    for result in futures_util::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(cluster.logins("OK") - before, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_renewed_on_a_new_connection_though_etcd_takes_no_login_of_ours() {
+    let cluster = Cluster::single();
+    cluster.enable_auth("secret");
+    let granted = as_root(&cluster, "secret").call(Request::Grant { ttl: 60 }).await.unwrap();
+    let Reply::Granted { lease, .. } = granted else { panic!("{granted:?}") };
+    cluster.change_password("secret", "root", "another");
+    let outdated = as_root(&cluster, "secret");
+    let error = outdated.call(put("a", "1")).await.unwrap_err();
+    assert!(matches!(&error, CallError::Denied(_)), "{error:?}");
+    let renewed = outdated.call(Request::KeepAlive { lease }).await;
+    assert!(matches!(renewed, Ok(Reply::Alive { ttl, .. }) if ttl > 0), "{renewed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_watches_go_on_when_authentication_is_disabled_and_enabled() {
+    let cluster = Cluster::single();
+    cluster.enable_auth("secret");
+    let etcd = as_root(&cluster, "secret");
+    etcd.call(put("a", "1")).await.unwrap();
+    for _ in 0..2 {
+        cluster.ctl(&["--user=root:secret", "auth", "disable"]);
+        watching(&etcd).await;
+        etcd.call(put("a", "2")).await.unwrap();
+        cluster.ctl(&["auth", "enable"]);
+        watching(&etcd).await;
+        etcd.call(put("a", "3")).await.unwrap();
+    }
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Watch {
                 self.told[range].extend(changes);
             }
             WatchEvent::Compacted { .. } => self.ended = Some(CallError::Compacted),
-            WatchEvent::Broken(reason) => panic!("the watch broke: {reason}"),
+            WatchEvent::Broken(reason) | WatchEvent::Denied(reason) => panic!("the watch broke: {reason}"),
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn broken(watch: &mut mpsc::Receiver<WatchEvent>) -> String {
     let reason = async {
         loop {
             match watch.recv().await.expect("a watch ends with a reason") {
-                WatchEvent::Broken(reason) => return reason,
+                WatchEvent::Broken(reason) | WatchEvent::Denied(reason) => return reason,
                 WatchEvent::Compacted { revision } => panic!("compacted at {revision}"),
                 _ => {}
             }

@@ -8,6 +8,7 @@ mod cable;
 mod claims;
 mod compat;
 mod conflict;
+mod credentials;
 mod drain;
 mod explain;
 mod external;

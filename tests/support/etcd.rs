@@ -212,6 +212,13 @@ impl Cluster {
         value.unwrap_or_else(|| panic!("etcd has no metric {name}")).to_owned()
     }
 
+    /// How many logins the first member has taken (`OK`) or refused (`InvalidArgument`).
+    pub fn logins(&self, code: &str) -> u64 {
+        let method = "grpc_method=\"Authenticate\",grpc_service=\"etcdserverpb.Auth\",grpc_type=\"unary\"";
+        let count = self.metric(0, &format!("grpc_server_handled_total{{grpc_code=\"{code}\",{method}}}"));
+        count.parse().expect("a number")
+    }
+
     /// Kills a member with SIGKILL.
     pub fn kill(&mut self, index: usize) {
         if let Some(mut process) = self.members[index].process.take() {
@@ -262,12 +269,26 @@ impl Cluster {
 
     /// Runs `etcdctl` with these arguments; panics with what it said unless it succeeds.
     pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.ctl_with_input(arguments, "")
+    }
+
+    /// Gives a user another password, as root with its own.
+    pub fn change_password(&self, root: &str, user: &str, password: &str) {
+        let root = format!("--user=root:{root}");
+        self.ctl_with_input(&[&root, "user", "passwd", user, "--interactive=false"], &format!("{password}\n"));
+    }
+
+    fn ctl_with_input(&self, arguments: &[&str], input: &str) -> String {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoints().join(",")));
         if let Some(Certificates { ca, cert, key }) = &self.tls {
             command.arg("--cacert").arg(ca).arg("--cert").arg(cert).arg("--key").arg(key);
         }
-        let output = command.args(arguments).output().expect("etcdctl (Debian's etcd-client) can be started");
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("etcdctl (Debian's etcd-client) can be started");
+        // Dropped with the last octet, which ends the input.
+        process.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("etcdctl reads a line at most");
+        let output = process.wait_with_output().expect("our own process can be waited for");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "etcdctl {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         text
@@ -278,6 +299,12 @@ impl Cluster {
         self.ctl(&["user", "add", &format!("root:{password}")]);
         self.ctl(&["user", "grant-role", "root", "root"]);
         self.ctl(&["auth", "enable"]);
+    }
+
+    /// Puts another authority and certificates signed by it in the place of those before. The server shows its new one from
+    /// the next connection on, and trusts the new authority once it is restarted.
+    pub fn replace_certificates(&self) {
+        Certificates::make(self.directory());
     }
 
     /// Another client certificate, with this common name.
@@ -347,7 +374,8 @@ impl Certificates {
 
 const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
 
-fn openssl(directory: &Path, arguments: &str) {
+/// Runs `openssl` with these arguments in a directory.
+pub fn openssl(directory: &Path, arguments: &str) {
     let mut command = Command::new("openssl");
     let output = command.current_dir(directory).args(arguments.split(' ')).output().expect("openssl is installed");
     assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));

@@ -15,12 +15,7 @@ use super::room::score;
 pub(in crate::dns) type Weighted = (IpAddr, u32);
 
 /// At most `most` of the addresses, which are [distinct]: those of this asker, in the order of the answer.
-pub(in crate::dns) fn sample(
-    addresses: &[Weighted],
-    most: usize,
-    asker: IpAddr,
-    rng: &mut impl Rng,
-) -> Vec<Weighted> {
+pub(in crate::dns) fn sample(addresses: &[Weighted], most: usize, asker: IpAddr, rng: &mut impl Rng) -> Vec<Weighted> {
     let weights: Vec<u32> = addresses.iter().map(|(_, weight)| *weight).collect();
     // Where no weight is given there is no logarithm either.
     let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);

@@ -104,8 +104,9 @@ async fn an_embedded_registry_at_rest_renews_its_lease_and_says_nothing() {
     agent.view.mark_unchanged();
     tokio::time::sleep(Duration::from_secs(1000)).await;
     assert!(!agent.view.has_changed().unwrap(), "{:?}", agent.view.borrow());
-    let Status { publisher, mirror, stale_since, outage } = agent.status.borrow().clone();
+    let Status { publisher, mirror, stale_since, outage, credentials } = agent.status.borrow().clone();
     assert_eq!((publisher.lease_losses, stale_since, mirror.relists, mirror.repairs, outage), (0, None, 1, 0, None));
+    assert_eq!(credentials, []);
 }
 
 #[tokio::test(start_paused = true)]

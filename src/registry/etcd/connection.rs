@@ -1,11 +1,20 @@
 //! One connection to one member: made, logged in, and asked. \[IO\]
 
-use std::{fmt, fs, path::Path, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use etcd_client::{Channel, Client, ConnectOptions, Error, KvClient};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tokio::sync::{Mutex, MutexGuard};
+use tonic::transport::Uri;
 
-use super::{MAX_REPLY_BYTES, Options, OptionsError, Tls, convert, convert::Failure};
+use super::{
+    MAX_REPLY_BYTES, OptionsError, convert,
+    convert::Failure,
+    credentials::{Credentials, Login},
+};
 use crate::registry::call::{CallError, LeaseId, Reply, Request, Revision};
 
 /// How long a connection in use may stay silent before it is pinged, and how long the ping's answer may take: a peer
@@ -23,46 +32,44 @@ const TCP_KEEPALIVE_RETRIES: u32 = 3;
 pub(super) struct Endpoint {
     url: String,
     channel: tonic::transport::Endpoint,
-    tls: Option<Tls>,
+    is_secured: bool,
 }
 
 impl Endpoint {
-    pub(super) fn new(url: &str, options: &Options) -> Result<Self, OptionsError> {
+    /// The endpoint of a URL, where there are certificates or not.
+    pub(super) fn new(url: &str, has_tls: bool, connect_deadline: Duration) -> Result<Self, OptionsError> {
         let invalid = |reason: String| OptionsError::Endpoint { url: url.into(), reason };
-        let full = match (url.split_once("://"), &options.tls) {
-            (Some(("https", _)), _) => url.to_owned(),
-            (Some(("http", _)), None) => url.to_owned(),
-            (Some(("http", _)), Some(_)) => return Err(OptionsError::Plain(url.into())),
+        let full = match (url.split_once("://"), has_tls) {
+            (Some(("https", _)), _) | (Some(("http", _)), false) => url.to_owned(),
+            (Some(("http", _)), true) => return Err(OptionsError::Plain(url.into())),
             (Some((scheme, _)), _) => return Err(invalid(format!("{scheme} is neither http nor https"))),
-            (None, None) => format!("http://{url}"),
-            (None, Some(_)) => format!("https://{url}"),
+            (None, false) => format!("http://{url}"),
+            (None, true) => format!("https://{url}"),
         };
         let channel = tonic::transport::Endpoint::from_shared(full.clone())
             .map_err(|error| invalid(convert::with_causes(&error)))?
-            .connect_timeout(options.connect_deadline)
+            .connect_timeout(connect_deadline)
             .tcp_keepalive(Some(TCP_KEEPALIVE))
             .tcp_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL))
             .tcp_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES))
             .keep_alive_while_idle(false)
             .http2_keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT);
-        let tls = full.starts_with("https://").then(|| options.tls.clone().unwrap_or_default());
-        let endpoint = Self { url: full, channel, tls };
-        endpoint.channel()?;
-        Ok(endpoint)
+        Ok(Self { is_secured: full.starts_with("https://"), url: full, channel })
     }
 
     /// A failure there in words. Where the server seems to speak TLS and the URL does not say so, or the reverse, the
     /// libraries' own words do not help.
     pub(super) fn failure(&self, reason: &str) -> String {
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-        let hint = match self.tls {
-            Some(_) if says(&["handshake eof", "InvalidContentType", "corrupt message"]) => {
+        let hint = match self.is_secured {
+            true if says(&["handshake eof", "InvalidContentType", "corrupt message"]) => {
                 " (does the server speak TLS? If not, the URL begins with http://)"
             }
             // Which of these it is depends on how far the request had got when the server hung up.
-            None if says(&["h2 protocol error", "http2 error", "operation was canceled"])
-                || reason == "transport error" =>
+            false
+                if says(&["h2 protocol error", "http2 error", "operation was canceled"])
+                    || reason == "transport error" =>
             {
                 " (is this etcd's client port? If it speaks TLS, the URL begins with https://)"
             }
@@ -71,23 +78,21 @@ impl Endpoint {
         format!("{}: {reason}{hint}", self.url)
     }
 
-    /// The channel to be, with its certificates as they are now. Reads the few small files where it is: they are local,
-    /// and this happens once per connection.
-    fn channel(&self) -> Result<tonic::transport::Endpoint, OptionsError> {
-        let Some(tls) = &self.tls else {
+    pub(super) fn is_secured(&self) -> bool {
+        self.is_secured
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        self.channel.uri()
+    }
+
+    /// The channel to be, with the certificates as they are now.
+    pub(super) fn channel(&self, credentials: &Credentials) -> Result<tonic::transport::Endpoint, OptionsError> {
+        if !self.is_secured {
             return Ok(self.channel.clone());
-        };
-        let mut config = match &tls.ca {
-            Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        match (&tls.cert, &tls.key) {
-            (Some(cert), Some(key)) => config = config.identity(Identity::from_pem(read(cert)?, read(key)?)),
-            (None, None) => {}
-            _ => return Err(OptionsError::HalfIdentity),
         }
         let unusable = |error| OptionsError::Certificates(convert::with_causes(&error));
-        self.channel.clone().tls_config(config).map_err(unusable)
+        self.channel.clone().tls_config(credentials.tls()).map_err(unusable)
     }
 }
 
@@ -97,38 +102,83 @@ impl fmt::Display for Endpoint {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, OptionsError> {
-    fs::read(path).map_err(|source| OptionsError::File { path: path.into(), source })
-}
-
 /// A connection that has been made. It may have died since; then calls say so.
 pub(super) struct Connection {
     client: Client,
+    /// How often it was logged in.
+    logins: AtomicU64,
+    /// The last login brought a token, as it does where authentication is enabled.
+    has_token: AtomicBool,
+    /// etcd has said something on it: both sides take each other's certificates.
+    has_answered: AtomicBool,
+    /// One login at a time: each costs etcd more than all else that we ask for.
+    turn: Mutex<()>,
 }
 
 impl Connection {
-    /// Connects and logs in.
-    pub(super) async fn open(endpoint: &Endpoint, options: &Options) -> Result<Self, Failure> {
-        let channel = endpoint.channel().map_err(|error| Failure::NotSent(error.to_string()))?;
+    /// Connects, and does not log in yet.
+    pub(super) async fn open(endpoint: &Endpoint, credentials: &Credentials) -> Result<Self, Failure> {
+        let channel = endpoint.channel(credentials).map_err(|error| Failure::NotSent(error.to_string()))?;
         let channel = channel.connect().await.map_err(|error| Failure::NotSent(convert::with_causes(&error)))?;
         let stub_options = ConnectOptions::new().with_require_leader(true);
         let client =
             Client::from_channel(Channel::Tonic(channel), Some(stub_options)).await.map_err(convert::failure)?;
-        let connection = Self { client };
-        connection.log_in(options.user.as_ref()).await?;
-        Ok(connection)
+        Ok(Self {
+            client,
+            logins: AtomicU64::default(),
+            has_token: AtomicBool::default(),
+            has_answered: AtomicBool::default(),
+            turn: Mutex::default(),
+        })
     }
 
-    /// Gets a token, if there is a user. A cluster whose authentication is not enabled (yet) needs none.
-    pub(super) async fn log_in(&self, user: Option<&(String, String)>) -> Result<(), Failure> {
-        let Some(user) = user else {
-            return Ok(());
-        };
-        match self.client.clone().update_user(Some(user.clone())).await {
-            Ok(()) => Ok(()),
-            Err(Error::GRpcStatus(status)) if status.message().contains("authentication is not enabled") => Ok(()),
-            Err(error) => Err(convert::failure(error).before_sending()),
+    /// How often it was logged in: what failed for want of a token may be tried again once this is another number.
+    pub(super) fn logins(&self) -> u64 {
+        self.logins.load(Ordering::Acquire)
+    }
+
+    /// Whether calls carry a token, be it one that etcd has forgotten.
+    pub(super) fn has_token(&self) -> bool {
+        self.has_token.load(Ordering::Acquire)
+    }
+
+    /// Whether etcd has ever said something on it.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Acquire)
+    }
+
+    /// Takes note of what became of a request.
+    pub(super) fn note<T>(&self, result: &Result<T, Failure>) {
+        if !matches!(result, Err(Failure::NotSent(_) | Failure::Uncertain(_))) {
+            self.has_answered.store(true, Ordering::Release);
         }
+    }
+
+    /// Waits until no other call logs in.
+    pub(super) async fn login_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Gets a token. A cluster whose authentication is not enabled (any more, or yet) needs none, and must be shown
+    /// none: it refuses calls with a token that it does not know also then.
+    pub(super) async fn log_in(&self, login: &Login, _turn: &MutexGuard<'_, ()>) -> Result<(), Failure> {
+        let user = (login.user.clone(), login.password.clone());
+        let mut client = self.client.clone();
+        let has_token = match client.update_user(Some(user)).await {
+            Ok(()) => true,
+            Err(Error::GRpcStatus(status)) if status.message().contains("authentication is not enabled") => {
+                client.update_user(None).await.map_err(convert::failure)?;
+                false
+            }
+            Err(error) => {
+                let failed = Err(convert::failure(error).before_sending());
+                self.note(&failed);
+                return failed;
+            }
+        };
+        self.has_token.store(has_token, Ordering::Release);
+        self.logins.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// A stub for watches.
@@ -222,7 +272,7 @@ mod tests {
     #[test]
     fn a_server_that_seems_to_speak_tls_or_not_to_is_asked_about() {
         let failure = |url: &str, reason: &str| {
-            let endpoint = Endpoint::new(url, &Options::default()).unwrap_or_else(|error| panic!("{url}: {error}"));
+            let endpoint = Endpoint::new(url, false, Duration::ZERO).unwrap_or_else(|error| panic!("{url}: {error}"));
             endpoint.failure(reason)
         };
         for reason in ["h2 protocol error: http2 error", "operation was canceled", "transport error"] {

@@ -148,6 +148,25 @@ pub(super) fn is_too_large_reply(reason: &str) -> bool {
     reason.contains("decoded message length too large")
 }
 
+/// Whether a connection failed since one side does not accept the other's certificate. TLS 1.3 lets a client send
+/// before the server has looked at its certificate, so the refusal may come in place of a reply.
+pub(super) fn is_of_certificates(reason: &str) -> bool {
+    let is_refused = ALERTS.iter().any(|alert| reason.contains(&format!("received fatal alert: {alert}")));
+    is_refused || reason.contains("invalid peer certificate")
+}
+
+/// What a server says of a client's certificate (RFC 8446 section 6.2), in rustls' words.
+const ALERTS: [&str; 8] = [
+    "BadCertificate",
+    "UnsupportedCertificate",
+    "CertificateRevoked",
+    "CertificateExpired",
+    "CertificateUnknown",
+    "CertificateRequired",
+    "UnknownCA",
+    "AccessDenied",
+];
+
 fn has_cause<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<E>())
 }
@@ -209,6 +228,21 @@ mod tests {
         for (code, message, expected) in table {
             let error = Error::GRpcStatus(Status::new(*code, *message));
             assert_eq!(failure(error), expected(message), "{code:?} {message}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_said_of_certificates_in_a_handshake_is_a_refusal() {
+        for (reason, is_refusal) in [
+            ("transport error: invalid peer certificate: UnknownIssuer", true),
+            ("received fatal alert: BadCertificate", true),
+            ("received fatal alert: CertificateExpired", true),
+            // It may come in the midst of a reply.
+            ("received fatal alert: BadRecordMac", false),
+            ("operation was canceled", false),
+            ("tls handshake eof", false),
+        ] {
+            assert_eq!(is_of_certificates(reason), is_refusal, "{reason}");
         }
     }
 

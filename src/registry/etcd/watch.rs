@@ -20,7 +20,7 @@ use super::{
     connection::Connection,
     convert::{self, Failure},
 };
-use crate::registry::call::{Change, Header, Revision, WatchEvent, WatchRange};
+use crate::registry::call::{CallError, Change, Header, Revision, WatchEvent, WatchRange};
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +44,9 @@ pub(super) async fn run(cluster: Arc<Cluster>, ranges: Vec<WatchRange>, from: Re
     };
     let event = match end {
         End::Compacted(revision) => WatchEvent::Compacted { revision },
-        End::Broken(reason) | End::Token(reason) => WatchEvent::Broken(reason),
+        End::Outdated => WatchEvent::Broken("the credentials are others now: watching with those".into()),
+        End::Broken(reason) => WatchEvent::Broken(reason),
+        End::Token(reason) | End::Denied(reason) => WatchEvent::Denied(reason),
     };
     // A receiver that is gone wants no reason.
     let _ = sender.send(event).await;
@@ -56,7 +58,22 @@ enum End {
     Compacted(Revision),
     /// etcd does not know our token (any more); only ever said while a watch is being created.
     Token(String),
+    /// Our role does not allow it, or we have shown no token; only ever said while a watch is being created.
+    Denied(String),
+    /// The connection was made with other credentials than we have now.
+    Outdated,
     Broken(String),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Token(reason) => Self::Token(reason),
+            Failure::Final(CallError::Denied(reason)) => Self::Denied(reason),
+            Failure::Final(error) => Self::Broken(error.to_string()),
+            Failure::NotSent(reason) | Failure::Uncertain(reason) => Self::Broken(reason),
+        }
+    }
 }
 
 /// A watch whose ranges have all been created.
@@ -70,6 +87,7 @@ struct Open {
 }
 
 async fn follow(cluster: &Cluster, ranges: &[WatchRange], from: Revision, sender: &Sender<WatchEvent>) -> End {
+    let mut outdated = cluster.outdated.subscribe();
     let Open { index, connection, mut stream, mut assembly, mut events } = match open(cluster, ranges, from).await {
         Ok(open) => open,
         Err(end) => return end,
@@ -80,9 +98,13 @@ async fn follow(cluster: &Cluster, ranges: &[WatchRange], from: Revision, sender
                 return End::Broken("nobody listens".into());
             }
         }
-        let response = match next(&mut stream).await {
-            Ok(response) => response,
-            Err(reason) => break End::Broken(format!("{}: {reason}", cluster.members[index].endpoint)),
+        let response = tokio::select! {
+            response = next(&mut stream) => match response {
+                Ok(response) => response,
+                Err(reason) => break End::Broken(format!("{}: {reason}", cluster.members[index].endpoint)),
+            },
+            // The cluster keeps the other end.
+            Ok(()) = outdated.changed() => break End::Outdated,
         };
         events = match assembly.take(response) {
             Ok(events) => events,
@@ -118,26 +140,32 @@ async fn next(stream: &mut WatchStream) -> Result<PbWatchResponse, String> {
 
 /// Creates the watch on the first member that takes it, within the deadline of a call.
 async fn open(cluster: &Cluster, ranges: &[WatchRange], from: Revision) -> Result<Open, End> {
-    let deadline = Instant::now() + cluster.options.call_deadline;
+    let deadline = Instant::now() + cluster.call_deadline;
     let mut failures = Vec::new();
+    // By every member.
+    let mut is_denied = true;
     for (index, others) in cluster.order() {
         let until = if others { super::half_way(deadline) } else { deadline };
-        match attempt(cluster, index, ranges, from, until).await {
+        let reason = match attempt(cluster, index, ranges, from, until).await {
             Ok(open) => {
                 cluster.prefer(index);
                 return Ok(open);
             }
-            Err(End::Broken(reason) | End::Token(reason)) => {
-                cluster.prefer(index + 1);
-                failures.push(cluster.members[index].endpoint.failure(&reason));
+            Err(End::Token(reason) | End::Denied(reason)) => reason,
+            Err(End::Broken(reason)) => {
+                is_denied &= convert::is_of_certificates(&reason);
+                reason
             }
             Err(end) => return Err(end),
-        }
+        };
+        cluster.prefer(index + 1);
+        failures.push(cluster.failure(index, &reason));
         if Instant::now() >= deadline {
             break;
         }
     }
-    Err(End::Broken(failures.join("; ")))
+    let reasons = failures.join("; ");
+    Err(if is_denied { End::Denied(reasons) } else { End::Broken(reasons) })
 }
 
 /// Creates the watch on one member; a token it does not know any more is renewed once.
@@ -148,26 +176,43 @@ async fn attempt(
     from: Revision,
     until: Instant,
 ) -> Result<Open, End> {
-    let broken = |failure: Failure| match failure {
-        Failure::Final(error) => End::Broken(error.to_string()),
-        Failure::NotSent(reason) | Failure::Uncertain(reason) | Failure::Token(reason) => End::Broken(reason),
-    };
-    let connection = cluster.connection(index, until).await.map_err(broken)?;
-    let too_late = |_| Err(End::Broken("the watch was not created in time".into()));
-    let mut result = timeout_at(until, create(&connection, ranges, from)).await.unwrap_or_else(too_late);
-    if matches!(result, Err(End::Token(_))) && cluster.options.user.is_some() {
-        cluster.log_in(&connection, until).await.map_err(broken)?;
-        result = timeout_at(until, create(&connection, ranges, from)).await.unwrap_or_else(too_late);
-    }
+    let connection = cluster.connection(index, until).await.map_err(End::from)?;
+    let result = create_with_token(cluster, &connection, ranges, from, until).await;
     match result {
-        Ok((stream, assembly, events)) => Ok(Open { index, connection, stream, assembly, events }),
-        Err(end) => {
-            if let End::Broken(_) = end {
-                cluster.forget(index, &connection);
-            }
-            Err(end)
+        Ok((stream, assembly, events)) => {
+            connection.note(&Ok(()));
+            Ok(Open { index, connection, stream, assembly, events })
         }
+        Err(End::Broken(reason)) => {
+            cluster.forget(index, &connection);
+            Err(End::Broken(cluster.refusal(index, &connection, until).await.unwrap_or(reason)))
+        }
+        Err(end) => Err(end),
     }
+}
+
+async fn create_with_token(
+    cluster: &Cluster,
+    connection: &Connection,
+    ranges: &[WatchRange],
+    from: Revision,
+    until: Instant,
+) -> Result<(WatchStream, Assembly, Vec<WatchEvent>), End> {
+    let too_late = |_| Err(End::Broken("the watch was not created in time".into()));
+    cluster.log_in_first(connection, until).await?;
+    let logins = connection.logins();
+    let created = timeout_at(until, create(connection, ranges, from)).await.unwrap_or_else(too_late);
+    let needs_token = match &created {
+        Err(End::Token(_)) => true,
+        // So it is said to a watch without a token, where authentication was enabled after the connection was made.
+        Err(End::Denied(_)) => !connection.has_token(),
+        _ => false,
+    };
+    if !needs_token || !cluster.credentials.has_user() {
+        return created;
+    }
+    cluster.log_in(connection, logins, until).await?;
+    timeout_at(until, create(connection, ranges, from)).await.unwrap_or_else(too_late)
 }
 
 async fn create(
@@ -175,11 +220,7 @@ async fn create(
     ranges: &[WatchRange],
     from: Revision,
 ) -> Result<(WatchStream, Assembly, Vec<WatchEvent>), End> {
-    let failed = |error| match convert::failure(error) {
-        Failure::Token(reason) => End::Token(reason),
-        Failure::NotSent(reason) | Failure::Uncertain(reason) => End::Broken(reason),
-        Failure::Final(error) => End::Broken(error.to_string()),
-    };
+    let failed = |error| End::from(convert::failure(error));
     let requests = (1..).zip(ranges).map(|(id, range)| {
         let options = WatchOptions::new().with_watch_id(id).with_start_revision(from).with_fragment();
         (range.start.as_slice(), Some(options.with_range(range.end.as_slice())))
@@ -240,7 +281,13 @@ impl Assembly {
             let reason = response.cancel_reason;
             return Err(match reason.as_str() {
                 "" => End::Broken("etcd canceled the watch without a reason".into()),
-                text if text.contains("auth token") || text.contains("revision of auth store") => End::Token(reason),
+                text if ["auth token", "revision of auth store", "user name is empty"]
+                    .iter()
+                    .any(|cause| text.contains(cause)) =>
+                {
+                    End::Token(reason)
+                }
+                text if text.contains("permission denied") => End::Denied(reason),
                 _ => End::Broken(reason),
             });
         }

@@ -122,6 +122,23 @@ fn a_later_outage_says_that_names_stay_and_the_registry_is_back_after_it() {
 }
 
 #[test]
+fn an_outage_that_turns_out_to_be_a_refusal_is_told_once_more_and_not_each_time() {
+    let mut bench = Bench::new();
+    bench.read().run(1).take();
+    let denied = || Why::Refused("etcd denied the call".into());
+    bench.unread(silent("connection refused")).run(5).unread(denied()).run(5);
+    let told = [
+        (2, unreachable(silent("connection refused"), Meaning::AsLastSeen, 0)),
+        (7, unreachable(denied(), Meaning::AsLastSeen, 5)),
+    ];
+    assert_eq!(bench.take(), told);
+    bench.unread(silent("connection refused")).run(5).unread(denied()).run(5);
+    assert_eq!(bench.take(), [], "a cluster of which one member is away tells of either");
+    assert_eq!(bench.read().run(1).take(), [(22, reached(Some(20), true))]);
+    assert_eq!(bench.unread(denied()).run(1).take(), [(23, unreachable(denied(), Meaning::AsLastSeen, 0))]);
+}
+
+#[test]
 fn a_list_that_is_overtaken_is_told_when_that_goes_on() {
     let why = Why::Overtaken("the revision has been compacted".into());
     let mut bench = Bench::new();

@@ -467,3 +467,17 @@ fn a_watch_that_ends_is_no_failure_and_a_try_that_fails_is_one_until_the_registr
     bench.pass(3);
     assert_eq!((bench.mirror.is_following(), &bench.mirror.status().failing), (true, &None));
 }
+
+#[test]
+fn a_watch_that_etcd_denies_is_a_refusal_and_is_asked_for_again() {
+    let mut bench = Bench::following(&[A]);
+    let over = |event: WatchEvent| Input::Watched(event);
+    bench.mirror.handle(bench.now, over(WatchEvent::Broken("the member restarts".into())), &mut bench.rng);
+    bench.now += Duration::from_secs(1);
+    bench.mirror.handle(bench.now, Input::Tick, &mut bench.rng);
+    bench.mirror.handle(bench.now, over(WatchEvent::Denied("permission denied".into())), &mut bench.rng);
+    let why = bench.mirror.status().failing.as_ref().map(|failing| failing.why.clone());
+    assert_eq!(why, Some(Why::Refused("permission denied".into())));
+    bench.pass(3);
+    assert_eq!((bench.mirror.is_following(), &bench.mirror.status().failing), (true, &None));
+}

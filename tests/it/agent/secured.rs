@@ -40,7 +40,8 @@ impl Stage {
         let arguments = ["--auth-token-ttl=1".into(), "--bcrypt-cost=4".into()].into();
         let cluster = Cluster::start(&etcd::Options { security, arguments, ..etcd::Options::default() });
         for host in hosts {
-            grant(&cluster, host, credentials);
+            let password = (credentials != Credentials::Certificate).then_some(PASSWORD);
+            grant(&cluster, host, password);
         }
         cluster.enable_auth(ROOT);
         std::fs::write(cluster.directory().join("password"), PASSWORD).expect("a file");
@@ -77,8 +78,8 @@ impl Stage {
     }
 }
 
-/// What the README says of an agent's role.
-fn grant(cluster: &Cluster, host: &str, credentials: Credentials) {
+/// A user for a host, with the role that the README says an agent needs; without a password it is a certificate's.
+pub(super) fn grant(cluster: &Cluster, host: &str, password: Option<&str>) {
     let [own, echo, ack] = ["hosts", "echo", "acks"].map(|part| format!("/portolan/v1/{part}/{host}"));
     cluster.ctl(&["role", "add", host]);
     cluster.ctl(&["role", "grant-permission", "--prefix=true", host, "read", "/portolan/v1/"]);
@@ -86,15 +87,15 @@ fn grant(cluster: &Cluster, host: &str, credentials: Credentials) {
     for key in [echo, ack] {
         cluster.ctl(&["role", "grant-permission", host, "write", &key]);
     }
-    match credentials {
-        Credentials::Certificate => cluster.ctl(&["user", "add", "--no-password", host]),
-        _ => cluster.ctl(&["user", "add", &format!("{host}:{PASSWORD}")]),
+    match password {
+        None => cluster.ctl(&["user", "add", "--no-password", host]),
+        Some(password) => cluster.ctl(&["user", "add", &format!("{host}:{password}")]),
     };
     cluster.ctl(&["user", "grant-role", host, host]);
 }
 
 /// What an agent of a host without an engine needs.
-const FAR: [&str; 4] = ["--docker-host", "unix:///nonexistent/docker.sock", "--routed", ROUTED];
+pub(super) const FAR: [&str; 4] = ["--docker-host", "unix:///nonexistent/docker.sock", "--routed", ROUTED];
 
 /// Two hosts publish, follow and answer one another, also when their tokens are no longer known to etcd: because they
 /// were not used for too long, and because etcd was restarted.

@@ -109,6 +109,31 @@ impl Fake {
 
     /// Tells what this version said of a container, in its words and order: the events with these actions.
     pub(crate) fn tell(&self, id: &str, actions: &[&str]) {
+        let lines = self.said(id, actions);
+        self.events.send_modify(|events| events.extend(lines));
+    }
+
+    /// Starts one more container like `db`, whose id, name and address are its own, and tells so. Gives the service's name
+    /// and the address.
+    pub(crate) fn start_another(&self, number: u8) -> (String, String) {
+        let (listed, inspect) = self.seen("db");
+        let id = inspect["Id"].as_str().expect("an id").to_owned();
+        let (service, address) = (format!("db{number}"), format!("10.203.7.{}", 100 + number));
+        let own = |text: String| {
+            text.replace(&id[..12], &format!("{number:012x}"))
+                .replace("db\"", &format!("{service}\""))
+                .replace("10.203.7.3", &address)
+                .replace("fd7a:1::3", &format!("fd7a:1::{}", 100 + number))
+        };
+        let of_own = |value: Value| serde_json::from_str(&own(value.to_string())).expect("JSON");
+        self.add((of_own(listed), of_own(inspect)));
+        let lines = self.said(&id, &["create", "connect", "start"]).into_iter().map(own);
+        self.events.send_modify(|events| events.extend(lines));
+        (service, address)
+    }
+
+    /// The events of a container with these actions.
+    fn said(&self, id: &str, actions: &[&str]) -> Vec<String> {
         let all = std::fs::read_to_string(self.folder.join("events.jsonl")).expect("events.jsonl");
         let is_meant = |line: &&str| {
             let event: Value = serde_json::from_str(line).expect("an event");
@@ -118,7 +143,7 @@ impl Fake {
         };
         let lines: Vec<String> = all.lines().filter(is_meant).map(str::to_owned).collect();
         assert_eq!(lines.len(), actions.len(), "{actions:?} of {id}");
-        self.events.send_modify(|events| events.extend(lines));
+        lines
     }
 
     /// Tells this line.

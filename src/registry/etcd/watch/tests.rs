@@ -80,7 +80,12 @@ fn each_refusal_and_each_nonsense_ends_the_watch_with_its_reason() {
         // As etcd does it: no reason, and a header without a revision.
         (PbWatchResponse { compact_revision: 8, header: None, canceled: true, ..response(1) }, End::Compacted(8)),
         (canceled(token), End::Token(token.into())),
-        (canceled("etcdserver: permission denied"), broken("etcdserver: permission denied")),
+        // A version of 3.4 puts it so to a watch without a token.
+        (
+            canceled("rpc error: code = InvalidArgument desc = etcdserver: user name is empty"),
+            End::Token("rpc error: code = InvalidArgument desc = etcdserver: user name is empty".into()),
+        ),
+        (canceled("etcdserver: permission denied"), End::Denied("etcdserver: permission denied".into())),
         (canceled(""), broken("etcd canceled the watch without a reason")),
         (PbWatchResponse { header: None, ..deletions(1, "a", &[9]) }, broken("a response without a header")),
         (created(4), broken("a response to watch 4, which is not ours")),
