@@ -1,6 +1,7 @@
 //! UDP: answers, caps on what takes time, and what comes of bad packets.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -43,6 +44,31 @@ async fn what_is_too_long_for_udp_is_truncated_and_whole_over_tcp() {
     assert_eq!((decode(&whole).answers.len(), decode(&whole).metadata.truncation), (MANY, false));
     let by_itself = dig(server.address, &["many.default.svc.internal", "SRV", "+short"]);
     assert_eq!(by_itself.lines().count(), MANY, "dig turns to TCP by itself");
+}
+
+/// Clients that never ask over TCP take what one datagram holds for all there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_more_addresses_than_fit_a_part_is_given_that_stays_and_this_is_counted() {
+    let server = Server::start(Limits::default()).await;
+    let question = query(9, "many.default.svc.internal.", RecordType::A);
+    // With an option, which the complete path looks at.
+    let unusual = [&with_edns(&question, 512)[..question.len() + 9], &[0, 4, 0, 99, 0, 0]].concat();
+    let given = |packet: &[u8]| -> BTreeSet<IpAddr> {
+        let reply = ask(CLIENT, server.address, packet).unwrap();
+        assert!(!decode(&reply).metadata.truncation);
+        addresses(&reply).into_iter().collect()
+    };
+    let part = given(&question);
+    // 42 octets before the records, 16 for each; the last needs room for its owner, 26 octets, for a moment.
+    assert_eq!(part.len(), 28);
+    for packet in [&question, &with_edns(&question, 512), &unusual] {
+        assert_eq!(given(packet), part, "{packet:02x?}");
+    }
+    assert_eq!(server.count(Counter::PartAnswers), 4);
+    assert_eq!(given(&with_edns(&question, 1232)).len(), MANY);
+    let whole = Connection::open(CLIENT, server.address).unwrap().ask(&question).unwrap();
+    assert_eq!(addresses(&whole).len(), MANY);
+    assert_eq!((server.count(Counter::PartAnswers), server.count(Counter::Truncated)), (4, 0));
 }
 
 /// The runtime has one thread, and that one sits in a blocking read.
