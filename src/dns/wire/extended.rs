@@ -24,6 +24,8 @@ pub enum Why {
     Withheld,
     /// No upstream has answered, or said anything that could be read.
     Unanswered,
+    /// The upstreams say that the other name of the service does not exist.
+    NoOtherName,
     /// Too many questions wait already.
     Busy,
     /// A transfer, or a class other than IN.
@@ -35,7 +37,7 @@ pub enum Why {
 impl Why {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::NotListed,
         Self::UnknownAsker,
         Self::NotAllowed,
@@ -45,6 +47,7 @@ impl Why {
         Self::NoUpstream,
         Self::Withheld,
         Self::Unanswered,
+        Self::NoOtherName,
         Self::Busy,
         Self::Unsupported,
         Self::Fault,
@@ -69,6 +72,7 @@ impl Why {
             Self::NoUpstream => (NOT_AUTHORITATIVE, "there is no upstream to ask"),
             Self::Withheld => (PROHIBITED, "this name is asked of no upstream"),
             Self::Unanswered => (NO_REACHABLE_AUTHORITY, "no upstream has answered"),
+            Self::NoOtherName => (OTHER, "the other name of the service does not exist"),
             Self::Busy => (OTHER, "too many questions are waiting"),
             Self::Unsupported => (NOT_SUPPORTED, "only class IN, and no transfers"),
             Self::Fault => (OTHER, "a fault of this agent: see its log"),

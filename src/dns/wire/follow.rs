@@ -76,7 +76,7 @@ pub fn followed(
     let Some(query) = &request.query else {
         return Some(request.reply(ResponseCode::FormErr).encode(transport, guard));
     };
-    let Some((addresses, ttl)) = addresses(follow, reply) else {
+    let Some(Told { addresses, ttl, is_missing }) = told(follow, reply) else {
         let mut failed = request.reply(ResponseCode::ServFail);
         failed.why = Some(Why::Unanswered);
         return Some(failed.encode(transport, guard));
@@ -85,6 +85,7 @@ pub fn followed(
     made.metadata.authoritative = true;
     if addresses.is_empty() {
         made.authority = Some(follow.soa.clone());
+        made.why = is_missing.then_some(Why::NoOtherName);
     } else {
         let room = Room { octets: request.room(transport), asker: follow.asker };
         let addresses = distinct(addresses);
@@ -105,12 +106,24 @@ pub fn followed(
     Some(made.encode(transport, guard))
 }
 
-/// The addresses at the end of the chain, and how long it holds; `None`: the upstream did not answer.
-fn addresses(follow: &Follow, reply: &[u8]) -> Option<(Vec<Weighted>, u32)> {
+/// What an upstream has said.
+struct Told {
+    /// Those at the end of the chain.
+    addresses: Vec<Weighted>,
+    /// How long the chain holds.
+    ttl: u32,
+    /// There is no such name.
+    is_missing: bool,
+}
+
+/// Reads an upstream's message; `None`: it is no answer.
+fn told(follow: &Follow, reply: &[u8]) -> Option<Told> {
     let told = Message::from_vec(reply).ok()?;
-    if !matches!(told.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
-        return None;
-    }
+    let is_missing = match told.metadata.response_code {
+        ResponseCode::NoError => false,
+        ResponseCode::NXDomain => true,
+        _ => return None,
+    };
     let (mut name, mut ttl, mut addresses) = (follow.question.name.clone(), u32::MAX, Vec::new());
     for record in &told.answers {
         if record.dns_class != DNSClass::IN || record.name != name {
@@ -128,5 +141,5 @@ fn addresses(follow: &Follow, reply: &[u8]) -> Option<(Vec<Weighted>, u32)> {
         ttl = ttl.min(record.ttl);
         addresses.extend(address.map(|address| (address, 1)));
     }
-    Some((addresses, ttl))
+    Some(Told { addresses, ttl, is_missing })
 }

@@ -617,6 +617,21 @@ fn the_whole_chain_says_how_long_addresses_of_another_name_hold() {
 }
 
 #[test]
+fn an_other_name_that_does_not_exist_is_told_apart_from_one_without_addresses() {
+    let (packet, follow) = alias(RecordType::A, |query| {
+        query.set_edns(Edns::new());
+    });
+    let said = |code| {
+        let reply = reply_of(&packet, &follow, &told(&follow, code, &[])).unwrap();
+        let message = Message::from_vec(&reply).unwrap();
+        assert_eq!((message.metadata.response_code, message.authorities.len()), (ResponseCode::NoError, 1));
+        others::extended(&reply)
+    };
+    assert_eq!(said(ResponseCode::NoError), []);
+    assert_eq!(said(ResponseCode::NXDomain), [(0, "the other name of the service does not exist".to_owned())]);
+}
+
+#[test]
 fn of_many_addresses_of_another_name_as_many_are_given_as_fit() {
     let (packet, follow) = alias(RecordType::A, |_| {});
     let many: Vec<String> = (0..200).map(|n| format!("redis.example.com. A 192.0.2.{n}")).collect();

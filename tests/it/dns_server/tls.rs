@@ -99,7 +99,7 @@ async fn a_client_of_either_version_is_answered_whole() {
 
 /// RFC 7830: what is encrypted still has a length.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_asks_for_padding_gets_replies_of_few_lengths_and_nobody_else() {
+async fn replies_have_few_lengths_for_clients_that_ask_for_padding() {
     let (_server, address) = secured(Limits::default()).await;
     let padded = |query: &[u8]| {
         let mut query = query.to_vec();

@@ -7,7 +7,7 @@ use crate::dns::{
     wire::{HEADER, MAX_UDP, MAX_UDP_PLAIN, OPT_LENGTH},
 };
 
-/// How many of so many addresses of each family the answers for a name hold; `None`: all of them, whoever asks.
+/// How many of so many addresses of each family the answers for a name hold; `None`: all of them.
 pub fn held(name: &Name, addresses: [usize; 2]) -> Option<String> {
     let [v4, v6] = [(addresses[0], 4, "A"), (addresses[1], 16, "AAAA")].map(|family| of_family(name, family));
     match (v4, v6) {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The extended errors of a reply: code and text.
-fn extended(reply: &[u8]) -> Vec<(u16, String)> {
+pub(super) fn extended(reply: &[u8]) -> Vec<(u16, String)> {
     let message = Message::from_vec(reply).unwrap();
     let options = message.edns.map(|edns| edns.options().as_ref().to_vec()).unwrap_or_default();
     options
