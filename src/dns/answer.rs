@@ -35,7 +35,7 @@ use hickory_proto::rr::{
 use ipnet::IpNet;
 use rand::{Rng, seq::SliceRandom};
 
-pub(super) use self::sample::{Order, Weighted, distinct, sample};
+pub(super) use self::sample::{Order, Weighted, distinct, octets, sample};
 
 pub use self::room::Room;
 pub use super::source::{Source, locate};
@@ -490,11 +490,7 @@ impl<'a> Question<'a> {
     }
 
     fn address(&self, owner: &Name, address: IpAddr) -> Record {
-        let data = match address {
-            IpAddr::V4(address) => RData::A(A(address)),
-            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
-        };
-        Record::from_rdata(owner.clone(), self.snapshot.settings.ttl, data)
+        Record::from_rdata(owner.clone(), self.snapshot.settings.ttl, address_data(address))
     }
 
     fn wants(&self, address: IpAddr) -> bool {
@@ -528,6 +524,14 @@ impl<'a> Question<'a> {
         }
         addresses.truncate(MAX_NAMESERVERS);
         addresses
+    }
+}
+
+/// An address as A and AAAA records carry it.
+pub(super) fn address_data(address: IpAddr) -> RData {
+    match address {
+        IpAddr::V4(address) => RData::A(A(address)),
+        IpAddr::V6(address) => RData::AAAA(AAAA(address)),
     }
 }
 

@@ -14,7 +14,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rand::Rng;
 
 use super::{
-    answer::{Answer, Members, Room, Settings, Snapshot, answer, instances, near, numbers, priorities},
+    answer::{Answer, Members, Room, Settings, Snapshot, address_data, answer, instances, near, numbers, priorities},
     find::find,
     name::{self, Named, Subject},
     reach::{Family, Viewpoint, one_port},
@@ -206,10 +206,7 @@ impl File<'_> {
         addresses.sort();
         addresses.dedup();
         for address in addresses {
-            let data = match address {
-                IpAddr::V4(address) => RData::A(address.into()),
-                IpAddr::V6(address) => RData::AAAA(address.into()),
-            };
+            let data = address_data(address);
             self.record(&Record::from_rdata(name.clone(), self.snapshot.settings.ttl, data));
         }
     }

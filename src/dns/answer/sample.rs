@@ -31,7 +31,8 @@ pub(in crate::dns) fn sample(addresses: &[Weighted], most: usize, asker: IpAddr,
     drawn.iter().map(|place| addresses[*place as usize]).collect()
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+/// The octets of an address, in network order.
+pub(in crate::dns) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

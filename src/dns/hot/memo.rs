@@ -238,10 +238,7 @@ impl Encoded {
         if addresses.len() > MAX_ADDRESSES {
             return Self::Unknown;
         }
-        let octets = addresses.iter().flat_map(|(address, _)| match address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        });
+        let octets = addresses.iter().flat_map(|(address, _)| answer::octets(*address));
         let equal = addresses.windows(2).all(|pair| pair[0].1 == pair[1].1);
         Self::Addresses(Addresses {
             octets: octets.collect(),

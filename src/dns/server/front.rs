@@ -138,7 +138,8 @@ impl Front {
         // Longer ones are cut by the complete path where its address has had its share.
         let is_fair = |length: &usize| {
             let beyond = length.saturating_sub(MAX_AMPLIFICATION * packet.len());
-            is_near || beyond == 0 || shared.allowance.take(source, beyond, Instant::now())
+            let now = || self.now.unwrap_or_else(Instant::now);
+            is_near || beyond == 0 || shared.allowance.take(source, beyond, now())
         };
         if let Some(length) = length.filter(is_fair) {
             return Ok(length);

@@ -16,7 +16,7 @@ use super::{
     extended::Why,
     request::{Request, Sender},
 };
-use crate::dns::answer::{Room, Weighted, distinct, sample};
+use crate::dns::answer::{Room, Weighted, address_data, distinct, sample};
 
 /// A question whose answer is that to another one, for a name of others.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,13 +91,7 @@ pub fn followed(
         let addresses = distinct(addresses);
         let data = if follow.question.query_type == RecordType::A { 4 } else { 16 };
         let most = room.records(query.name.len() + 1, data);
-        let record = |(address, _): &Weighted| {
-            let data = match address {
-                IpAddr::V4(address) => RData::A((*address).into()),
-                IpAddr::V6(address) => RData::AAAA((*address).into()),
-            };
-            Record::from_rdata(query.name.clone(), ttl, data)
-        };
+        let record = |(address, _): &Weighted| Record::from_rdata(query.name.clone(), ttl, address_data(*address));
         if let Some(guard) = guard {
             guard.is_part.set(addresses.len() > most);
         }

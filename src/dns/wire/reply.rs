@@ -29,8 +29,7 @@ impl Reply<'_> {
             return whole;
         }
         // Header, question and OPT always fit: a query has them, too, and a cookie's first half.
-        let question = self.request.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4);
-        let least = HEADER + question + opt.as_ref().map_or(0, Vec::len);
+        let least = HEADER + self.request.question_length() + opt.as_ref().map_or(0, Vec::len);
         self.write(fair.max(least), opt.as_deref(), true)
     }
 

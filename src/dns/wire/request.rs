@@ -129,8 +129,12 @@ impl Request {
 
     /// Octets for records in a reply over this transport: behind the question, and without OPT.
     pub(super) fn room(&self, transport: Transport) -> usize {
-        let question = self.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4);
-        self.limit(transport) - self.opt(None).map_or(0, |opt| opt.len()) - HEADER - question
+        self.limit(transport) - self.opt(None).map_or(0, |opt| opt.len()) - HEADER - self.question_length()
+    }
+
+    /// Octets of the question: name, type and class.
+    pub(super) fn question_length(&self) -> usize {
+        self.query.as_ref().map_or(0, |query| query.name.len() + 1 + 4)
     }
 
     /// The longest reply that the client takes.
